@@ -29,7 +29,5 @@ AggregateFn: TypeAlias = Callable[[Float[Array, "num_src d"], Any], Float[Array,
 Metrics: TypeAlias = dict[str, Scalar]
 """Named sums over the live rows of a batch; divide by the sum of weights once, at the end."""
 
-LossFn: TypeAlias = Callable[
-    [PyTree, PyTree, Any, PRNGKey], tuple[Float[Array, ""], tuple[Metrics, PyTree]]
-]
+LossFn: TypeAlias = Callable[[PyTree, PyTree, Any, PRNGKey], tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
 """`(params, stats, batch, key) -> (loss, (metrics, stats))`; `stats` holds variables that are not trained."""
