@@ -1,0 +1,104 @@
+"""Tables that tests are parametrised over: a new graph, layout, draw or aggregator gets every test by a line.
+
+All graphs have `NUM_NODES` nodes, so one compiled function serves them all.
+"""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsage import aggregate, draw
+from jsage.block import Block, Indexed, as_segments, as_tree
+from jsage.graph import Graph, from_edges
+from jsage.sample import sample_neighbors
+
+NUM_NODES, FANOUT, WIDTH = 8, 4, 5
+
+Edges = tuple[np.ndarray, np.ndarray, int]
+
+
+def _edges(*pairs: tuple[int, int]) -> Edges:
+    src, dst = np.array(pairs, np.int32).reshape(-1, 2).T
+    return src, dst, NUM_NODES
+
+
+def _random_edges(num_edges: int = 40) -> Edges:
+    src, dst = np.random.default_rng(0).integers(0, NUM_NODES, (2, num_edges), np.int32)
+    return src, dst, NUM_NODES
+
+
+AWKWARD: dict[str, Edges] = {
+    "no edges": _edges(),
+    "isolated nodes": _edges((1, 0), (2, 0), (0, 1), (2, 1), (3, 1), (0, 3)),
+    "self-loops": _edges(*((v, v) for v in range(NUM_NODES)), (0, 1), (2, 1), (3, 4)),
+    "parallel edges": _edges(*[(1, 0)] * 3, *[(2, 1)] * 6, (3, 1), *[(5, 5)] * 2),
+    "one hub": _edges(*((u, 0) for u in range(1, NUM_NODES)), *((0, u) for u in range(1, NUM_NODES))),
+    "random": _random_edges(),
+    "fanout above the degree": _edges(*((u, (u + s) % NUM_NODES) for u in range(NUM_NODES) for s in (1, 3))),
+}
+"""name -> (src, dst, num_nodes)"""
+
+DRAWS = {"without_replacement": draw.without_replacement, "with_replacement": draw.with_replacement}
+"""name -> DrawFn"""
+
+AGGREGATORS = {"sum": aggregate.sum, "mean": aggregate.mean, "max": aggregate.max, "gcn": aggregate.gcn}
+"""name -> (h, block) -> pooled"""
+
+REFERENCES = {
+    "sum": lambda own, messages: messages.sum(0),
+    "mean": lambda own, messages: messages.sum(0) / max(len(messages), 1),
+    "max": lambda own, messages: messages.max(0) if len(messages) else 0 * own,
+    "gcn": lambda own, messages: (own + messages.sum(0)) / (1 + len(messages)),
+}
+"""name -> (own row, messages [n, d]) -> pooled row, in NumPy"""
+
+LAYOUTS = {
+    "indexed": lambda block, table: (table, block),
+    "tree": lambda block, table: (table[as_tree(block)[0]], as_tree(block)[1]),
+    "segments of indexed": lambda block, table: (table, as_segments(block)),
+    "segments of tree": lambda block, table: (table[as_tree(block)[0]], as_segments(as_tree(block)[1])),
+}
+"""name -> (indexed block, table) -> (h, block): the same hop, and the rows that it reads, in each layout"""
+
+
+def lay(layout: str, block: Indexed, table: jax.Array) -> tuple[jax.Array, Block]:
+    """`h` and the block of a hop in the layout named; differentiable with respect to the table."""
+    return LAYOUTS[layout](block, table)
+
+
+def features(seed: int, rows: int = NUM_NODES, width: int = WIDTH) -> np.ndarray:
+    """Normal float32 rows."""
+    return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
+
+
+@cache
+def graph(name: str, *, weighted: bool = False) -> Graph:
+    """A graph of `AWKWARD`, with a weight of either sign on each edge where asked."""
+    src, dst, num_nodes = AWKWARD[name]
+    weights = {"weight": features(7, len(src), 1)[:, 0]} if weighted else {}
+    return from_edges(src, dst, num_nodes, **weights)
+
+
+@cache
+def hop(name: str, *, weighted: bool = False) -> Indexed:
+    """One sampled hop of `FANOUT` slots into every node, the last node first."""
+    seeds = jnp.arange(NUM_NODES, dtype=jnp.int32)[::-1]
+    return sample_neighbors(jax.random.key(1), graph(name, weighted=weighted), seeds, FANOUT)
+
+
+def messages(block: Indexed, table: np.ndarray, row: int) -> np.ndarray:
+    """The live neighbours' rows of one destination times their weights, by plain float64 NumPy."""
+    live = np.asarray(block.mask[row])
+    rows = np.asarray(table, np.float64)[np.asarray(block.src[row])[live]]
+    if "weight" not in block.edge_data:
+        return rows
+    return rows * np.asarray(block.edge_data["weight"][row], np.float64)[live, None]
+
+
+def pooled(aggregator: str, block: Indexed, table: np.ndarray) -> np.ndarray:
+    """What an aggregator of `REFERENCES` gives on every destination, one at a time in float64."""
+    own = np.asarray(table, np.float64)[np.asarray(block.dst)]
+    rows = [REFERENCES[aggregator](own[i], messages(block, table, i)) for i in range(block.num_dst)]
+    return np.stack(rows)
