@@ -6,7 +6,7 @@ and a mask of the live ones. `h` holds one row a source. All layouts answer the 
 points at its own destination and is never read.
 """
 
-from typing import NamedTuple, Protocol, Self, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ Pooled: TypeAlias = Float[Array, "num_dst d"]
 SlotRows: TypeAlias = tuple[Float[Array, "num_dst fanout d"], Bool[Array, "num_dst fanout"]]
 
 
+@runtime_checkable
 class Block(Protocol):
     """What every layout answers."""
 
@@ -104,7 +105,7 @@ class Tree(NamedTuple):
         rows = h[num_dst:].reshape(num_dst, fanout, h.shape[1])
         return _live(rows, self.mask, self.edge_data), self.mask
 
-    def sources(self, h: Rows) -> tuple[Rows, Self]:
+    def sources(self, h: Rows) -> tuple[Rows, "Tree"]:
         """The rows themselves, with 0 in the padded ones."""
         self._check(h)
         live = self.read(jnp.ones(self.num_dst, bool), h.shape[0])
@@ -231,7 +232,7 @@ class Segments(NamedTuple):
         rows = self._messages(h)[jnp.maximum(self.order, 0)]
         return jnp.where(mask[..., None], rows, 0), mask
 
-    def sources(self, h: Rows) -> tuple[Rows, Self]:
+    def sources(self, h: Rows) -> tuple[Rows, "Segments"]:
         """`h` itself."""
         return h, self
 

@@ -36,13 +36,13 @@ def without_replacement(
 
     def fill(i, chosen):  # slot-major: one slot of every row at a time
         pick = _below(bits[i], last + i + 1)
-        taken = jnp.any(chosen == pick, axis=0)
+        taken = jnp.any(chosen == pick[None], axis=0)
         return chosen.at[i].set(jnp.where(taken, last + i, pick))
 
     chosen = jax.lax.fori_loop(0, k, fill, jnp.full((k, n.shape[0]), -1, jnp.int32))
     slot = jax.lax.broadcasted_iota(jnp.int32, chosen.shape, 0)
-    mask = slot < n
-    return jnp.where(mask, jnp.where(n <= k, slot, chosen), 0).T, mask.T
+    mask = slot < n[None]
+    return jnp.where(mask, jnp.where((n <= k)[None], slot, chosen), 0).T, mask.T
 
 
 def with_replacement(
