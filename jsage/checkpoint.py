@@ -102,7 +102,7 @@ def _leaves(tree: PyTree) -> dict[str, Any]:
     if all(map(_is_empty, leaves.values())):
         raise ValueError("expected a tree that holds numbers, got one without any: there is nothing to save")
     if len(leaves) < len(named):
-        raise ValueError(f"expected one path a leaf, got {len(named)} leaves with {len(leaves)} paths: rename some")
+        raise ValueError(f"got {len(named)} leaves with {len(leaves)} paths, expected one each: rename some")
     for path, leaf in named:
         if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUmM":
             raise TypeError(
