@@ -1,0 +1,12 @@
+"""Data sets on the host: what they hold, where they come from, how they are kept."""
+
+from jsage.data.dataset import Dataset as Dataset
+from jsage.data.dataset import has_label as has_label
+from jsage.data.dataset import inductive as inductive
+from jsage.data.dataset import validate_dataset as validate_dataset
+from jsage.data.digits import digits as digits
+from jsage.data.directory import open as open
+from jsage.data.directory import save as save
+from jsage.data.edgelist import read_edge_list as read_edge_list
+from jsage.data.npz import load_npz as load_npz
+from jsage.data.synthetic import power_law_communities as power_law_communities

@@ -1,0 +1,128 @@
+"""A graph with features, labels and splits; the checks that no jitted code can make."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from jsage.graph import Graph, hide_nodes, validate
+from jsage.typing import HostArray
+
+
+class Dataset(NamedTuple):
+    """A node-prediction task: a graph, its features and labels, and three sets of node ids.
+
+    * `features`: float, or None for a graph without features.
+    * `labels`: one class a node (int32 `[num_nodes]`, -1 for none), any number of classes (bool `[num_nodes,
+      num_classes]`), or real values (float32 `[num_nodes]` or `[num_nodes, num_targets]`, NaN for none); None
+      for a graph without labels.
+    * `train`, `val`, `test`: distinct int32 node ids; empty where the source has no splits.
+
+    The arrays are jax arrays, except those of `jsage.data.open`, which are memory maps:
+    `jax.device_put(dataset)`, or of one of its fields, places them.
+
+    >>> from jsage.data import digits
+    >>> dataset = digits()
+    >>> dataset.features.shape, dataset.labels.shape, dataset.train.shape
+    ((1797, 64), (1797,), (100,))
+    """
+
+    graph: Graph
+    features: Float[HostArray, "num_nodes num_features"] | None
+    labels: Shaped[HostArray, " num_nodes *targets"] | None
+    train: Int[HostArray, " num_train"]
+    val: Int[HostArray, " num_val"]
+    test: Int[HostArray, " num_test"]
+
+
+def inductive(dataset: Dataset) -> Graph:
+    """The graph to train on when test nodes must not be seen: without their edges, every id unchanged.
+
+    Train on `inductive(dataset)` and test on `dataset.graph` (Hamilton et al., 2017, section 4).
+
+    >>> from jsage.data import digits
+    >>> from jsage.graph import in_degrees
+    >>> dataset = digits()
+    >>> int(in_degrees(inductive(dataset))[dataset.test].sum())
+    0
+    """
+    return hide_nodes(dataset.graph, dataset.test)
+
+
+def validate_dataset(dataset: Dataset) -> None:
+    """Check that a data set can be trained and tested on: raises ValueError that says what is wrong.
+
+    The graph and the features by `jsage.graph.validate`; labels of a known kind, one row a node; splits that
+    are not empty, do not overlap, hold distinct ids in range, and whose nodes all have labels.
+
+    >>> from jsage.data import digits
+    >>> dataset = digits()
+    >>> validate_dataset(dataset._replace(val=dataset.test[:5]))
+    Traceback (most recent call last):
+    ValueError: splits must not overlap: val and test share 5 nodes, the first ...
+    """
+    graph, features, labels, *_ = dataset
+    validate(graph, features, labels)
+    if features is not None and (features.ndim != 2 or not _is_float(features)):
+        raise ValueError(
+            "features must be float [num_nodes, num_features] or None, "
+            f"got {features.dtype} of shape {features.shape}: convert them with astype(np.float32)"
+        )
+    if labels is None:
+        raise ValueError("labels must be an array, got None: this graph has no labels to train or test on")
+    labelled = has_label(labels)
+    splits = {name: np.asarray(getattr(dataset, name)) for name in ("train", "val", "test")}
+    for name, nodes in splits.items():
+        _check_split(name, nodes, graph.num_nodes, labelled)
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if len(both := np.intersect1d(splits[one], splits[other])):
+            raise ValueError(
+                f"splits must not overlap: {one} and {other} share {len(both)} nodes, the first {both[0]}"
+            )
+
+
+def has_label(labels: HostArray) -> np.ndarray:
+    """Which nodes have a label: `labels >= 0` of classes, all of multi-label rows, all-finite real values.
+
+    Raises ValueError for an array that is none of the three.
+
+    >>> has_label(np.array([0, -1, 2])).tolist()
+    [True, False, True]
+    """
+    array = np.asarray(labels)
+    if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
+        if array.size and array.min() < -1:
+            raise ValueError(f"labels must be classes 0, 1, ..., or -1 for none, got {array.min()}")
+        return array >= 0
+    if array.ndim == 2 and array.dtype in (np.bool_, np.uint8):
+        if array.size and array.max() > 1:
+            raise ValueError(f"multi-label rows must hold 0 and 1, got {array.max()}")
+        return np.ones(len(array), bool)
+    if array.ndim in (1, 2) and _is_float(array):
+        return np.asarray(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+    raise ValueError(
+        "labels must be int32 [num_nodes], bool [num_nodes, num_classes], or float32 with one or two axes, "
+        f"got {array.dtype} of shape {array.shape}"
+    )
+
+
+def _check_split(name: str, nodes: np.ndarray, num_nodes: int, labelled: np.ndarray) -> None:
+    if len(nodes) == 0:
+        raise ValueError(f"{name} must hold at least one node, got an empty split")
+    if nodes.ndim != 1 or not np.issubdtype(nodes.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be one axis of integer node ids, got {nodes.dtype} of shape {nodes.shape}"
+        )
+    if len(bad := nodes[(nodes < 0) | (nodes >= num_nodes)]):
+        raise ValueError(f"{name} must be node ids in 0 .. {num_nodes - 1}, got {bad[0]}")
+    if len(nodes) != len(np.unique(nodes)):
+        raise ValueError(f"{name} must hold distinct nodes, got {len(nodes) - len(np.unique(nodes))} repeats")
+    if len(without := nodes[~labelled[nodes]]):
+        raise ValueError(
+            f"{name} must hold labelled nodes only, but {len(without)} of its nodes have none, the first "
+            f"{without[0]}: drop them from the split"
+        )
+
+
+def _is_float(array: HostArray) -> bool:
+    return array.dtype.name in ("float16", "bfloat16", "float32", "float64")
