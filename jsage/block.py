@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage.gather import gather_max, gather_sum, take
+from jsage.gather import gather_max, gather_sum, messages, segment_max, take, wide
 from jsage.typing import EdgeData
 
+Ends: TypeAlias = Int[Array, " num_edges"]
 Rows: TypeAlias = Float[Array, "num_src d"]
 Pooled: TypeAlias = Float[Array, "num_dst d"]
 SlotRows: TypeAlias = tuple[Float[Array, "num_dst fanout d"], Bool[Array, "num_dst fanout"]]
@@ -88,11 +89,13 @@ class Tree(NamedTuple):
     def sum(self, h: Rows) -> Pooled:
         """The sum over live slots."""
         rows, _ = self.slots(h)
-        return rows.sum(1, dtype=jnp.promote_types(h.dtype, jnp.float32)).astype(h.dtype)
+        return rows.sum(1, dtype=wide(h)).astype(h.dtype)
 
     def max(self, h: Rows) -> Pooled:
         """The maximum over live slots."""
-        return _dense_max(*self.slots(h))
+        rows, mask = self.slots(h)
+        top = jnp.where(mask[..., None], rows, -jnp.inf).max(1)
+        return jnp.where(mask.any(1)[:, None], top, 0)
 
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of live slots."""
@@ -103,13 +106,12 @@ class Tree(NamedTuple):
         self._check(h)
         num_dst, fanout = self.mask.shape
         rows = h[num_dst:].reshape(num_dst, fanout, h.shape[1])
-        return _live(rows, self.mask, self.edge_data), self.mask
+        return messages(rows, self.mask, self.edge_data.get("weight")), self.mask
 
     def sources(self, h: Rows) -> tuple[Rows, "Tree"]:
         """The rows themselves, with 0 in the padded ones."""
         self._check(h)
-        live = self.read(jnp.ones(self.num_dst, bool), h.shape[0])
-        return jnp.where(live[:, None], h, 0), self
+        return _only_read(self, h), self
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Live destinations and their live slots."""
@@ -163,12 +165,12 @@ class Indexed(NamedTuple):
 
     def slots(self, h: Rows) -> SlotRows:
         """Every slot's row, and the mask."""
-        return _live(take(h, self.src), self.mask, self.edge_data), self.mask
+        return messages(take(h, self.src), self.mask, self.edge_data.get("weight")), self.mask
 
     def sources(self, h: Rows) -> tuple[Rows, "Block"]:
-        """`h` itself, or the rows that are read where `h` is larger than those."""
+        """`h` with 0 in the rows that are not read, or a copy of those that are where `h` is larger."""
         if h.shape[0] <= self.dst.size + self.src.size:
-            return h, self
+            return _only_read(self, h), self
         ids, tree = as_tree(self)
         rows, _ = tree.sources(take(h, ids))
         return rows, tree
@@ -192,8 +194,8 @@ class Segments(NamedTuple):
     Array([3., 3., 0.], dtype=float32)
     """
 
-    src: Int[Array, " num_edges"]
-    dst: Int[Array, " num_edges"]
+    src: Ends
+    dst: Ends
     degree: Int[Array, " num_dst"]
     edge_data: EdgeData = {}
     position: Int[Array, " num_dst"] | None = None
@@ -210,12 +212,11 @@ class Segments(NamedTuple):
 
     def sum(self, h: Rows) -> Pooled:
         """`segment_sum` of the messages, in float32 at least."""
-        rows = self._messages(h).astype(jnp.promote_types(h.dtype, jnp.float32))
-        return jax.ops.segment_sum(rows, self.dst, self.num_dst).astype(h.dtype)
+        return jax.ops.segment_sum(self._messages(h), self.dst, self.num_dst).astype(h.dtype)
 
     def max(self, h: Rows) -> Pooled:
         """`segment_max` of the messages, 0 where there are none."""
-        return _segment_max(self._messages(h), self.dst, self.degree)
+        return segment_max(self._messages(h), self.dst, self.degree).astype(h.dtype)
 
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of live edges into each destination."""
@@ -228,13 +229,12 @@ class Segments(NamedTuple):
                 "slots need each destination's edges in order, and this edge list has no `order` table: "
                 "build it by full_block(graph, slots=True)"
             )
-        mask = self.order >= 0
-        rows = self._messages(h)[jnp.maximum(self.order, 0)]
-        return jnp.where(mask[..., None], rows, 0), mask
+        rows = jnp.pad(self._messages(h), ((0, 1), (0, 0)))  # -1 reads the row of zeros
+        return rows[self.order].astype(h.dtype), self.order >= 0
 
     def sources(self, h: Rows) -> tuple[Rows, "Segments"]:
-        """`h` itself."""
-        return h, self
+        """`h` with 0 in the rows that are not read."""
+        return _only_read(self, h), self
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """The rows at live destinations' own positions and at the sources of their edges."""
@@ -243,15 +243,12 @@ class Segments(NamedTuple):
         return jnp.zeros(num_src, bool).at[own].max(live).at[self.src].max(edges)
 
     def _messages(self, h: Rows) -> Float[Array, "num_edges d"]:
-        return _live(take(h, self.src), self.dst < self.num_dst, self.edge_data)
+        """Every edge's row times its weight, in float32 at least; so its gradient is summed in that too."""
+        h = h.astype(wide(h))
+        return messages(take(h, self.src), self.dst < self.num_dst, self.edge_data.get("weight"))
 
 
-def edge_list(
-    src: Int[Array, " num_edges"],
-    dst: Int[Array, " num_edges"],
-    num_dst: int,
-    edge_data: EdgeData | None = None,
-) -> Segments:
+def edge_list(src: Ends, dst: Ends, num_dst: int, edge_data: EdgeData | None = None) -> Segments:
     """A block from edges `src -> dst`; those with `dst == num_dst` are padding.
 
     >>> import jax.numpy as jnp
@@ -289,44 +286,11 @@ def as_segments(block: Tree | Indexed) -> Segments:
     num_dst, fanout = block.mask.shape
     slot = jnp.arange(num_dst * fanout, dtype=jnp.int32).reshape(num_dst, fanout)
     dst = jnp.where(block.mask, slot // fanout, num_dst).ravel()
-    flat = {
-        name: value.reshape(num_dst * fanout, *value.shape[2:]) for name, value in block.edge_data.items()
-    }
+    flat = {name: v.reshape(slot.size, *v.shape[2:]) for name, v in block.edge_data.items()}
     position, src = (block.dst, block.src) if isinstance(block, Indexed) else (None, num_dst + slot)
     return Segments(src.ravel(), dst, block.degrees(), flat, position, jnp.where(block.mask, slot, -1))
 
 
-def _live(rows: Array, mask: Array, edge_data: EdgeData) -> Array:
-    """Messages: live rows times their weight, 0 in the padding."""
-    rows = jnp.where(mask[..., None], rows, 0)
-    if "weight" not in edge_data:
-        return rows
-    weight = jnp.where(mask, edge_data["weight"], 0)
-    return rows * weight[..., None].astype(rows.dtype)
-
-
-def _dense_max(rows: Array, mask: Array) -> Array:
-    top = jnp.where(mask[..., None], rows, -jnp.inf).max(1)
-    return jnp.where(mask.any(1)[:, None], top, 0)
-
-
-@jax.custom_vjp
-def _segment_max(rows: Array, dst: Array, degree: Array) -> Array:
-    top = jax.ops.segment_max(rows, dst, degree.shape[0])
-    return jnp.where(degree[:, None] > 0, top, 0)
-
-
-def _segment_max_forward(rows, dst, degree):
-    top = _segment_max(rows, dst, degree)
-    return top, (rows, dst, degree, top)
-
-
-def _segment_max_backward(saved, cotangent):
-    rows, dst, degree, top = saved
-    won = (dst < degree.shape[0])[:, None] & (rows == top.at[dst].get(mode="clip"))
-    ties = jax.ops.segment_sum(won.astype(cotangent.dtype), dst, degree.shape[0])
-    share = cotangent / jnp.maximum(ties, 1)
-    return jnp.where(won, share.at[dst].get(mode="clip"), 0), None, None
-
-
-_segment_max.defvjp(_segment_max_forward, _segment_max_backward)
+def _only_read(block: Block, h: Array) -> Array:
+    live = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
+    return jnp.where(live[:, None], h, 0)

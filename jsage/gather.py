@@ -1,13 +1,15 @@
 """Sum and maximum of gathered rows without ever holding the `[rows, k, d]` array of them.
 
 Both walk over the `k` slots and keep one `[rows, d]` accumulator, forwards and backwards; padded slots are
-never read into a value or a gradient. Sums accumulate in float32 at least.
+never read into a value or a gradient. Sums accumulate in float32 at least. `segment_max` is the maximum
+for edge lists, with the same gradient.
 """
 
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Table: TypeAlias = Float[Array, "num_src d"]
@@ -27,6 +29,31 @@ def take(table: Array, ids: Int[Array, "..."]) -> Array:
     return table.at[ids].get(mode="promise_in_bounds")
 
 
+def wide(rows: Array) -> np.dtype:
+    """The dtype that sums of rows accumulate in: float32 at least.
+
+    >>> import jax.numpy as jnp
+    >>> wide(jnp.zeros(3, jnp.bfloat16))
+    dtype('float32')
+    """
+    return np.promote_types(rows.dtype, np.float32)
+
+
+def messages(
+    rows: Float[Array, "*slots d"], mask: Bool[Array, "*slots"], weight: Float[Array, "*slots"] | None = None
+) -> Float[Array, "*slots d"]:
+    """Live rows times their weight, 0 in the padding.
+
+    >>> import jax.numpy as jnp
+    >>> messages(jnp.array([[1.0], [2.0]]), jnp.array([True, False]), jnp.array([0.5, 0.5])).ravel()
+    Array([0.5, 0. ], dtype=float32)
+    """
+    rows = jnp.where(mask[..., None], rows, 0)
+    if weight is None:
+        return rows
+    return rows * jnp.where(mask, weight, 0)[..., None].astype(rows.dtype)
+
+
 @jax.custom_vjp
 def gather_sum(table: Table, src: Slots, mask: Live, weight: Weight = None) -> Pooled:
     """`sum_i weight[r, i] * table[src[r, i]]` over the live slots of each row.
@@ -40,7 +67,7 @@ def gather_sum(table: Table, src: Slots, mask: Live, weight: Weight = None) -> P
     def add(i, total):
         return total + jnp.where(mask[:, i, None], _message(table, src, weight, i), 0).astype(total.dtype)
 
-    total = jnp.zeros((src.shape[0], table.shape[1]), _wide(table))
+    total = jnp.zeros((src.shape[0], table.shape[1]), wide(table))
     return jax.lax.fori_loop(0, src.shape[1], add, total).astype(table.dtype)
 
 
@@ -87,12 +114,44 @@ def _max_backward(saved, cotangent):
     def won(i):
         return mask[:, i, None] & (_message(table, src, weight, i) == top)
 
-    ties = jax.lax.fori_loop(0, src.shape[1], lambda i, n: n + won(i), jnp.zeros(top.shape, jnp.int32))
+    ties = jax.lax.fori_loop(
+        0, src.shape[1], lambda i, n: n + won(i).astype(jnp.int32), jnp.zeros(top.shape, jnp.int32)
+    )
     share = cotangent / jnp.maximum(ties, 1).astype(cotangent.dtype)
     return _pull(table, src, weight, lambda i: jnp.where(won(i), share, 0))
 
 
 gather_max.defvjp(_max_forward, _max_backward)
+
+
+@jax.custom_vjp
+def segment_max(
+    rows: Float[Array, "num_edges d"], dst: Int[Array, " num_edges"], degree: Int[Array, " num_dst"]
+) -> Float[Array, "num_dst d"]:
+    """`jax.ops.segment_max`, but 0 where `degree` is 0 and the gradient shared equally between ties.
+
+    >>> import jax.numpy as jnp
+    >>> segment_max(jnp.array([[1.0], [3.0], [2.0]]), jnp.array([0, 0, 2]), jnp.array([2, 0, 1])).ravel()
+    Array([3., 0., 2.], dtype=float32)
+    """
+    top = jax.ops.segment_max(rows, dst, degree.shape[0])
+    return jnp.where(degree[:, None] > 0, top, 0)
+
+
+def _segment_max_forward(rows, dst, degree):
+    top = segment_max(rows, dst, degree)
+    return top, (rows, dst, degree, top)
+
+
+def _segment_max_backward(saved, cotangent):
+    rows, dst, degree, top = saved
+    won = (dst < degree.shape[0])[:, None] & (rows == top.at[dst].get(mode="clip"))
+    ties = jax.ops.segment_sum(won.astype(cotangent.dtype), dst, degree.shape[0])
+    share = cotangent / jnp.maximum(ties, 1)
+    return jnp.where(won, share.at[dst].get(mode="clip"), 0), None, None
+
+
+segment_max.defvjp(_segment_max_forward, _segment_max_backward)
 
 
 def _message(table: Table, src: Slots, weight: Weight, i: Array) -> Pooled:
@@ -107,15 +166,12 @@ def _pull(table: Table, src: Slots, weight: Weight, cotangent_of):
         d_table, d_weight = grads
         d_row = cotangent_of(i).astype(d_table.dtype)
         if weight is not None:
-            live = jnp.where(d_row == 0, 0, take(table, src[:, i]).astype(d_row.dtype))
-            d_weight = d_weight.at[:, i].set((d_row * live).sum(1).astype(weight.dtype))
-            d_row = d_row * weight[:, i, None].astype(d_row.dtype)
+            row, scale = take(table, src[:, i]).astype(d_row.dtype), weight[:, i, None].astype(d_row.dtype)
+            unread = d_row == 0
+            d_weight = d_weight.at[:, i].set(jnp.where(unread, 0, d_row * row).sum(1).astype(weight.dtype))
+            d_row = jnp.where(unread, 0, d_row * scale)
         return d_table.at[src[:, i]].add(d_row, mode="promise_in_bounds"), d_weight
 
-    start = jnp.zeros(table.shape, _wide(table)), None if weight is None else jnp.zeros_like(weight)
+    start = jnp.zeros(table.shape, wide(table)), None if weight is None else jnp.zeros_like(weight)
     d_table, d_weight = jax.lax.fori_loop(0, src.shape[1], step, start)
     return d_table.astype(table.dtype), None, None, d_weight
-
-
-def _wide(table: Table) -> jnp.dtype:
-    return jnp.promote_types(table.dtype, jnp.float32)
