@@ -1,0 +1,219 @@
+"""Train GraphSAGE to predict node labels, beside a features-only MLP and the trivial guess.
+
+    python -m experiments.classify                                    # 1,797 digits: about 15 s
+    python -m experiments.classify --dataset communities              # 200 k nodes, 4 M edges: minutes
+    python -m experiments.classify --dataset cora.npz --runs 5
+    python -m experiments.classify --dataset graph_directory --aggregator max --fanouts 25,10
+
+One recipe serves every data set; the model with the least validation loss is tested. README.md has the
+scores.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.fit import Run, Splits, compile_programs, fit
+from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage
+from experiments.record import Record, write_whole
+from experiments.report import baseline, print_tables, save_plots
+from experiments.tasks import TASKS, Task, make_task
+from jsage import data
+from jsage.data import Dataset
+from jsage.graph import Graph
+from jsage.nn.conv import l2_normalize
+from jsage.sample import full_block
+
+EXACT_LIMIT = 500_000_000
+"""Edges x width up to which inference reads whole neighbourhoods (2 GB of messages)."""
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of `Config` that the command line offers."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option; the defaults are the one recipe."""
+
+    dataset: str = option("digits", "digits, communities, an .npz file or a graph directory")
+    aggregator: str = option("mean", "how neighbours are reduced")
+    fanouts: tuple[int, ...] = option((10, 10), "neighbours drawn a hop, the seeds' own hop first")
+    batch_size: int = option(512, "seeds a step")
+    hidden: int = option(64, "width of the hidden layers")
+    layers: int = option(2, "number of layers; the last fanout repeats")
+    epochs: int = option(200, "passes over the training nodes, at most")
+    lr: float = option(0.01, "learning rate of Adam")
+    weight_decay: float = option(0.005, "L2 penalty on the parameters")
+    dropout: float = option(0.7, "rate on every layer's inputs")
+    norm: str = option("none", "normalisation of the hidden layers")
+    identity: int = option(128, "width of learned embeddings, for graphs without features")
+    task: str | None = option(None, "read from the labels unless given")
+    labels: str = option("y", "the array of the .npz that holds the labels")
+    balanced: bool = option(False, "weigh rare classes up")
+    full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
+    patience: int = option(50, "epochs without a better validation loss before stopping")
+    runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
+    out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")
+    resume: bool = option(False, "go on with the run in --out")
+    save_every: int = option(10, "epochs between checkpoints")
+    json: str | None = option(None, "write the result there; - is standard output")
+
+
+def main(config: Config) -> dict:
+    """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
+    dataset, training_graph = load(config)
+    task = make_task(dataset, config.task, balanced=config.balanced)
+    learner = sage(config, task.width, dataset.graph.num_nodes, identity=dataset.features is None)
+    found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
+    scores = {"GraphSAGE": found.scores}
+    if dataset.features is not None:
+        plain = train_all("MLP", mlp(config, task.width), task, dataset, training_graph, config)
+        scores["MLP (features only)"] = plain.scores
+    name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
+    scores[name] = [guess]
+    print_tables(task, dataset, scores, found.outputs)
+    if config.out:
+        save_plots(Path(config.out), task, dataset, [run.history for run in found.runs], found.outputs)
+    return summary(config, task, found, scores)
+
+
+class Found(NamedTuple):
+    """The runs of one learner, their scores on the test nodes, and the last run's outputs there."""
+
+    runs: list[Run]
+    scores: list[dict[str, float]]
+    outputs: np.ndarray
+    traces: int
+
+
+def train_all(
+    name: str, learner: Learner, task: Task, dataset: Dataset, training_graph: Graph, config: Config
+) -> Found:
+    """Train with seeds `0 .. runs-1` on the training graph; test each on the whole graph."""
+    programs = compile_programs(learner, task, config)
+    tables = make_tables(training_graph, dataset, task, config)
+    whole = tables if training_graph is dataset.graph else make_tables(dataset.graph, dataset, task, config)
+    splits = Splits(jnp.asarray(dataset.train), jnp.asarray(dataset.val))
+    nodes = jnp.asarray(dataset.test)
+    runs, scores, outputs = [], [], np.empty(0)
+    for seed in range(config.runs):
+        folder = Path(config.out) / f"{name.lower()}-{seed}" if config.out else None
+        with Record(name, seed, config, len(dataset.train), folder) as record:
+            run = fit(programs, task, tables, splits, config, record)
+        val, outputs = (
+            np.asarray(programs.predict(run.params, run.stats, where, nodes))
+            for where, nodes in ((tables, splits.val), (whole, test))
+        )
+        threshold = task.threshold(val, np.asarray(dataset.val))
+        runs.append(run)
+        scores.append(task.scores(outputs, np.asarray(dataset.test), threshold))
+    return Found(runs, scores, outputs, len(programs.traces))
+
+
+def load(config: Config) -> tuple[Dataset, Graph]:
+    """The data set, feature rows scaled to length 1, and the graph to train on."""
+    path = Path(config.dataset)
+    if config.dataset == "digits":
+        dataset = data.digits()
+    elif config.dataset == "communities":
+        dataset = data.power_law_communities(200_000, 4_000_000)
+    elif path.is_dir():
+        dataset = jax.device_put(data.open(path))
+    elif path.is_file():
+        dataset = data.load_npz(path, labels=config.labels)
+    else:
+        raise FileNotFoundError(
+            f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
+        )
+    data.validate_dataset(dataset)
+    if dataset.features is not None:
+        dataset = dataset._replace(features=l2_normalize(jnp.asarray(dataset.features)))
+    return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
+
+
+def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> Tables:
+    """What the programs read, on the device."""
+    features = None if dataset.features is None else jnp.asarray(dataset.features)
+    width = 0 if features is None else features.shape[1]
+    small = graph.num_edges * max(width, config.hidden) <= EXACT_LIMIT or config.full_batch
+    full = full_block(graph, slots=config.aggregator == "lstm") if small else None
+    return Tables(graph, features, jnp.asarray(task.labels), full)
+
+
+def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dict]]) -> dict:
+    """The JSON of an experiment."""
+    test = [score[task.metric] for score in found.scores]
+    best = [min(run.history, key=lambda row: row["val_loss"]) for run in found.runs]
+    return {
+        "dataset": config.dataset,
+        "metric": task.metric,
+        "test_mean": float(np.mean(test)),
+        "test_std": float(np.std(test)),
+        "val_mean": float(np.mean([row[f"val_{task.metric}"] for row in best])),
+        "runs": config.runs,
+        "epochs": [len(run.history) for run in found.runs],
+        "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in found.runs])),
+        "traces": found.traces,
+        "baselines": {name: float(np.mean([s[task.metric] for s in rows])) for name, rows in scores.items()},
+        "config": dataclasses.asdict(config),
+    }
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Read the command line; the options are the fields of `Config`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.classify", description=(__doc__ or "").split("\n")[0]
+    )
+    choices = {"aggregator": list(AGGREGATORS), "norm": list(NORMS), "task": list(TASKS)}
+    for field in dataclasses.fields(Config):
+        flag, default = "--" + field.name.replace("_", "-"), field.default
+        text = field.metadata.get("help", "") + ("" if default is None else f" (default: {default})")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true", help=field.metadata.get("help"))
+        else:
+            kind = integers if field.name == "fanouts" else type(default) if default is not None else str
+            parser.add_argument(flag, type=kind, default=default, choices=choices.get(field.name), help=text)
+    options = vars(parser.parse_args(arguments))
+    hops = options["fanouts"][: options["layers"]]
+    options["fanouts"] = hops + (hops[-1],) * (options["layers"] - len(hops))
+    if options["resume"] and not options["out"]:
+        parser.error("--resume needs the --out folder of the run to go on with")
+    return Config(**options)
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """`25,10` as a tuple."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def write_json(result: dict, target: str | None) -> None:
+    """To a file, or as the last line of standard output."""
+    if target == "-":
+        print(json.dumps(result))
+    elif target:
+        write_whole(Path(target), json.dumps(result, indent=1) + "\n")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command: 0, or 2 and one line on standard error for bad input."""
+    try:
+        config = parse(arguments)
+        write_json(main(config), config.json)
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,120 @@
+"""One training run: compiled programs made once for all runs, and the loop over epochs."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.learners import Learner, Tables
+from experiments.record import Record
+from experiments.tasks import Task
+from jsage.batch import epoch as shuffle
+from jsage.loss import labelled, masked_mean
+from jsage.train import (
+    TrainState,
+    init_state,
+    init_stopping,
+    make_update,
+    observe,
+    should_stop,
+    train_epoch,
+)
+
+if TYPE_CHECKING:
+    from experiments.classify import Config
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a run."""
+
+    start: Callable[[jax.Array, Tables], TrainState]
+    epoch: Callable[[TrainState, Tables, jax.Array, jax.Array], tuple[TrainState, dict]]
+    predict: Callable[[Any, Any, Tables, jax.Array], jax.Array]
+    traces: list[int]
+    """One entry for each time that `epoch` was traced."""
+
+
+class Splits(NamedTuple):
+    """Node ids."""
+
+    train: jax.Array
+    val: jax.Array
+
+
+class Run(NamedTuple):
+    """What a run leaves: the best variables on validation, and how it went."""
+
+    params: Any
+    stats: Any
+    history: list[dict]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The median over epochs, the first left out where there are more: it compiles."""
+        return float(np.median([row["seconds"] for row in self.history[1:] or self.history]))
+
+
+def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs:
+    """Jit the start, the scanned epoch and the prediction; every table is an argument."""
+    optimizer = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(config.lr))
+    traces: list[int] = []
+
+    def start(key, tables):
+        stats = dict(learner.init(jax.random.fold_in(key, 0), tables))
+        return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
+
+    def epoch(state, tables, seeds, mask):
+        traces.append(1)
+
+        def loss_fn(params, stats, batch, key):
+            seeds, mask = batch
+            outputs, stats = learner.forward({"params": params, **stats}, tables, seeds, mask, key)
+            labels = tables.labels[seeds]
+            live = labelled(labels, mask) if task.name != "regression" else mask
+            losses = task.loss(outputs, labels, live)
+            sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
+            return masked_mean(losses, live), (sums, stats)
+
+        return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
+
+    def predict(params, stats, tables, nodes):
+        return learner.predict({"params": params, **stats}, tables, nodes)
+
+    return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
+
+
+def fit(
+    programs: Programs, task: Task, tables: Tables, splits: Splits, config: "Config", record: Record
+) -> Run:
+    """Train one run to the end, or on from its last checkpoint; the best validation loss is kept."""
+    key = jax.random.key(record.seed)
+    state = programs.start(key, tables)
+    batch_size = min(config.batch_size, splits.train.shape[0])
+    stopping = init_stopping(state)
+    state, stopping, history = record.restore(state, stopping)
+    while len(history) < config.epochs and not should_stop(stopping, config.patience):
+        began, number = time.perf_counter(), len(history) + 1
+        seeds, mask = shuffle(jax.random.fold_in(key, number), splits.train, batch_size)
+        state, sums = programs.epoch(state, tables, seeds, mask)
+        row = {"epoch": number, "loss": float(sums["loss"]) / float(sums["weight"])}
+        row["seconds"] = time.perf_counter() - began
+        row |= validate(programs, task, tables, splits, state)
+        stopping = observe(stopping, -row["val_loss"], state)
+        history.append(row)
+        last = number == config.epochs or should_stop(stopping, config.patience)
+        record.keep(history, {"state": state, "stopping": stopping}, last=last)
+    return Run(stopping.params, stopping.stats, history)
+
+
+def validate(programs: Programs, task: Task, tables: Tables, splits: Splits, state: TrainState) -> dict:
+    """Loss and score of the validation nodes."""
+    outputs = programs.predict(state.params, state.stats, tables, splits.val)
+    labels = tables.labels[splits.val]
+    losses = task.loss(outputs, labels, jnp.ones(len(labels), bool))
+    host, nodes = np.asarray(outputs), np.asarray(splits.val)
+    score = task.scores(host, nodes, task.threshold(host, nodes))[task.metric]
+    return {"val_loss": float(losses.mean()), f"val_{task.metric}": float(score)}

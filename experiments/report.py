@@ -1,0 +1,98 @@
+"""Tables on the terminal, and curves and a confusion matrix as PNG."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.tasks import Task
+from jsage import metrics
+from jsage.data import Dataset
+
+Scores = dict[str, list[dict[str, float]]]
+"""model -> one dict of scores a run"""
+
+
+def baseline(task: Task, train: np.ndarray, test: np.ndarray) -> tuple[str, dict[str, float]]:
+    """The guess that reads no features: the commonest class, the commonest labels, the mean."""
+    if task.name == "regression":
+        return "mean of training", task.scores(np.zeros((len(test), task.width)), test, 0.0)
+    if task.name == "multilabel":
+        outputs = np.tile(task.labels[train].mean(0, dtype=np.float32), (len(test), 1))
+        level = task.threshold(np.tile(outputs[:1], (len(train), 1)), train)
+        return "commonest labels", task.scores(outputs, test, level)
+    counts = np.bincount(task.labels[train], minlength=task.width)
+    outputs = np.tile(np.eye(task.width)[counts.argmax()], (len(test), 1))
+    return "majority class", task.scores(outputs, test, 0.0)
+
+
+def print_tables(task: Task, dataset: Dataset, scores: Scores, outputs: np.ndarray) -> None:
+    """Overall scores of every model, and for classes those of each class in the last GraphSAGE run."""
+    console = Console()
+    names = list(next(iter(scores.values()))[0])
+    table = Table("model", *names, title=f"{len(dataset.test):,} test nodes")
+    for model, runs in scores.items():
+        table.add_row(model, *(_mean_std([run[name] for run in runs]) for name in names))
+    console.print(table)
+    if task.name != "classification":
+        return
+    found = metrics.per_class(
+        metrics.confusion(outputs, np.asarray(dataset.labels)[np.asarray(dataset.test)])
+    )
+    table = Table("class", *found._fields, title="GraphSAGE, last run")
+    for label, (*ratios, support) in enumerate(zip(*found, strict=True)):
+        table.add_row(str(label), *(f"{ratio:.3f}" for ratio in ratios), f"{int(support):,}")
+    console.print(table)
+
+
+def save_plots(
+    folder: Path, task: Task, dataset: Dataset, histories: list[list[dict]], outputs: np.ndarray
+) -> None:
+    """`curves.png`, and for classes `confusion.png`, where matplotlib (the `plot` extra) is installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    _curves(folder / "curves.png", task, histories)
+    if task.name == "classification":
+        labels = np.asarray(dataset.labels)[np.asarray(dataset.test)]
+        _confusion(folder / "confusion.png", np.asarray(metrics.confusion(outputs, labels)))
+
+
+def _curves(path: Path, task: Task, histories: list[list[dict]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for history in histories:
+        epochs = [row["epoch"] for row in history]
+        left.plot(epochs, [row["loss"] for row in history], color="C0", alpha=0.7)
+        left.plot(epochs, [row["val_loss"] for row in history], color="C1", alpha=0.7)
+        right.plot(epochs, [row[f"val_{task.metric}"] for row in history], color="C1", alpha=0.7)
+    left.legend(left.lines[:2], ["training (with dropout)", "validation"])
+    left.set(xlabel="epoch", ylabel="loss")
+    right.set(xlabel="epoch", ylabel=f"validation {task.metric}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _confusion(path: Path, counts: np.ndarray) -> None:
+    import matplotlib.pyplot as plt
+
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    size = 3 + 0.35 * len(counts)
+    figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+    ticks = range(len(counts))
+    axes.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title="test nodes")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _mean_std(values: list[float]) -> str:
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values):.4f}" if len(values) > 1 else "")
