@@ -104,7 +104,7 @@ def train_all(
     tables = make_tables(training_graph, dataset, task, config)
     whole = tables if training_graph is dataset.graph else make_tables(dataset.graph, dataset, task, config)
     splits = Splits(jnp.asarray(dataset.train), jnp.asarray(dataset.val))
-    nodes = jnp.asarray(dataset.test)
+    test = jnp.asarray(dataset.test)
     runs, scores, outputs = [], [], np.empty(0)
     for seed in range(config.runs):
         folder = Path(config.out) / f"{name.lower()}-{seed}" if config.out else None
