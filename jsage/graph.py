@@ -25,7 +25,7 @@ class Graph(NamedTuple):
 
     indptr: Int[Array, " num_nodes+1"]
     indices: Int[Array, " num_edges"]
-    edge_data: EdgeData = {}  # noqa: RUF012 (never changed)
+    edge_data: EdgeData = {}
 
     @property
     def num_nodes(self) -> int:

@@ -37,13 +37,10 @@ def read_edge_list(
     try:
         columns, rows = _read(path, delimiter)
         ends, data = _parse(columns, rows)
-        if num_nodes is not None:
-            src, dst = _ids(ends, rows)
-            return from_edges(src, dst, num_nodes, **data), np.arange(num_nodes)
+        names, (src, dst) = _name(ends) if num_nodes is None else (np.arange(num_nodes), _ids(ends, rows))
+        return from_edges(src, dst, len(names), **data), names
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    names, (src, dst) = _name(ends)
-    return from_edges(src, dst, len(names), **data), names
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(path: Path, delimiter: str | None) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -26,7 +26,7 @@ def power_law_communities(
       weight that would join a node to more than a tenth of the others is cut to that.
     * Edges: `num_edges / 2` undirected ones, drawn by weight, each with ends of one class with probability
       `homophily`. They are stored in both directions. Self-loops and repeats are dropped, so the graph has
-      somewhat fewer than `num_edges` directed edges (1 % to 3 % fewer at the defaults and 20 a node).
+      fewer than `num_edges` directed edges: 1.6 % fewer with 200,000 nodes and 4 million edges.
     * Features: `x_v = m_c + noise * z_v`, where class `c` has mean `m_c ~ N(0, I / num_features)` and
       `z_v ~ N(0, I)`.
     * Splits: 5 % of the nodes to train on, 5 % to validate, 10 % to test, at random; the rest in none.
