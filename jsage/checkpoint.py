@@ -82,7 +82,11 @@ def restore(folder: str | os.PathLike[str], like: PyTree, *, step: int | None = 
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
-    """List the steps of the complete checkpoints in `folder`, ascending; no folder has none."""
+    """List the steps of the complete checkpoints in `folder`, ascending; no folder has none.
+
+    >>> steps("no/such/folder")
+    []
+    """
     return sorted(int(path.name) for path in Path(folder).glob("[0-9]*") if path.name.isdecimal())
 
 

@@ -146,7 +146,7 @@ def average_precision(scores: Scores, labels: AlikeLabels) -> float:
 
 
 def mae(predictions: Scores, targets: AlikeLabels) -> float:
-    """Return the mean of `|prediction - target|`, in the targets' unit.
+    """Return the mean of `|prediction - target|`, in the targets' unit; for `[n, c]` the mean over targets.
 
     >>> mae(np.array([1.0, 4.0]), np.array([2.0, 2.0]))
     1.5
@@ -156,19 +156,19 @@ def mae(predictions: Scores, targets: AlikeLabels) -> float:
 
 
 def rmse(predictions: Scores, targets: AlikeLabels) -> float:
-    """Return the root of the mean of `(prediction - target)²`, in the targets' unit.
+    """Return the root of the mean of `(prediction - target)²`; for `[n, c]` the mean of the roots.
 
     >>> rmse(np.array([1.0, 4.0]), np.array([2.0, 5.0]))
     1.0
     """
     predictions, targets = _checked_pair(predictions, targets)
-    return float(np.sqrt(((predictions - targets) ** 2).mean()))
+    return float(np.sqrt(((predictions - targets) ** 2).mean(0)).mean())
 
 
 def r2(predictions: Scores, targets: AlikeLabels) -> float:
     """Return `1 - Σ(target - prediction)² / Σ(target - mean target)²`, of two rows or more.
 
-    Where all targets are equal it is 1 for exact predictions and 0 otherwise.
+    For `[n, c]` the mean over targets. Where all targets are equal it is 1 for exact predictions, else 0.
 
     >>> r2(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
     0.5
@@ -176,8 +176,9 @@ def r2(predictions: Scores, targets: AlikeLabels) -> float:
     predictions, targets = _checked_pair(predictions, targets)
     if len(targets) < 2:
         raise ValueError("R² needs at least two rows, got 1")
-    error, spread = ((predictions - targets) ** 2).sum(), ((targets - targets.mean()) ** 2).sum()
-    return float(1.0 - error / spread) if spread > 0 else float(error == 0)
+    error, spread = ((predictions - targets) ** 2).sum(0), ((targets - targets.mean(0)) ** 2).sum(0)
+    share = np.divide(error, spread, out=np.asarray(error > 0, np.float64), where=spread > 0)
+    return float((1.0 - share).mean())
 
 
 def _checked_counts(counts: Counts) -> np.ndarray:

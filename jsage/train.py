@@ -27,10 +27,11 @@ class TrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     key: PRNGKey
-    stats: PyTree = {}  # noqa: RUF012 (never written to: states are replaced)
+    stats: PyTree = {}
 
 
 Update = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
+"""`(state, batch) -> (state, metrics)`, as `make_update` makes it."""
 
 
 def init_state(
@@ -105,7 +106,12 @@ class EarlyStopping(NamedTuple):
 
 
 def init_stopping(state: TrainState) -> EarlyStopping:
-    """Start early stopping from `state`, before any score is known."""
+    """Start early stopping from `state`, before any score is known.
+
+    >>> state = init_state(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(0.1))
+    >>> float(init_stopping(state).value)
+    -inf
+    """
     return _remember(jnp.float32(-jnp.inf), state)
 
 
@@ -129,7 +135,12 @@ def observe(stopping: EarlyStopping, value: float | Float[Array, ""], state: Tra
 
 
 def should_stop(stopping: EarlyStopping, patience: int) -> bool:
-    """Whether the last `patience` scores were no better than the best; ValueError for `patience < 1`."""
+    """Whether the last `patience` scores were no better than the best; ValueError for `patience < 1`.
+
+    >>> state = init_state(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(0.1))
+    >>> should_stop(init_stopping(state), patience=1)
+    False
+    """
     if patience < 1:
         raise ValueError(
             f"patience must be at least 1, got {patience}: with 0 no run gets past its first score"

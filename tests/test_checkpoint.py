@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jsage
 from jsage.checkpoint import latest_step, restore, save, steps
 from jsage.train import init_state, init_stopping
 
@@ -212,12 +213,25 @@ def test_logging_is_left_as_it_was(tmp_path, caplog):
     assert logging.getLogger("absl").level == level
 
 
-def start(*arguments):
-    script = Path(__file__).with_name("kill_me.py")
-    return subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def start():
+    """Start `kill_me.py` with these arguments; whatever still runs at the end is killed."""
+    children = []
+
+    def run(*arguments):
+        script = Path(__file__).with_name("kill_me.py")
+        environment = os.environ | {"PYTHONPATH": str(Path(jsage.__file__).parents[1])}
+        command = [sys.executable, script, *arguments]
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+        return children[-1]
+
+    yield run
+    for child in children:
+        child.kill()
+        child.communicate()
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, start):
     """SIGKILL at a random moment after some epoch; the resumed run ends where the uninterrupted one does."""
     whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
     last, delay = random.randint(2, 8), random.uniform(0.0, 0.06)
@@ -226,13 +240,12 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
             break
     time.sleep(delay)
     killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.wait() == -signal.SIGKILL
     done = latest_step(tmp_path / "killed")
     assert last <= done < 16
     resumed = start(tmp_path / "killed", "--resume")
-    got, expected = resumed.communicate()[0].splitlines(), whole.communicate()[0].splitlines()
-    assert (resumed.returncode, whole.returncode) == (0, 0)
+    got, expected = resumed.stdout.read().splitlines(), whole.stdout.read().splitlines()
+    assert (resumed.wait(), whole.wait()) == (0, 0)
     assert got[0] == f"epoch {done + 1}", "it went on where it stopped"
     assert len(expected) == 17
     assert got == expected[done:], f"killed {delay} s after epoch {last}"

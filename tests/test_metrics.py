@@ -120,11 +120,12 @@ def test_unknown_labels_are_left_out_of_every_score():
     )
 
 
+@pytest.mark.parametrize("shape", [(50,), (50, 3)])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_regression_metrics_are_those_of_scikit_learn(seed):
+def test_regression_metrics_are_those_of_scikit_learn(seed, shape):
     rng = np.random.default_rng(seed)
-    targets = 1e4 + rng.normal(size=50)
-    predictions = targets + rng.normal(size=50)
+    targets = 1e4 + rng.normal(size=shape) * np.arange(1, shape[-1] + 1)
+    predictions = targets + rng.normal(size=shape)
     assert metrics.mae(predictions, targets) == pytest.approx(sk.mean_absolute_error(targets, predictions))
     assert metrics.rmse(predictions, targets) == pytest.approx(
         sk.root_mean_squared_error(targets, predictions)
@@ -135,6 +136,8 @@ def test_regression_metrics_are_those_of_scikit_learn(seed):
 def test_r2_of_constant_targets():
     for predictions in (np.ones(3), np.array([1.0, 1.0, 2.0])):
         assert metrics.r2(predictions, np.ones(3)) == sk.r2_score(np.ones(3), predictions)
+        targets, both = np.stack([np.ones(3), np.arange(3.0)], 1), np.stack([predictions, np.ones(3)], 1)
+        assert metrics.r2(both, targets) == sk.r2_score(targets, both)
 
 
 @pytest.mark.parametrize(
