@@ -17,6 +17,7 @@ from jsage.typing import EdgeData
 
 Ends: TypeAlias = Int[Array, " num_edges"]
 Rows: TypeAlias = Float[Array, "num_src d"]
+Sources: TypeAlias = Float[Array, "rows d"]
 Pooled: TypeAlias = Float[Array, "num_dst d"]
 SlotRows: TypeAlias = tuple[Float[Array, "num_dst fanout d"], Bool[Array, "num_dst fanout"]]
 
@@ -55,7 +56,7 @@ class Block(Protocol):
         """Every slot's row, 0 in the padding, and the mask."""
         ...
 
-    def sources(self, h: Rows) -> tuple[Rows, "Block"]:
+    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
         """Rows that hold every neighbour at least once, and the block that reads them."""
         ...
 
@@ -167,7 +168,7 @@ class Indexed(NamedTuple):
         """Every slot's row, and the mask."""
         return messages(take(h, self.src), self.mask, self.edge_data.get("weight")), self.mask
 
-    def sources(self, h: Rows) -> tuple[Rows, "Block"]:
+    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
         """`h` with 0 in the rows that are not read, or a copy of those that are where `h` is larger."""
         if h.shape[0] <= self.dst.size + self.src.size:
             return _only_read(self, h), self

@@ -90,15 +90,16 @@ def hop(name: str, *, weighted: bool = False) -> Indexed:
 
 def messages(block: Indexed, table: np.ndarray, row: int) -> np.ndarray:
     """The live neighbours' rows of one destination times their weights, by plain float64 NumPy."""
-    live = np.asarray(block.mask[row])
-    rows = np.asarray(table, np.float64)[np.asarray(block.src[row])[live]]
+    block = jax.tree.map(np.asarray, block)
+    live = block.mask[row]
+    rows = np.asarray(table, np.float64)[block.src[row][live]]
     if "weight" not in block.edge_data:
         return rows
-    return rows * np.asarray(block.edge_data["weight"][row], np.float64)[live, None]
+    return rows * block.edge_data["weight"][row].astype(np.float64)[live, None]
 
 
 def pooled(aggregator: str, block: Indexed, table: np.ndarray) -> np.ndarray:
     """What an aggregator of `REFERENCES` gives on every destination, one at a time in float64."""
-    own = np.asarray(table, np.float64)[np.asarray(block.dst)]
-    rows = [REFERENCES[aggregator](own[i], messages(block, table, i)) for i in range(block.num_dst)]
-    return np.stack(rows)
+    own, block = np.asarray(table, np.float64)[np.asarray(block.dst)], jax.tree.map(np.asarray, block)
+    reduce = REFERENCES[aggregator]
+    return np.stack([reduce(own[row], messages(block, table, row)) for row in range(block.num_dst)])

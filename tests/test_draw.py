@@ -29,7 +29,7 @@ def is_uniform(values: np.ndarray, cells: int) -> bool:
 
 
 def is_even(inclusions: np.ndarray, k: int) -> bool:
-    """Whether each of `n` entries was in `k / n` of the subsets: counts without replacement are correlated."""
+    """Whether each of `n` entries is in `k / n` of the subsets: counts that are correlated."""
     n, p = len(inclusions), k / len(inclusions)
     draws = inclusions.sum() / k
     chi2 = ((inclusions - draws * p) ** 2).sum() / (draws * p * (1 - p)) * (n - 1) / n
@@ -156,7 +156,7 @@ def test_jit_changes_nothing(name: str):
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_no_implicit_promotion(name: str, strict_dtypes):
-    offset, mask = DRAWS[name](jax.random.key(0), jnp.array([0, 5], jnp.int32), 2)
+    offset, mask = jax.eval_shape(lambda key: DRAWS[name](key, jnp.array([0, 5]), 2), jax.random.key(0))
     assert offset.dtype == jnp.int32
     assert mask.dtype == jnp.bool_
 
