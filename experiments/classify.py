@@ -11,7 +11,6 @@ scores.
 
 import argparse
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ import numpy as np
 
 from experiments.fit import Run, Splits, compile_programs, fit
 from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage
-from experiments.record import Record, write_whole
+from experiments.output import write_json
+from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots
 from experiments.tasks import TASKS, Task, make_task
 from jsage import data
@@ -194,14 +194,6 @@ def parse(arguments: list[str] | None = None) -> Config:
 def integers(text: str) -> tuple[int, ...]:
     """`25,10` as a tuple."""
     return tuple(int(part) for part in text.split(","))
-
-
-def write_json(result: dict, target: str | None) -> None:
-    """To a file, or as the last line of standard output."""
-    if target == "-":
-        print(json.dumps(result))
-    elif target:
-        write_whole(Path(target), json.dumps(result, indent=1) + "\n")
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -1,13 +1,13 @@
 """What a run writes: checkpoints, metrics.jsonl, a progress bar; and how it goes on from there."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.output import write_whole
 from jsage import checkpoint
 
 if TYPE_CHECKING:
@@ -64,10 +64,3 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
         checkpoint.save(self.folder / "checkpoints", epochs, tree)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)

@@ -1,0 +1,187 @@
+"""What every benchmark shares: command line, JSON, timing, memory, and the machine's measured peaks."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from experiments.output import write_json
+from jsage.gather import take
+
+PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+_STATUS = Path("/proc/self/status")
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has; `description` is the module's docstring."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=(description or "").split("\n")[0]
+    )
+    made.add_argument("--graph", type=Path, required=True, help="a graph directory (benchmarks.make_graph)")
+    made.add_argument("--json", metavar="FILE", help="write the result there; - is standard output")
+    return made
+
+
+def run(
+    options: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], list[dict]],
+    arguments: list[str] | None = None,
+) -> int:
+    """Parse, measure, write: 0, or 2 and one line on standard error for bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = options.parse_args(arguments)
+    try:
+        rows = main(parsed)
+        write_json(report(options.prog, parsed.graph, arguments, rows), parsed.json)
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def report(program: str, graph: Path, arguments: Sequence[str], rows: list[dict]) -> dict:
+    """The one object that a benchmark writes."""
+    return {
+        "benchmark": program.rpartition(".")[2],
+        "graph": graph.resolve().name,
+        "command": " ".join([program, *(_without_folder(part) for part in arguments)]),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], Any]], repetitions: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every call, `repetitions` rounds: one after the other, so that drift meets all alike.
+
+    Each call is waited for. The first `warmup` rounds compile and are not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(warmup + repetitions):
+        for name, call in calls.items():
+            seconds = timed(call)
+            if round_ >= warmup:
+                times[name].append(seconds)
+    return times
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds until the call's result is there."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def summary(times: Sequence[float], per: int = 1) -> dict[str, float]:
+    """`seconds_min` and `seconds_median`, each divided by the `per` steps that one call makes."""
+    return {"seconds_min": min(times) / per, "seconds_median": median(times) / per}
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held at once, since it started or since `reset_peak_rss`."""
+    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_rss() -> None:
+    """Start `peak_rss_bytes` anew from what is held now (Linux; elsewhere nothing happens)."""
+    if _STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def matmul_rate(m: int, k: int, n: int, dtype: Any = jnp.float32, repetitions: int = 5) -> float:
+    """FLOP/s of `[m, k] @ [k, n]` in reused buffers: the machine's peak at this shape."""
+    repeats = max(2, round(4e9 / (2 * m * k * n)))
+    left, right = jnp.ones((m, k), dtype), jnp.ones((2, k, n), dtype)
+
+    @jax.jit
+    def loop(left, right):  # a matrix of its own for each turn, so that no turn can be left out
+        def multiply(i, _):
+            return jnp.dot(left, right[i % 2], preferred_element_type=jnp.float32)
+
+        return jax.lax.fori_loop(0, repeats, multiply, jnp.zeros((m, n), jnp.float32))
+
+    times = alternate({"matmul": lambda: loop(left, right)}, repetitions)
+    return 2 * m * k * n * repeats / min(times["matmul"])
+
+
+def gather_rate(table: Array, chunk: int = 1024, repetitions: int = 5) -> float:
+    """Bytes/s of reading random rows of this very table, `chunk` rows at a time into one reused buffer."""
+    chunks = max(2, round(2e8 / (chunk * table[:1].nbytes)))
+    shape = (chunks, chunk)
+    keys = jax.random.split(jax.random.key(0), repetitions + 1)
+    ids = iter([jax.block_until_ready(jax.random.randint(key, shape, 0, len(table))) for key in keys])
+
+    @jax.jit
+    def loop(table, ids):
+        return jax.lax.fori_loop(
+            0, chunks, lambda i, _: take(table, ids[i]), jnp.zeros((chunk, *table.shape[1:]), table.dtype)
+        )
+
+    times = alternate({"gather": lambda: loop(table, next(ids))}, repetitions)
+    return chunks * chunk * table[:1].nbytes / min(times["gather"])
+
+
+def random_rate(impl: str = "philox4x32", size: int = 2**18, repetitions: int = 5) -> float:
+    """32-bit random words/s of a key of this kind, drawn `size` at a time."""
+
+    @jax.jit
+    def loop(key):
+        def draw(i, _):
+            return jax.random.bits(jax.random.fold_in(key, i), (size,), jnp.uint32)
+
+        return jax.lax.fori_loop(0, 20, draw, jnp.zeros(size, jnp.uint32))
+
+    key = jax.random.key(0, impl=impl)
+    return 20 * size / min(alternate({"bits": lambda: loop(key)}, repetitions)["bits"])
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _without_folder(part: str) -> str:
+    """An argument with any path in it cut to its last name: what a reader can use."""
+    option, equals, value = part.partition("=") if part.startswith("--") else ("", "", part)
+    return option + equals + (value if value == "-" else os.path.basename(value.rstrip(os.sep)))
