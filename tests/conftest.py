@@ -5,11 +5,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-from jaxtyping import install_import_hook
 
 install_import_hook("jsage", "beartype.beartype")
 

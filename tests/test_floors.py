@@ -51,6 +51,7 @@ NO_WORDS = {"sample": {"features", "labels"}, "draw": {"graph", "features", "lab
 PASS_THROUGH = {"graph.from_edges"}  # **edge_data: named arrays, not options
 
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 300, 40, 6
+GENERATORS = {"power_law_communities"}  # makers of artificial data: one parameter a property of what is made
 
 
 class Module(NamedTuple):
@@ -189,7 +190,7 @@ def check_sizes(module: Module) -> Iterator[str]:
         lines, width = code_lines(module, function), len(parameters(function))
         if lines > FUNCTION_LINES:
             yield f"{function.name} has {lines} lines of code: at most {FUNCTION_LINES}"
-        if width > PARAMETERS:
+        if width > PARAMETERS and function.name not in GENERATORS:
             yield f"{function.name} has {width} parameters: at most {PARAMETERS}"
 
 
