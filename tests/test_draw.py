@@ -138,8 +138,15 @@ def test_vmap_and_scan_equal_a_loop(name: str, impl: str):
     n = jnp.array([0, 2, 3, 10, 2**30], jnp.int32)
     loop = [compiled[name](key, n, K) for key in keys]
     loop = jax.tree.map(lambda *rows: jnp.stack(rows), *loop)
-    mapped = jax.jit(jax.vmap(lambda key: DRAWS[name](key, n, K)))(keys)
-    _, scanned = jax.lax.scan(lambda carry, key: (carry, DRAWS[name](key, n, K)), None, keys)
+
+    def draw(key):
+        return DRAWS[name](key, n, K)
+
+    @jax.jit
+    def together(keys):
+        return jax.vmap(draw)(keys), jax.lax.scan(lambda carry, key: (carry, draw(key)), None, keys)[1]
+
+    mapped, scanned = together(keys)
     for got in (mapped, scanned):
         for a, b in zip(got, loop, strict=True):
             np.testing.assert_array_equal(a, b)
