@@ -1,0 +1,124 @@
+"""Seconds that it takes to sample a minibatch: each draw, kind of key and way to call, beside NumPy.
+
+python -m benchmarks.sample --graph graphs/arxiv --json sample.json
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from benchmarks.common import alternate, parser, peak_rss_bytes, run, summary
+from jsage import data
+from jsage.batch import epoch
+from jsage.draw import with_replacement, without_replacement
+from jsage.graph import Graph
+from jsage.sample import sample_blocks
+from jsage.typing import DrawFn
+
+DRAWS: dict[str, DrawFn] = {
+    "without_replacement": without_replacement,
+    "with_replacement": with_replacement,
+}
+KEYS = ("threefry2x32", "philox4x32")
+FANOUTS = ((25, 10), (15, 10, 5))
+
+
+def main(options: argparse.Namespace) -> list[dict]:
+    """One row for each combination; all that share fanouts take turns."""
+    dataset = data.open(options.graph)
+    graph = jax.device_put(dataset.graph)
+    seeds, _ = epoch(jax.random.key(0), dataset.train, options.batch_size)
+    seeds = jnp.resize(seeds, (options.batches, options.batch_size))
+    return [row for fanouts in FANOUTS for row in measure(graph, seeds, fanouts, options.repetitions)]
+
+
+def measure(graph: Graph, seeds: Array, fanouts: tuple[int, ...], repetitions: int) -> list[dict]:
+    """All ways to sample with these fanouts, in turn."""
+    found = dict(ways(graph, seeds, fanouts))
+    times = alternate({str(index): call for index, (_, call) in enumerate(found.values())}, repetitions)
+    rows = []
+    for (names, (per, _)), seconds in zip(found.items(), times.values(), strict=True):
+        figures = summary(seconds, per)
+        labels = dict(zip(("sampler", "draw", "key", "calls"), names, strict=True))
+        rows.append({"batch_size": seeds.shape[1], "fanouts": list(fanouts), **labels, **figures})
+        rows[-1]["seeds_per_second"] = seeds.shape[1] / figures["seconds_min"]
+        rows[-1]["peak_rss_bytes"] = peak_rss_bytes()
+    return rows
+
+
+Way = tuple[tuple[str, ...], tuple[int, Callable[[], Any]]]
+
+
+def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
+    """`(sampler, draw, key, calls)`, how many batches a call makes, and the call."""
+    for name, draw in DRAWS.items():
+        single = jax.jit(partial(sample_blocks, fanouts=fanouts, draw=draw))
+        scanned = jax.jit(partial(scan, fanouts=fanouts, draw=draw))
+        for impl in KEYS:
+            keys = map(partial(jax.random.fold_in, jax.random.key(0, impl=impl)), range(2**31))
+            batch = cycle(seeds)
+            yield ("jsage", name, impl, "single"), (1, partial(one, single, keys, graph, batch))
+            yield (
+                ("jsage", name, impl, "scan"),
+                (len(seeds), partial(one, scanned, keys, graph, cycle([seeds]))),
+            )
+    host = partial(
+        numpy_blocks, np.random.default_rng(0), np.asarray(graph.indptr), np.asarray(graph.indices)
+    )
+    batch = cycle(np.asarray(seeds))
+    yield ("numpy", "with_replacement", "", "single"), (1, lambda: host(next(batch), fanouts))
+
+
+def one(call: Callable, keys: Iterator[Array], graph: Graph, seeds: Iterator[Array]) -> Any:
+    return call(next(keys), graph, next(seeds))
+
+
+def scan(key: Array, graph: Graph, seeds: Array, fanouts: Sequence[int], draw: DrawFn) -> Array:
+    """Sample batch after batch in one program; the sum keeps every id alive."""
+
+    def step(total, batch):
+        index, nodes = batch
+        blocks = sample_blocks(jax.random.fold_in(key, index), graph, nodes, fanouts, draw=draw)
+        return total + sum(leaf.sum() for leaf in jax.tree.leaves(blocks)), None
+
+    return jax.lax.scan(step, jnp.int32(0), (jnp.arange(len(seeds)), seeds))[0]
+
+
+def numpy_blocks(
+    rng: np.random.Generator,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    seeds: np.ndarray,
+    fanouts: Sequence[int],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`(src, mask)` a hop: with replacement, as one would write it in NumPy; a lone node reads itself."""
+    hops, frontier = [], seeds
+    for fanout in fanouts:
+        start = indptr[frontier]
+        degree = indptr[frontier + 1] - start
+        offset = (rng.random((len(frontier), fanout)) * degree[:, None]).astype(np.int32)
+        mask = np.broadcast_to(degree[:, None] > 0, offset.shape)
+        src = np.where(mask, indices[np.where(mask, start[:, None] + offset, 0)], frontier[:, None])
+        hops.append((src, mask))
+        frontier = np.concatenate([frontier, src.ravel()])
+    return hops
+
+
+def options() -> argparse.ArgumentParser:
+    made = parser("sample", __doc__)
+    made.add_argument("--batch-size", type=int, default=1024, help="seeds a batch (default: 1024)")
+    made.add_argument("--batches", type=int, default=20, help="batches in one scan (default: 20)")
+    made.add_argument("--repetitions", type=int, default=20, help="rounds that are timed (default: 20)")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(run(options(), main))
