@@ -12,6 +12,7 @@ scores.
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +48,12 @@ class Config:
 
     dataset: str = option("digits", "digits, communities, an .npz file or a graph directory")
     aggregator: str = option("mean", "how neighbours are reduced")
-    fanouts: tuple[int, ...] = option((10, 10), "neighbours drawn a hop, the seeds' own hop first")
+    fanouts: tuple[int, ...] = option(
+        (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
+    )
     batch_size: int = option(512, "seeds a step")
     hidden: int = option(64, "width of the hidden layers")
-    layers: int = option(2, "number of layers; the last fanout repeats")
+    layers: int = option(2, "number of layers, one hop each")
     epochs: int = option(200, "passes over the training nodes, at most")
     lr: float = option(0.01, "learning rate of Adam")
     weight_decay: float = option(0.005, "L2 penalty on the parameters")
@@ -64,7 +67,7 @@ class Config:
     patience: int = option(50, "epochs without a better validation loss before stopping")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")
-    resume: bool = option(False, "go on with the run in --out")
+    resume: bool = option(False, "go on with the runs in --out; give the other options again")
     save_every: int = option(10, "epochs between checkpoints")
     json: str | None = option(None, "write the result there; - is standard output")
 
@@ -172,28 +175,63 @@ def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dic
 def parse(arguments: list[str] | None = None) -> Config:
     """Read the command line; the options are the fields of `Config`."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.classify", description=(__doc__ or "").split("\n")[0]
+        prog="python -m experiments.classify",
+        usage="%(prog)s [--option value ...]",
+        description=(__doc__ or "").split("\n")[0],
     )
     choices = {"aggregator": list(AGGREGATORS), "norm": list(NORMS), "task": list(TASKS)}
     for field in dataclasses.fields(Config):
-        flag, default = "--" + field.name.replace("_", "-"), field.default
-        text = field.metadata.get("help", "") + ("" if default is None else f" (default: {default})")
-        if isinstance(default, bool):
-            parser.add_argument(flag, action="store_true", help=field.metadata.get("help"))
+        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true", help=text)
+            continue
+        kind, text = KINDS.get(type(field.default), str), text + shown(field.default)
+        if field.name in choices:
+            parser.add_argument(flag, choices=choices[field.name], default=field.default, help=text)
         else:
-            kind = integers if field.name == "fanouts" else type(default) if default is not None else str
-            parser.add_argument(flag, type=kind, default=default, choices=choices.get(field.name), help=text)
+            name = "text" if kind is str else kind.__name__
+            parser.add_argument(flag, type=kind, default=field.default, metavar=name, help=text)
     options = vars(parser.parse_args(arguments))
     hops = options["fanouts"][: options["layers"]]
     options["fanouts"] = hops + (hops[-1],) * (options["layers"] - len(hops))
     if options["resume"] and not options["out"]:
         parser.error("--resume needs the --out folder of the run to go on with")
+    if options["dropout"] >= 1:
+        parser.error(f"argument --dropout: expected a rate below 1, got {options['dropout']}")
     return Config(**options)
 
 
-def integers(text: str) -> tuple[int, ...]:
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
     """`25,10` as a tuple."""
-    return tuple(int(part) for part in text.split(","))
+    return tuple(count(part) for part in text.split(","))
+
+
+def number(text: str) -> float:
+    """A number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+KINDS: dict[type, Callable[[str], Any]] = {int: count, tuple: counts, float: number}
+
+
+def shown(default: Any) -> str:
+    """What the help says of a default."""
+    if default is None:
+        return ""
+    return f" (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
 def run(arguments: list[str] | None = None) -> int:

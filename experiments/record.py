@@ -26,7 +26,9 @@ class Record:
         self.seed, self.folder, self._config, self._num_seeds = seed, folder, config, num_seeds
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         status = (TextColumn("{task.fields[status]}"), TimeRemainingColumn())
-        self._bar = Progress(*columns, *status, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        shown = console.is_terminal
+        self._bar = Progress(*columns, *status, console=console, transient=True, disable=not shown)
         self._task = self._bar.add_task(f"{name} run {seed}", total=config.epochs, status="compiling")
 
     def __enter__(self) -> "Record":
@@ -53,11 +55,9 @@ class Record:
     def keep(self, history: list[dict], tree: Any, *, last: bool) -> None:
         """Report the newest epoch; write the history and, when due, a checkpoint."""
         row, epochs = history[-1], len(history)
-        score = next(
-            value for name, value in row.items() if name not in ("epoch", "loss", "seconds", "val_loss")
-        )
+        name, score = list(row.items())[-1]
         speed = self._num_seeds / max(row["seconds"], 1e-9)
-        status = f"loss {row['loss']:.3f}  val {score:.3f}  {speed:,.0f} seeds/s"
+        status = f"loss {row['loss']:.3f}  {name} {score:.3f}  {speed:,.0f} seeds/s"
         self._bar.update(self._task, completed=self._config.epochs if last else epochs, status=status)
         if self.folder is None or not (last or epochs % self._config.save_every == 0):
             return

@@ -63,16 +63,23 @@ def save_plots(
 
 def _curves(path: Path, task: Task, histories: list[list[dict]]) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for history in histories:
         epochs = [row["epoch"] for row in history]
+        best = min(history, key=lambda row: row["val_loss"])
         left.plot(epochs, [row["loss"] for row in history], color="C0", alpha=0.7)
         left.plot(epochs, [row["val_loss"] for row in history], color="C1", alpha=0.7)
         right.plot(epochs, [row[f"val_{task.metric}"] for row in history], color="C1", alpha=0.7)
+        right.plot(best["epoch"], best[f"val_{task.metric}"], "o", color="C3")
     left.legend(left.lines[:2], ["training (with dropout)", "validation"])
+    right.legend(right.lines[1:2], ["least validation loss: kept"], loc="lower right")
     left.set(xlabel="epoch", ylabel="loss")
     right.set(xlabel="epoch", ylabel=f"validation {task.metric}")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -89,7 +96,7 @@ def _confusion(path: Path, counts: np.ndarray) -> None:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
     ticks = range(len(counts))
-    axes.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title="test nodes")
+    axes.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title="test nodes, last run")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
