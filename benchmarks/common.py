@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from benchmarks.process import peak_rss_bytes as peak_rss_bytes
+from benchmarks.process import reset_peak_rss as reset_peak_rss
 from experiments.output import write_json
 from jsage.gather import take
 
 PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-_STATUS = Path("/proc/self/status")
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -30,6 +31,11 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--graph", type=Path, required=True, help="a graph directory (benchmarks.make_graph)")
     made.add_argument("--json", metavar="FILE", help="write the result there; - is standard output")
     return made
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """`25,10` as a tuple."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def run(
@@ -43,7 +49,7 @@ def run(
     try:
         rows = main(parsed)
         write_json(report(options.prog, parsed.graph, arguments, rows), parsed.json)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -111,22 +117,6 @@ def summary(times: Sequence[float], per: int = 1) -> dict[str, float]:
     return {"seconds_min": min(times) / per, "seconds_median": median(times) / per}
 
 
-def peak_rss_bytes() -> int:
-    """The most memory that this process has held at once, since it started or since `reset_peak_rss`."""
-    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def reset_peak_rss() -> None:
-    """Start `peak_rss_bytes` anew from what is held now (Linux; elsewhere nothing happens)."""
-    if _STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def matmul_rate(m: int, k: int, n: int, dtype: Any = jnp.float32, repetitions: int = 5) -> float:
     """FLOP/s of `[m, k] @ [k, n]` in reused buffers: the machine's peak at this shape."""
     repeats = max(2, round(4e9 / (2 * m * k * n)))
@@ -143,8 +133,12 @@ def matmul_rate(m: int, k: int, n: int, dtype: Any = jnp.float32, repetitions: i
     return 2 * m * k * n * repeats / min(times["matmul"])
 
 
-def gather_rate(table: Array, chunk: int = 1024, repetitions: int = 5) -> float:
-    """Bytes/s of reading random rows of this very table, `chunk` rows at a time into one reused buffer."""
+def gather_rate(table: Array, repetitions: int = 5) -> float:
+    """Bytes/s of reading random rows of this very table into a reused buffer, of the best of three sizes."""
+    return max(_gather_rate(table, chunk, repetitions) for chunk in (1024, 8192, 32768))
+
+
+def _gather_rate(table: Array, chunk: int, repetitions: int) -> float:
     chunks = max(2, round(2e8 / (chunk * table[:1].nbytes)))
     shape = (chunks, chunk)
     keys = jax.random.split(jax.random.key(0), repetitions + 1)

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array
 from benchmarks.common import alternate, parser, peak_rss_bytes, run, summary
 from jsage import data
 from jsage.batch import epoch
+from jsage.block import Block
 from jsage.draw import with_replacement, without_replacement
 from jsage.graph import Graph
 from jsage.sample import sample_blocks
@@ -59,17 +60,14 @@ Way = tuple[tuple[str, ...], tuple[int, Callable[[], Any]]]
 
 def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
     """`(sampler, draw, key, calls)`, how many batches a call makes, and the call."""
+    together, alone = cycle([seeds]), cycle(list(seeds))
     for name, draw in DRAWS.items():
-        single = jax.jit(partial(sample_blocks, fanouts=fanouts, draw=draw))
+        single = jax.jit(partial(sample, fanouts=fanouts, draw=draw))
         scanned = jax.jit(partial(scan, fanouts=fanouts, draw=draw))
         for impl in KEYS:
-            keys = map(partial(jax.random.fold_in, jax.random.key(0, impl=impl)), range(2**31))
-            batch = cycle(seeds)
-            yield ("jsage", name, impl, "single"), (1, partial(one, single, keys, graph, batch))
-            yield (
-                ("jsage", name, impl, "scan"),
-                (len(seeds), partial(one, scanned, keys, graph, cycle([seeds]))),
-            )
+            key = jax.random.key(0, impl=impl)
+            yield ("jsage", name, impl, "single"), (1, turn(single, key, graph, alone))
+            yield ("jsage", name, impl, "scan"), (len(seeds), turn(scanned, key, graph, together))
     host = partial(
         numpy_blocks, np.random.default_rng(0), np.asarray(graph.indptr), np.asarray(graph.indices)
     )
@@ -77,19 +75,27 @@ def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
     yield ("numpy", "with_replacement", "", "single"), (1, lambda: host(next(batch), fanouts))
 
 
-def one(call: Callable, keys: Iterator[Array], graph: Graph, seeds: Iterator[Array]) -> Any:
-    return call(next(keys), graph, next(seeds))
+def turn(call: Callable, key: Array, graph: Graph, batch: Iterator[Array]) -> Callable[[], Any]:
+    """The next batch, under a number of its own, at each call."""
+    number = count()
+    return lambda: call(key, next(number), graph, next(batch))
 
 
-def scan(key: Array, graph: Graph, seeds: Array, fanouts: Sequence[int], draw: DrawFn) -> Array:
+def sample(
+    key: Array, number: int, graph: Graph, seeds: Array, fanouts: Sequence[int], draw: DrawFn
+) -> tuple[Block, ...]:
+    return sample_blocks(jax.random.fold_in(key, number), graph, seeds, fanouts, draw=draw)
+
+
+def scan(key: Array, number: int, graph: Graph, seeds: Array, fanouts: Sequence[int], draw: DrawFn) -> Array:
     """Sample batch after batch in one program; the sum keeps every id alive."""
 
     def step(total, batch):
-        index, nodes = batch
-        blocks = sample_blocks(jax.random.fold_in(key, index), graph, nodes, fanouts, draw=draw)
+        blocks = sample(key, batch[0], graph, batch[1], fanouts, draw)
         return total + sum(leaf.sum() for leaf in jax.tree.leaves(blocks)), None
 
-    return jax.lax.scan(step, jnp.int32(0), (jnp.arange(len(seeds)), seeds))[0]
+    numbers = number * len(seeds) + jnp.arange(len(seeds))
+    return jax.lax.scan(step, jnp.int32(0), (numbers, seeds))[0]
 
 
 def numpy_blocks(
