@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, UInt32
 
 from jsage import aggregate
 from jsage.block import Block
@@ -76,14 +76,17 @@ class LSTM(nn.Module):
             keep = lambda a, b: jnp.where(live[:, None], a, b.astype(a.dtype))  # noqa: E731
             return jax.tree.map(keep, new, state), None
 
-        state = jax.tree.map(lambda x: x.astype(self.dtype or h.dtype), state)
+        dtype = self.dtype or jnp.promote_types(h.dtype, jnp.float32)
+        state = jax.tree.map(lambda x: x.astype(dtype), state)
         scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
         (_, hidden), _ = scan(cell, state, (rows, mask))
         return hidden
 
 
-def shuffled(bits: Int[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[Array, "rows k"]:
+def shuffled(bits: UInt32[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[Array, "rows k"]:
     """A permutation of each row's live slots, every order equally likely, with the padding last.
+
+    Two slots tie once in 2^31 draws, and then keep their order.
 
     >>> import jax, jax.numpy as jnp
     >>> bits = jax.random.bits(jax.random.key(0), (1, 4))

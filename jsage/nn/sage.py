@@ -33,7 +33,7 @@ class GraphSAGE(nn.Module):
     hidden: int
     """Width of the hidden layers."""
     out: int
-    """Width of the result: classes, targets, or the size of an embedding."""
+    """Width of the result: classes, targets, an embedding; twice that where the last layer has `concat`."""
     num_layers: int = 2
     conv: Callable[..., nn.Module] = SAGEConv
     """Makes a layer from `features=` and `dropout=`: `partial(SAGEConv, aggregate=aggregate.max)`."""
@@ -59,7 +59,7 @@ class GraphSAGE(nn.Module):
         rates = [first] + [self.dropout] * (self.num_layers - 1)
         self.convs = [self.conv(features=w, dropout=r) for w, r in zip(widths, rates, strict=True)]
         self.norms = [self.norm() for _ in range(hidden_layers)] if self.norm else []
-        self.skips = [nn.Dense(self.hidden, use_bias=False) for _ in range(hidden_layers * self.residual)]
+        self.skips = [Skip() for _ in range(hidden_layers * self.residual)]
         self.head = nn.Dense(self.out)
         if self.identity:
             self.embed = nn.Embed(*self.identity)
@@ -108,10 +108,7 @@ class GraphSAGE(nn.Module):
         if self.norms:
             out = _normalized(self.norms[k], out, live, deterministic)
         out = self.act(out)
-        if not self.residual:
-            return out
-        own = block.own(h)
-        return out + (own if own.shape[1] == out.shape[1] else self.skips[k](own))
+        return self.skips[k](block.own(h), out) if self.residual else out
 
     def _inputs(self, h: Array | None, block: Block) -> tuple[Array, Block]:
         if self.identity is None:
@@ -127,10 +124,29 @@ class GraphSAGE(nn.Module):
         return jnp.concatenate([h, table.astype(h.dtype)], 1), block
 
 
+class Skip(nn.Module):
+    """`out + own`, through a dense layer where widths differ.
+
+    >>> import jax, jax.numpy as jnp
+    >>> Skip().init_with_output(jax.random.key(0), jnp.ones((1, 3)), jnp.ones((1, 3)))[0]
+    Array([[2., 2., 2.]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(
+        self, own: Float[Array, "rows d"], out: Float[Array, "rows d_out"]
+    ) -> Float[Array, "rows d_out"]:
+        """Add `[rows, d]` to `[rows, d_out]`, in the dtype of the latter."""
+        if own.shape[1] != out.shape[1]:
+            own = nn.Dense(out.shape[1], use_bias=False, dtype=out.dtype, name="dense")(own)
+        return out + own.astype(out.dtype)
+
+
 def _normalized(norm: Any, h: Array, live: Array | None, deterministic: bool) -> Array:
     if not isinstance(norm, nn.BatchNorm):
-        return norm(h)
-    return norm(h, use_running_average=deterministic, mask=None if live is None else live[:, None])
+        return norm(h).astype(h.dtype)
+    mask = None if live is None else live[:, None]
+    return norm(h, use_running_average=deterministic, mask=mask).astype(h.dtype)
 
 
 def jump_concat(layers: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows d_all"]:
