@@ -91,7 +91,7 @@ def fit(
     programs: Programs, task: Task, tables: Tables, splits: Splits, config: "Config", record: Record
 ) -> Run:
     """Train one run to the end, or on from its last checkpoint; the best validation loss is kept."""
-    key = jax.random.key(record.seed)
+    key = jax.random.key(record.seed, impl="philox4x32")
     state = programs.start(key, tables)
     batch_size = min(config.batch_size, splits.train.shape[0])
     stopping = init_stopping(state)

@@ -75,7 +75,7 @@ def test_padding_is_never_read(name: str, case):
 
 
 def test_ties_share_the_gradient_equally():
-    table = jnp.array([[1.0, 0.0], [1.0, 3.0], [1.0, 3.0], [9.0, 9.0]])
+    table = jnp.array([[1.0, 0.0], [1.0, 3.0], [1.0, 3.0], [1.0, 3.0]])
     src, mask = jnp.array([[0, 1, 2, 3]]), jnp.array([[True, True, True, False]])
     grad = jax.grad(lambda table: gather_max(table, src, mask).sum())(table)
     np.testing.assert_allclose(grad, [[1 / 3, 0], [1 / 3, 1 / 2], [1 / 3, 1 / 2], [0, 0]], rtol=1e-6)
