@@ -33,7 +33,7 @@ class Frontier(NamedTuple):
     """Distinct ids and where each of the given ids is among them."""
 
     ids: Int[Array, " capacity"]
-    """The distinct ids in the order they came, then zeros."""
+    """The distinct ids in the order they came, then the first of them again: rows that are never read."""
     position: Int[Array, " num_ids"]
     """`ids[position]` are the given ids, if `size <= capacity`."""
     size: Int[Array, ""]
@@ -49,7 +49,7 @@ def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
     >>> import jax.numpy as jnp
     >>> found = compact(jnp.array([7, 3, 7, 7]), capacity=3)
     >>> found.ids, found.position, found.size
-    (Array([7, 3, 0], dtype=int32), Array([0, 1, 0, 0], dtype=int32), Array(2, dtype=int32))
+    (Array([7, 3, 7], dtype=int32), Array([0, 1, 0, 0], dtype=int32), Array(2, dtype=int32))
     """
     bits = (8 * ids.shape[0]).bit_length()
     hashed = ids.astype(jnp.uint32) * jnp.uint32(2654435769)  # Knuth's multiplicative hash
@@ -60,7 +60,7 @@ def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
     holder = jnp.where(take(ids, holder) == ids, holder, here)
     first = holder == here
     rank = jnp.cumsum(first, dtype=jnp.int32) - 1
-    kept = jnp.zeros(capacity, jnp.int32).at[jnp.where(first, rank, capacity)].set(ids, mode="drop")
+    kept = jnp.full(capacity, ids[0]).at[jnp.where(first, rank, capacity)].set(ids, mode="drop")
     return Frontier(kept, jnp.minimum(take(rank, holder), capacity - 1), rank[-1] + 1)
 
 
