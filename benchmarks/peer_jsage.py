@@ -1,6 +1,10 @@
 """Our side of `benchmarks.peers`: the step of `benchmarks.step`, in a process told what to do over pipes.
 
-Forms: `scan`, all the steps of a request in one program, as an epoch is; `calls`, one program a step.
+Forms, of which the first two are all the steps of a request in one program, as an epoch is:
+
+* `scan`: frontiers compacted, at capacities measured on this graph, with trees where a batch does not fit;
+* `trees`: a row for every slot;
+* `calls`: compacted, one program a step.
 """
 
 import sys
@@ -18,8 +22,9 @@ from benchmarks.process import peak_rss_bytes, serve
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import data
 from jsage.batch import epoch
+from jsage.compact import measure_capacities
 
-FORMS = ("scan", "calls")
+FORMS = ("scan", "trees", "calls")
 
 
 class Trainer:
@@ -37,11 +42,19 @@ class Trainer:
             return {"forms": dict.fromkeys(FORMS), "sampler": "jsage", "versions": versions()}
         key = (request["form"], *request["fanouts"], request["batch_size"], request["hidden"])
         if key not in self._runs:
-            step = make_step(request["fanouts"], self._num_classes, hidden=request["hidden"])
-            self._runs[key] = Run(step, self._tables, self._train, request["batch_size"])
+            self._runs[key] = self._run(request)
         start = time.perf_counter()
         loss = self._runs[key].steps(request["steps"], 1 if request["form"] == "calls" else request["steps"])
         return {"seconds": time.perf_counter() - start, "loss": loss, "peak_rss_bytes": peak_rss_bytes()}
+
+    def _run(self, request: dict) -> "Run":
+        fanouts, batch_size = request["fanouts"], request["batch_size"]
+        capacities = None
+        if request["form"] != "trees":
+            key = jax.random.key(0, impl="philox4x32")
+            capacities = measure_capacities(key, self._tables.graph, self._train, batch_size, fanouts)
+        step = make_step(fanouts, self._num_classes, hidden=request["hidden"], capacities=capacities)
+        return Run(step, self._tables, self._train, batch_size)
 
 
 class Run:

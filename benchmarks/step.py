@@ -1,7 +1,8 @@
 """The training step that is measured: sampled blocks, mean GraphSAGE, cross-entropy, Adam. One place for all.
 
 tables = place(data.open(folder))
-step = make_step((25, 10), num_classes)
+capacities = measure_capacities(key, tables.graph, train, 1024, (25, 10))
+step = make_step((25, 10), num_classes, capacities=capacities)
 state = jax.jit(step.start)(jax.random.key(0, impl="philox4x32"), tables)
 epoch = jax.jit(step.epoch, donate_argnums=0)
 state, metrics = epoch(state, tables, *jsage.epoch(key, train, 1024))
@@ -18,14 +19,17 @@ import optax
 from jaxtyping import Array
 
 from jsage import aggregate
+from jsage.block import Block
+from jsage.compact import Capacities, compacted, sample_compact_blocks
 from jsage.data import Dataset
-from jsage.draw import without_replacement
 from jsage.graph import Graph
 from jsage.loss import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
 from jsage.sample import sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
-from jsage.typing import AggregateFn, DrawFn, PRNGKey
+from jsage.typing import AggregateFn, PRNGKey
+
+Blocks = tuple[Block, ...]
 
 
 class Tables(NamedTuple):
@@ -37,11 +41,15 @@ class Tables(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Neither function is jitted."""
+    """No function is jitted."""
 
     start: Callable[[PRNGKey, Tables], TrainState]
     epoch: Callable[[TrainState, Tables, Array, Array], tuple[TrainState, dict[str, Array]]]
     """`(state, tables, seeds[steps, batch], mask[steps, batch]) -> (state, sums)`: a scan of steps."""
+    sample: Callable[[PRNGKey, Graph, Array], tuple[Blocks, Array]]
+    """`(key, graph, seeds) -> (blocks, fits)`: what a step draws; without its fallback, if it compacts."""
+    update: Callable[[TrainState, Tables, Blocks, tuple[Array, Array]], tuple[TrainState, dict[str, Array]]]
+    """`(state, tables, blocks, (seeds, mask)) -> (state, sums)`: the rest of a step."""
 
 
 def make_step(
@@ -50,38 +58,61 @@ def make_step(
     *,
     hidden: int = 256,
     aggregate: AggregateFn = aggregate.mean,
-    draw: DrawFn = without_replacement,
     dtype: Any = None,
+    capacities: Capacities | None = None,
 ) -> Step:
-    """One layer a fanout; `dtype` is that of the computation, parameters and sums are float32."""
+    """One layer a fanout, on trees, or on compacted frontiers where there are `capacities`.
+
+    `dtype` is that of the computation; parameters and sums are float32.
+    """
     conv = partial(SAGEConv, aggregate=aggregate, dtype=dtype)
     model = GraphSAGE(hidden, num_classes, num_layers=len(fanouts), conv=conv)
     optimizer = optax.adam(0.003)
 
     def start(key: PRNGKey, tables: Tables) -> TrainState:
-        blocks = sample_blocks(key, tables.graph, jnp.zeros(1, jnp.int32), fanouts, draw=draw)
+        blocks = sample_blocks(key, tables.graph, jnp.zeros(1, jnp.int32), fanouts)
         params = model.init(key, tables.features, blocks)
         return init_state(jax.random.fold_in(key, 1), params, optimizer)
 
-    def epoch(state, tables, seeds, mask):
-        def loss_fn(params, stats, batch, key):
-            nodes, live = batch
-            blocks = sample_blocks(key, tables.graph, nodes, fanouts, draw=draw)
-            logits: Any = model.apply(params, tables.features, blocks)
-            losses = cross_entropy(logits, tables.labels[nodes], live)
-            sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
-            return masked_mean(losses, live), (sums, stats)
+    def sample(key, graph, seeds):
+        if capacities is None:
+            return sample_blocks(key, graph, seeds, fanouts), jnp.bool_(True)
+        return sample_compact_blocks(key, graph, seeds, fanouts, capacities)
 
+    def loss_of(params, stats, blocks, batch, key, *, tables):
+        nodes, live = batch
+        logits: Any = model.apply(params, tables.features, blocks)
+        losses = cross_entropy(logits, tables.labels[nodes], live)
+        sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
+        return masked_mean(losses, live), (sums, stats)
+
+    def epoch(state, tables, seeds, mask):
+        given_blocks = partial(loss_of, tables=tables)
+
+        def on_trees(params, stats, batch, key):
+            return given_blocks(params, stats, sample(key, tables.graph, batch[0])[0], batch, key)
+
+        if capacities is None:
+            loss_fn = on_trees
+        else:
+            loss_fn = compacted(given_blocks, tables.graph, fanouts, capacities)
         return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 
-    return Step(start, epoch)
+    def update(state, tables, blocks, batch):
+        def loss_fn(params, stats, batch, key):
+            return loss_of(params, stats, blocks, batch, key, tables=tables)
+
+        return make_update(loss_fn, optimizer)(state, batch)
+
+    return Step(start, epoch, sample, update)
 
 
-def place(dataset: Dataset) -> Tables:
-    """The tables on the default device."""
+def place(dataset: Dataset, dtype: Any = None) -> Tables:
+    """The tables on the default device, the features as `dtype` if there is one."""
     if dataset.features is None or dataset.labels is None:
         raise ValueError("the step needs features and labels: make a graph with benchmarks.make_graph")
-    return Tables(*jax.device_put((dataset.graph, dataset.features, dataset.labels)))
+    graph, features, labels = jax.device_put((dataset.graph, dataset.features, dataset.labels))
+    return Tables(graph, features if dtype is None else features.astype(dtype), labels)
 
 
 def num_classes(dataset: Dataset) -> int:

@@ -237,6 +237,9 @@ class TestPeers:
         )
         assert scan[:3] == pytest.approx(calls, rel=1e-4)
         assert scan[-1] < 0.6 * scan[0]
+        trees = [trainer({"form": "trees", **request})["loss"] for _ in range(25)]
+        assert trees[:3] == pytest.approx(scan[:3], rel=0.15)
+        assert trees[-1] < 0.6 * trees[0]
 
     def test_beside_pyg(self, folder, tmp_path):
         python = os.environ.get("JSAGE_PEER_PYTHON")
@@ -250,6 +253,7 @@ class TestPeers:
         rows = json.loads(target.read_text())["rows"]
         assert {row["form"] for row in rows} == {
             "scan",
+            "trees",
             "calls",
             "default",
             "trimmed",
