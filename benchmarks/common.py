@@ -139,7 +139,7 @@ def gather_rate(table: Array, repetitions: int = 5) -> float:
 
 
 def _gather_rate(table: Array, chunk: int, repetitions: int) -> float:
-    chunks = max(2, round(2e8 / (chunk * table[:1].nbytes)))
+    chunks = max(2, round(min(2e8 / table[:1].nbytes, 4e6) / chunk))
     shape = (chunks, chunk)
     keys = jax.random.split(jax.random.key(0), repetitions + 1)
     ids = iter([jax.block_until_ready(jax.random.randint(key, shape, 0, len(table))) for key in keys])
@@ -166,6 +166,12 @@ def random_rate(impl: str = "philox4x32", size: int = 2**18, repetitions: int = 
 
     key = jax.random.key(0, impl=impl)
     return 20 * size / min(alternate({"bits": lambda: loop(key)}, repetitions)["bits"])
+
+
+def temp_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program needs beside its arguments and results."""
+    analysis: Any = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes
 
 
 def _cpu_model() -> str:

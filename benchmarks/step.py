@@ -48,6 +48,8 @@ class Step(NamedTuple):
     """`(state, tables, seeds[steps, batch], mask[steps, batch]) -> (state, sums)`: a scan of steps."""
     sample: Callable[[PRNGKey, Graph, Array], tuple[Blocks, Array]]
     """`(key, graph, seeds) -> (blocks, fits)`: what a step draws; without its fallback, if it compacts."""
+    apply: Callable[[Any, Tables, Blocks], Array]
+    """`(params, tables, blocks) -> logits`"""
     update: Callable[[TrainState, Tables, Blocks, tuple[Array, Array]], tuple[TrainState, dict[str, Array]]]
     """`(state, tables, blocks, (seeds, mask)) -> (state, sums)`: the rest of a step."""
 
@@ -79,10 +81,12 @@ def make_step(
             return sample_blocks(key, graph, seeds, fanouts), jnp.bool_(True)
         return sample_compact_blocks(key, graph, seeds, fanouts, capacities)
 
+    def apply(params, tables, blocks) -> Any:
+        return model.apply(params, tables.features, blocks)
+
     def loss_of(params, stats, blocks, batch, key, *, tables):
         nodes, live = batch
-        logits: Any = model.apply(params, tables.features, blocks)
-        losses = cross_entropy(logits, tables.labels[nodes], live)
+        losses = cross_entropy(apply(params, tables, blocks), tables.labels[nodes], live)
         sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
         return masked_mean(losses, live), (sums, stats)
 
@@ -104,7 +108,7 @@ def make_step(
 
         return make_update(loss_fn, optimizer)(state, batch)
 
-    return Step(start, epoch, sample, update)
+    return Step(start, epoch, sample, apply, update)
 
 
 def place(dataset: Dataset, dtype: Any = None) -> Tables:
