@@ -120,14 +120,15 @@ def summary(times: Sequence[float], per: int = 1) -> dict[str, float]:
 def matmul_rate(m: int, k: int, n: int, dtype: Any = jnp.float32, repetitions: int = 5) -> float:
     """FLOP/s of `[m, k] @ [k, n]` in reused buffers: the machine's peak at this shape."""
     repeats = max(2, round(4e9 / (2 * m * k * n)))
-    left, right = jnp.ones((m, k), dtype), jnp.ones((2, k, n), dtype)
+    left, right = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
 
     @jax.jit
-    def loop(left, right):  # a matrix of its own for each turn, so that no turn can be left out
-        def multiply(i, _):
-            return jnp.dot(left, right[i % 2], preferred_element_type=jnp.float32)
+    def loop(left, right):
+        def multiply(i, carry):  # a number is written in place, so that no turn can be left out
+            left = carry[0].at[0, 0].set(i.astype(dtype))
+            return left, jnp.dot(left, right, preferred_element_type=jnp.float32)
 
-        return jax.lax.fori_loop(0, repeats, multiply, jnp.zeros((m, n), jnp.float32))
+        return jax.lax.fori_loop(0, repeats, multiply, (left, jnp.zeros((m, n), jnp.float32)))[1]
 
     times = alternate({"matmul": lambda: loop(left, right)}, repetitions)
     return 2 * m * k * n * repeats / min(times["matmul"])
