@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from benchmarks.process import reset_peak_rss as reset_peak_rss
 from experiments.output import write_json
 from jsage.gather import take
 
+Name = TypeVar("Name")
 PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -90,13 +91,13 @@ def versions() -> dict[str, str]:
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], Any]], repetitions: int, warmup: int = 1
-) -> dict[str, list[float]]:
+    calls: Mapping[Name, Callable[[], Any]], repetitions: int, warmup: int = 1
+) -> dict[Name, list[float]]:
     """Seconds of every call, `repetitions` rounds: one after the other, so that drift meets all alike.
 
     Each call is waited for. The first `warmup` rounds compile and are not counted.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     for round_ in range(warmup + repetitions):
         for name, call in calls.items():
             seconds = timed(call)

@@ -11,11 +11,10 @@ compute reads may still be in a cache, and `lax.cond` has its price.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from benchmarks.step import Blocks, Step, Tables
@@ -136,13 +135,13 @@ def work(blocks: Blocks, features: Array, widths: Sequence[int], aggregate: Aggr
     Rows of the matmuls and random words follow from shapes. Read are the first block's own rows and live
     slots: a padded slot needs no row. Rows that later layers gather are not counted.
     """
-    batches = blocks[0].mask.reshape(-1, *blocks[0].mask.shape[-2:]).shape[0]
-    slots = float(jnp.sum(blocks[0].mask)) / batches
-    rows = blocks[0].mask.shape[-2] + slots
+    masks: list[Array] = [cast(Any, block).mask for block in blocks]
+    slots = [(mask.shape[-2], mask.shape[-1]) for mask in masks]
+    live = float(jnp.mean(jnp.sum(masks[0], axis=(-2, -1), dtype=jnp.float32)))
     return Work(
-        matmuls([block.mask.shape[-2:] for block in blocks], widths, aggregate),
-        rows * features.shape[1] * features.dtype.itemsize,
-        sum(int(np.prod(block.mask.shape[-2:])) for block in blocks),
+        matmuls(slots, widths, aggregate),
+        (slots[0][0] + live) * features.shape[1] * features.dtype.itemsize,
+        sum(rows * fanout for rows, fanout in slots),
     )
 
 

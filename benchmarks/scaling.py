@@ -59,7 +59,7 @@ def vary(options: argparse.Namespace) -> Iterator[dict]:
     tables, train, classes = place(dataset), jnp.asarray(dataset.train), num_classes(dataset)
     for kind in (kind for kind in options.kinds if kind != "nodes"):
         for batch_size, fanouts in VARIED[kind]:
-            capacities = {"trees": None}
+            capacities: dict[str, Capacities | None] = {"trees": None}
             if len(fanouts) > 1:
                 found = measure_capacities(KEY(1), tables.graph, train, batch_size, fanouts)
                 capacities["compacted"] = found
@@ -155,7 +155,8 @@ def random_tables(num_nodes: int, degree: int, num_features: int, seed: int = 0)
     indices = rng.integers(0, num_nodes, num_nodes * degree, dtype=np.int32)
     features = np.resize(rng.standard_normal((2**16, num_features), np.float32), (num_nodes, num_features))
     labels = rng.integers(0, CLASSES, num_nodes, dtype=np.int32)
-    return Tables(*jax.device_put((Graph(indptr, indices, {}), features, labels)))
+    graph = Graph(jax.device_put(indptr), jax.device_put(indices), {})
+    return Tables(graph, jax.device_put(features), jax.device_put(labels))
 
 
 def options() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Seconds of a training step in a scanned epoch, of its parts, of its first run, and the least there could be.
+"""Seconds of a training step in a scanned epoch, of its parts and first run, and the least there could be.
 
     python -m benchmarks.train --graph graphs/arxiv --json train.json
 
@@ -98,7 +98,7 @@ def measure(
 ) -> list[dict]:
     """A row for each form; all calls take turns."""
     train, size = setting.train, setting.batch_size
-    capacities = {"trees": None}
+    capacities: dict[str, Capacities | None] = {"trees": None}
     if "compacted" in forms:
         capacities["compacted"] = measure_capacities(KEY(1), setting.tables.graph, train, size, fanouts)
     trials = {form: Trial(setting, fanouts, capacities[form]) for form in forms}
