@@ -64,25 +64,22 @@ def once(blocks: Blocks, results: dict[str, Any]) -> Blocks:
 
 
 def sampling(step: Step, key: PRNGKey, tables: Tables, seeds: Array) -> tuple[Blocks, Array]:
-    """The last batch's blocks, and whether each batch fitted: a body's whole result is carried, so none
-    of it can be left out.
-    """
+    """What the last batch drew. All that a batch draws is carried, so none of it can be left out."""
 
     def body(_, batch):
         number, nodes = batch
-        blocks, fits = step.sample(jax.random.fold_in(key, number), tables.graph, nodes)
-        return blocks, fits
+        return step.sample(jax.random.fold_in(key, number), tables.graph, nodes), None
 
-    blocks, _ = jax.eval_shape(step.sample, key, tables.graph, seeds[0])
-    return jax.lax.scan(body, _zeros(blocks), (jnp.arange(len(seeds)), seeds))
+    start = _zeros(jax.eval_shape(step.sample, key, tables.graph, seeds[0]))
+    return jax.lax.scan(body, start, (jnp.arange(len(seeds)), seeds))[0]
 
 
-def all_blocks(step: Step, key: PRNGKey, tables: Tables, seeds: Array) -> Blocks:
-    """The blocks of every batch, along a new first axis."""
+def all_blocks(step: Step, key: PRNGKey, tables: Tables, seeds: Array) -> tuple[Blocks, Array]:
+    """The blocks of every batch, along a new first axis, and whether each batch fitted."""
 
     def one(batch):
         number, nodes = batch
-        return step.sample(jax.random.fold_in(key, number), tables.graph, nodes)[0]
+        return step.sample(jax.random.fold_in(key, number), tables.graph, nodes)
 
     return jax.lax.map(one, (jnp.arange(len(seeds)), seeds))
 

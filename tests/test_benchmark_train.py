@@ -87,37 +87,43 @@ class TestWork:
         assert parts.work(twice, tables.features, WIDTHS, aggregate.mean) == found
 
 
-@pytest.mark.parametrize("capacities", [None, (110,)])
-class TestParts:
-    def step(self, tables, capacities):
-        step = make_step(FANOUTS, 4, hidden=HIDDEN, capacities=capacities)
-        seeds = jnp.arange(2 * BATCH).reshape(2, BATCH)
-        blocks = jax.jit(partial(parts.all_blocks, step))(KEY, tables, seeds)
-        return step, seeds, blocks, jax.jit(step.start)(KEY, tables)
+@pytest.fixture(scope="module", params=[None, (110,)], ids=["trees", "compacted"])
+def made(request, tables):
+    """A step, two batches, their blocks, and a state."""
+    step = make_step(FANOUTS, 4, hidden=HIDDEN, capacities=request.param)
+    seeds = jnp.arange(2 * BATCH).reshape(2, BATCH)
+    blocks, fits = jax.jit(partial(parts.all_blocks, step))(KEY, tables, seeds)
+    assert fits.all()
+    assert blocks[0].mask.shape == (2, 125 if request.param is None else 110, 3)
+    return step, seeds, blocks, jax.jit(step.start)(KEY, tables)
 
-    def test_sampling_makes_the_blocks_of_every_batch(self, tables, capacities):
-        step, seeds, blocks, _ = self.step(tables, capacities)
+
+class TestParts:
+    def test_sampling_makes_the_blocks_of_every_batch(self, tables, made):
+        step, seeds, blocks, _ = made
         last, fits = jax.jit(partial(parts.sampling, step))(KEY, tables, seeds)
-        assert fits.shape == (2,)
+        assert fits
         for one, every in zip(jax.tree.leaves(last), jax.tree.leaves(blocks), strict=True):
             assert np.array_equal(one, every[-1])
-        assert blocks[0].mask.shape[1] == (125 if capacities is None else 110)
 
-    def test_gathering_reads_the_first_layers_rows_and_nothing_else(self, tables, capacities):
-        step, _, blocks, state = self.step(tables, capacities)
+    def test_gathering_reads_the_first_layers_rows_and_nothing_else(self, tables, made):
+        step, _, blocks, state = made
         gather = jax.jit(partial(parts.gathering, step))
         found = gather(state.params, tables, blocks)
-        table, block = (
-            np.asarray(tables.features, np.float64),
-            jax.tree.map(lambda x: np.asarray(x[-1]), blocks[0]),
-        )
+        table = np.asarray(tables.features, np.float64)
+        block, *_ = last = jax.tree.map(lambda x: np.asarray(x[-1]), blocks)
         assert np.array_equal(found["own"], tables.features[block.dst])
         total = np.where(block.mask[..., None], table[block.src], 0).sum(1)
         np.testing.assert_allclose(found["sum"], total, rtol=1e-5, atol=1e-5)
-        assert " dot(" not in gather.lower(state.params, tables, blocks).compile().as_text()
+        arguments = (gather, blocks), (jax.jit(step.apply), last)
+        alone, whole = (
+            call.lower(state.params, tables, read).compile().as_text() for call, read in arguments
+        )
+        assert " dot(" in whole
+        assert " dot(" not in alone
 
-    def test_compute_is_the_rest_of_the_step(self, tables, capacities):
-        step, seeds, blocks, state = self.step(tables, capacities)
+    def test_compute_is_the_rest_of_the_step(self, tables, made):
+        step, seeds, blocks, state = made
         one = jax.tree.map(lambda x: x[0], blocks)
         given = one, parts.read(step, state.params, tables, one)
         batches = (jnp.stack([seeds[0]] * 3), jnp.ones((3, BATCH), bool))
@@ -138,27 +144,35 @@ def run(module, folder, target, *more):
 
 
 class TestTrain:
-    def test_a_row_a_form_with_parts_and_floor(self, folder, tmp_path, monkeypatch):
+    def test_a_row_has_the_step_its_parts_and_its_floor(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: 1e9)
         monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
         monkeypatch.setattr(train, "random_rate", lambda: 1e7)
-        rows = run(
-            train, folder, tmp_path / "train.json", "--fanouts", "4,3", "--batch-size", "25", "--steps", "2"
-        )
-        assert [row["form"] for row in rows] == ["trees", "compacted"]
-        trees, _ = rows
-        flops = 2 * (4 * 125 * 8 * 8 + 6 * 25 * 8 * 4)
-        assert trees["floor"]["flops"] == flops
-        assert trees["floor"]["matmul_seconds"] == pytest.approx(flops / 1e9)
-        assert trees["floor"]["random_seconds"] == pytest.approx(475 / 1e7)
-        for row in rows:
-            three = [row["floor"][f"{name}_seconds"] for name in ("matmul", "gather", "random")]
-            assert row["floor_seconds"] == pytest.approx(sum(three))
-            assert row["ratio_to_floor"] == pytest.approx(row["seconds_min"] / row["floor_seconds"])
-            assert row["first_step_seconds"] > 10 * row["seconds_median"]
-            assert row["fits"] == 1.0
-            assert row["temp_bytes"] > 0
-            assert all(0 < row[part]["seconds_min"] <= row[part]["seconds_median"] for part in train.PARTS)
+        options = "--fanouts 10,3 --batch-size 100 --steps 2 --forms compacted --aggregators mean".split()
+        (row,) = run(train, folder, tmp_path / "train.json", *options)
+        (capacity,) = row["capacities"]
+        assert 200 < capacity < 1100
+        flops = 2 * (4 * capacity * 8 * 8 + 6 * 100 * 8 * 4)
+        assert row["floor"]["flops"] == flops
+        assert row["floor"]["matmul_seconds"] == pytest.approx(flops / 1e9)
+        assert row["floor"]["random_seconds"] == pytest.approx((100 * 10 + capacity * 3) / 1e7)
+        three = [row["floor"][f"{name}_seconds"] for name in ("matmul", "gather", "random")]
+        assert row["floor_seconds"] == pytest.approx(sum(three))
+        assert row["ratio_to_floor"] == pytest.approx(row["seconds_min"] / row["floor_seconds"])
+        assert row["first_step_seconds"] > 10 * row["seconds_median"]
+        assert row["fits"] == 1.0
+        assert row["temp_bytes"] > 0
+        assert all(0 < row[part]["seconds_min"] <= row[part]["seconds_median"] for part in train.PARTS)
+
+    def test_a_floor_takes_the_faster_of_a_product_and_a_piece_of_it(self, tables, monkeypatch):
+        rates = {(9000, 8, 16): 1e9, (4096, 8, 16): 2e9, (100, 8, 16): 3e9}
+        monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: rates[m, k, n])
+        monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
+        monkeypatch.setattr(train, "random_rate", lambda: 1e7)
+        work = parts.Work(Counter({(9000, 8, 16): 2, (100, 8, 16): 1}), 1e6, 10**5)
+        floor = train.Rates(tables).floor(work)
+        matmul = 2 * 9000 * 8 * 16 * 2 / 2e9 + 2 * 100 * 8 * 16 / 3e9
+        assert floor["floor_seconds"] == pytest.approx(matmul + 0.01 + 0.01)
 
 
 class TestScaling:
@@ -178,18 +192,30 @@ class TestScaling:
         assert last["ratio_beyond_caches"] == pytest.approx(1.5)
 
     def test_every_kind_has_rows_and_the_page_shows_them(self, folder, tmp_path, monkeypatch):
-        varied = {"fanouts": [(25, (3, 2))], "batch_size": [(20, (3, 2))], "depth": [(25, (3,))]}
+        varied = {"fanouts": [(100, (10, 2))], "depth": [(25, (3,))]}
         monkeypatch.setattr(scaling, "VARIED", varied)
         monkeypatch.setattr(scaling, "BASE", (25, (3, 2)))
         monkeypatch.setattr(scaling, "STEPS", 2)
         monkeypatch.setattr(scaling, "gather_rate", lambda table: 1e9)
         target = tmp_path / "scaling.json"
-        rows = run(scaling, folder, target, "--nodes", "200", "400", "--degree", "5", "--num-features", "8")
+        rows = run(
+            scaling,
+            folder,
+            target,
+            "--nodes",
+            "200",
+            "400",
+            "--num-features",
+            "8",
+            "--kinds",
+            *varied,
+            "nodes",
+        )
         kinds = [(row["kind"], row["form"]) for row in rows]
-        both = [(kind, form) for kind in ("fanouts", "batch_size") for form in ("trees", "compacted")]
+        both = [("fanouts", "trees"), ("fanouts", "compacted")]
         assert kinds == [*both, ("depth", "trees"), ("nodes", "trees"), ("nodes", "trees")]
         small, large = rows[-2:]
-        assert (small["num_nodes"], large["num_edges"]) == (200, 2000)
+        assert (small["num_nodes"], large["num_edges"]) == (200, 8000)
         assert small["temp_bytes"] == large["temp_bytes"] > 0
         assert plot.main([str(target), str(tmp_path / "scaling.svg")]) == 0
         assert "<svg" in (tmp_path / "scaling.svg").read_text()
