@@ -148,7 +148,7 @@ class TestTrain:
         monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: 1e9)
         monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
         monkeypatch.setattr(train, "random_rate", lambda: 1e7)
-        options = "--fanouts 10,3 --batch-size 100 --steps 2 --forms compacted --aggregators mean".split()
+        options = ["--fanouts=10,3", "--batch-size=100", "--steps=2", "--forms=compacted"]
         (row,) = run(train, folder, tmp_path / "train.json", *options)
         (capacity,) = row["capacities"]
         assert 200 < capacity < 1100
