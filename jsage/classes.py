@@ -104,6 +104,8 @@ def degree_classes(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> Cla
     """
     if rows < 1 or limit < 2:
         raise ValueError(f"chunks need rows of 1 or more and a limit of 2 or more, got {rows} and {limit}")
+    if graph.num_nodes == 0:
+        raise ValueError("degree classes need a graph with nodes, got one without any")
     weight = graph.edge_data.get("weight")
     graph = graph._replace(edge_data={} if weight is None else {"weight": weight})
     ways = [_host(graph), _host(reverse(graph))]

@@ -17,7 +17,7 @@ from jsage.gather import take
 
 Message: TypeAlias = Callable[[Array, Array | None], Array]
 """`(src[rows], weight[rows]) -> [rows, d]`: what one slot of a chunk's rows brings."""
-Reduction: TypeAlias = tuple[Callable[[Array, Array], Array], float]
+Reduction: TypeAlias = tuple[Callable[[Array, Array], Array], float | int]
 """How messages are joined, and what no message is: `SUM`, `MAX`."""
 
 ROWS = 512
@@ -29,7 +29,7 @@ JOIN_ROWS = 64
 UNROLL = 8
 """Slots that one pass over a chunk's sums adds."""
 
-SUM: Reduction = (jnp.add, 0.0)
+SUM: Reduction = (jnp.add, 0)
 MAX: Reduction = (jnp.maximum, -jnp.inf)
 
 
