@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from benchmarks.process import memory_bytes as memory_bytes
 from benchmarks.process import peak_rss_bytes as peak_rss_bytes
 from benchmarks.process import reset_peak_rss as reset_peak_rss
 from experiments.output import write_json
@@ -73,7 +74,7 @@ def machine() -> dict:
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": jax.devices()[0].device_kind,
     }

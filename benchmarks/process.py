@@ -77,3 +77,8 @@ def reset_peak_rss() -> None:
     """Start `peak_rss_bytes` anew from what is held now (Linux; elsewhere nothing happens)."""
     if _STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

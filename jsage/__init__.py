@@ -3,8 +3,10 @@
 from jsage import aggregate as aggregate
 from jsage import batch as batch
 from jsage import block as block
+from jsage import classes as classes
 from jsage import data as data
 from jsage import draw as draw
+from jsage import ellpack as ellpack
 from jsage import graph as graph
 from jsage import loss as loss
 from jsage import metrics as metrics
@@ -19,6 +21,8 @@ from jsage.block import Tree as Tree
 from jsage.block import as_segments as as_segments
 from jsage.block import as_tree as as_tree
 from jsage.block import edge_list as edge_list
+from jsage.classes import Classes as Classes
+from jsage.classes import degree_classes as degree_classes
 from jsage.data import Dataset as Dataset
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges
