@@ -151,7 +151,7 @@ class Loader:
         """
         if ahead < 1:
             raise ValueError(f"ahead must be at least 1 batch, got {ahead}")
-        key = jax.random.clone(key).copy()  # the caller's may be donated to the first step
+        key = key.copy()  # the caller's may be donated to the first step
         return self._prefetch(key, int(step), jax.tree.map(np.asarray, batches), ahead)
 
     def _prefetch(self, key: PRNGKey, step: int, batches: PyTree, ahead: int) -> Iterator[Batch]:

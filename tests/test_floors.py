@@ -27,6 +27,7 @@ FLOORS = {
     "metrics": 1,
     "batch": 1,
     "train": 1,
+    "cache": 1,
     "checkpoint": 1,
     "aggregate": 2,
     "sample": 2,

@@ -1,0 +1,311 @@
+"""Features on the host: what is fetched, that training is that of the device, and that threads behave."""
+
+import mmap
+import sys
+import threading
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jsage import data, host
+from jsage.batch import epoch
+from jsage.compact import compacted, measure_capacities
+from jsage.graph import from_edges
+from jsage.loss import cross_entropy, masked_mean
+from jsage.nn import GraphSAGE
+from jsage.sample import sample_blocks
+from jsage.train import init_state, make_update, train_epoch
+
+NODES, WIDTH, CLASSES, FANOUTS = 400, 6, 3, (4, 3)
+KEY = jax.random.key(7, impl="philox4x32")
+MODEL = GraphSAGE(8, CLASSES, dropout=0.3, input_dropout=0.0)
+OPTIMIZER = optax.adam(0.01)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    src, dst = np.random.default_rng(0).integers(0, NODES, (2, 2400), np.int32)
+    return from_edges(src, dst, NODES)
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Column 0 is the node's own id."""
+    rows = np.random.default_rng(1).normal(size=(NODES, WIDTH)).astype(np.float32)
+    rows[:, 0] = np.arange(NODES)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return jnp.asarray(np.random.default_rng(2).integers(0, CLASSES, NODES, np.int32))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return epoch(jax.random.key(3), np.arange(0, NODES, 4), 16)
+
+
+@pytest.fixture(scope="module")
+def capacities(graph):
+    return measure_capacities(KEY, graph, jnp.arange(NODES), 16, FANOUTS)
+
+
+@pytest.fixture(scope="module")
+def trees(graph):
+    """What a loss on the device samples in a step."""
+    return jax.jit(lambda step, seeds: sample_blocks(jax.random.fold_in(KEY, step), graph, seeds, FANOUTS))
+
+
+@pytest.fixture(scope="module")
+def loader(graph, features):
+    return host.Loader(host.sampler(FANOUTS), graph, features, rows=320)
+
+
+def workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("jsage-host")]
+
+
+class TestPrefetch:
+    def test_reads_the_ids_that_the_device_samples(self, loader, trees, batches, features):
+        for step, batch in enumerate(loader.prefetch(KEY, 5, batches)):
+            first, last = trees(5 + step, batches[0][step])
+            rows = np.asarray(batch.rows)
+            assert rows.shape == (320, WIDTH)
+            np.testing.assert_array_equal(rows[batch.blocks[0].dst], features[first.dst])
+            np.testing.assert_array_equal(rows[batch.blocks[0].src], features[first.src])
+            np.testing.assert_array_equal(batch.blocks[0].mask, first.mask)
+            np.testing.assert_array_equal(batch.blocks[1].mask, last.mask)
+            np.testing.assert_array_equal(batch.batch[0], batches[0][step])
+            np.testing.assert_array_equal(batch.batch[1], batches[1][step])
+
+    @pytest.mark.parametrize("rows", [None, 8])
+    def test_a_batch_that_reads_more_gets_all_of_its_rows(self, graph, features, trees, batches, rows):
+        loader = host.Loader(host.sampler(FANOUTS), graph, features, rows)
+        [batch] = loader.prefetch(KEY, 0, [part[:1] for part in batches])
+        first, _ = trees(0, batches[0][0])
+        assert batch.rows.shape == (16 * 5 * 4, WIDTH)
+        np.testing.assert_array_equal(np.asarray(batch.rows)[batch.blocks[0].src], features[first.src])
+
+    def test_each_row_is_fetched_once(self, loader, trees, batches):
+        batch = next(loader.prefetch(KEY, 0, batches))
+        first, _ = trees(0, batches[0][0])
+        read = np.unique(np.concatenate([first.dst, np.ravel(first.src)]))
+        position = np.unique(np.concatenate([batch.blocks[0].dst, np.ravel(batch.blocks[0].src)]))
+        assert len(read) <= len(position) < 1.05 * len(read) + 16
+        assert position.max() == len(position) - 1
+
+    def test_batches_that_are_kept_stay_as_they_were(self, loader, trees, batches, features):
+        kept = list(loader.prefetch(KEY, 0, batches, ahead=3))
+        for step, batch in enumerate(kept):
+            first, _ = trees(step, batches[0][step])
+            np.testing.assert_array_equal(np.asarray(batch.rows)[batch.blocks[0].src], features[first.src])
+
+    def test_rows_keep_their_type(self, graph, features, batches):
+        narrow = jnp.asarray(features, jnp.bfloat16)
+        loader = host.Loader(host.sampler(FANOUTS), graph, np.asarray(narrow), rows=320)
+        [batch] = loader.prefetch(KEY, 0, [part[:1] for part in batches])
+        assert batch.rows.dtype == jnp.bfloat16
+        assert set(np.asarray(batch.rows[:50, 1])) <= set(np.asarray(narrow[:, 1]))
+
+    def test_works_ahead_of_the_caller_and_no_further(self, loader, batches, monkeypatch):
+        gathered, second = [], threading.Event()
+        gather = loader._gather
+
+        def count(ids, rows):
+            gather(ids, rows)
+            gathered.append(len(ids))
+            if len(gathered) == 2:
+                second.set()
+
+        monkeypatch.setattr(loader, "_gather", count)
+        iterator = loader.prefetch(KEY, 0, batches)
+        next(iterator)
+        assert second.wait(10)
+        iterator.close()
+        assert len(gathered) == 2
+
+
+class TestThreads:
+    def test_end_with_the_iterator(self, loader, batches):
+        for _ in loader.prefetch(KEY, 0, batches, ahead=2):
+            assert workers()
+        assert not workers()
+
+    def test_end_when_the_caller_leaves(self, loader, batches):
+        iterator = loader.prefetch(KEY, 0, batches)
+        next(iterator)
+        iterator.close()
+        assert not workers()
+
+    def test_their_errors_are_the_callers(self, loader, batches, monkeypatch):
+        def fail(ids, rows):
+            raise OSError("the disk is gone")
+
+        iterator = loader.prefetch(KEY, 0, batches)
+        next(iterator)
+        monkeypatch.setattr(loader, "_gather", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            list(iterator)
+        assert not workers()
+
+
+@cache
+def params():
+    graph = from_edges([0], [1], NODES)
+    blocks = sample_blocks(KEY, graph, jnp.arange(2), FANOUTS)
+    return jax.jit(MODEL.init)(KEY, jnp.ones((NODES, WIDTH)), blocks)
+
+
+def start():
+    return jax.tree.map(jnp.copy, init_state(KEY.copy(), params(), OPTIMIZER))
+
+
+class TestTraining:
+    """An epoch with rows from the host against the scanned epoch on the device."""
+
+    def losses(self, labels, rows, params, blocks, batch, key):
+        seeds, mask = batch
+        drop = {"dropout": key}
+        logits = MODEL.apply(params, rows, blocks, deterministic=False, rngs=drop)
+        losses = cross_entropy(logits, labels[seeds], mask)
+        sums = {"loss": losses.sum(), "weight": mask.sum().astype(jnp.float32)}
+        return masked_mean(losses, mask), sums
+
+    def on_device(self, graph, features, labels, batches, capacities):
+        features = jnp.asarray(features)
+
+        def on_blocks(params, stats, blocks, batch, key):
+            loss, sums = self.losses(labels, features, params, blocks, batch, key)
+            return loss, (sums, stats)
+
+        def trees(params, stats, batch, key):
+            return on_blocks(params, stats, sample_blocks(key, graph, batch[0], FANOUTS), batch, key)
+
+        loss_fn = trees if capacities is None else compacted(on_blocks, graph, FANOUTS, capacities)
+        scan = jax.jit(partial(train_epoch, make_update(loss_fn, OPTIMIZER)))
+        return scan(start(), batches)
+
+    def on_host(self, graph, features, labels, batches, capacities, rows):
+        def loss_fn(params, stats, batch, key):
+            traces.append(batch.rows.shape)
+            key = key if capacities is None else jax.random.split(key)[1]
+            loss, sums = self.losses(labels, batch.rows, params, batch.blocks, batch.batch, key)
+            return loss, (sums, stats)
+
+        traces = []
+        loader = host.Loader(host.sampler(FANOUTS, capacities), graph, features, rows)
+        update = jax.jit(make_update(loss_fn, OPTIMIZER), donate_argnums=0)
+        return *host.train_epoch(update, start(), loader, batches), traces, loader
+
+    def compare(self, graph, features, labels, batches, capacities, rows):
+        state, sums, traces, loader = self.on_host(graph, features, labels, batches, capacities, rows)
+        expected, expected_sums = self.on_device(graph, features, labels, batches, capacities)
+        assert int(state.step) == len(batches[0])
+        assert float(sums["weight"]) == float(expected_sums["weight"]) == 100
+        np.testing.assert_allclose(sums["loss"], expected_sums["loss"], rtol=1e-6)
+        for found, wanted in zip(*map(jax.tree.leaves, (state.params, expected.params)), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+        assert jnp.array_equal(jax.random.key_data(state.key), jax.random.key_data(expected.key))
+        return traces, loader
+
+    def test_trees(self, graph, features, labels, batches):
+        traces, loader = self.compare(graph, features / NODES, labels, batches, None, 320)
+        assert len(traces) == 1
+        assert loader._sample._cache_size() == 1
+
+    def test_compacted(self, graph, features, labels, batches, capacities):
+        traces, loader = self.compare(graph, features / NODES, labels, batches, capacities, 320)
+        assert len(traces) == 1
+        assert loader._sample._cache_size() == 1
+
+    def test_batches_that_do_not_fit(self, graph, features, labels, batches):
+        """Both limits lie between the batches' sizes, so that all programs run."""
+        sampler = host.sampler(FANOUTS, (70,))
+        plan = jax.jit(host._planner(sampler.sample))
+        plans = [plan(KEY, step, graph, seeds) for step, seeds in enumerate(batches[0])]
+        assert {bool(plan.fits) for plan in plans} == {True, False}
+        sizes = [int(plan.size) for plan in plans if plan.fits]
+        traces, loader = self.compare(graph, features / NODES, labels, batches, (70,), sorted(sizes)[-2])
+        assert len(traces) == len(set(traces)) == 3
+        assert loader._sample._cache_size() == loader._otherwise._cache_size() == 1
+
+    def test_memory_is_used_again(self, graph, features, labels):
+        many = epoch(KEY, np.arange(NODES), 16)
+        *_, loader = self.on_host(graph, features, labels, many, None, 320)
+        jax.block_until_ready(jnp.zeros(1) + 1)
+        assert len(loader._free[320 * WIDTH * 4]) <= 4 < len(many[0])
+
+
+def mapped_bytes(path: Path) -> int:
+    """How much of a file is mapped at the moment."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            inside = line.endswith(str(path.resolve()))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(graph, features, tmp_path_factory):
+    split = np.arange(3, dtype=np.int32)
+    path = tmp_path_factory.mktemp("graphs") / "small"
+    wide = np.tile(features, (1, 1000))
+    data.save(path, data.Dataset(graph, wide, None, split, split, split))
+    return path
+
+
+class TestMemoryMaps:
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_pages_are_let_go_where_asked(self, folder, batches):
+        dataset, pages = data.open(folder), {}
+        for bound in (None, 2**20):
+            loader = host.Loader(
+                host.sampler(FANOUTS), dataset.graph, dataset.features, 320, resident_bytes=bound
+            )
+            [batch] = loader.prefetch(KEY, 0, [part[:1] for part in batches])
+            pages[bound] = mapped_bytes(folder / "features.npy"), np.asarray(batch.rows[:200])
+            loader._table._mmap.madvise(mmap.MADV_DONTNEED)
+        assert pages[None][0] > 2**20
+        assert pages[2**20][0] == 0
+        np.testing.assert_array_equal(pages[None][1], pages[2**20][1])
+
+    def test_only_maps_that_lose_nothing(self, graph, features, folder):
+        make = partial(host.Loader, host.sampler(FANOUTS), graph, resident_bytes=2**20)
+        with pytest.raises(ValueError, match=r"memory map of mode 'r', got ndarray: open a graph directory"):
+            make(features)
+        with pytest.raises(ValueError, match="memory map of mode 'r'"):
+            make(np.load(folder / "features.npy", mmap_mode="c"))
+
+
+class TestErrors:
+    def test_features_of_another_graph(self, graph, features):
+        with pytest.raises(ValueError, match=r"one row a node, 400, got shape \(399, 6\)"):
+            host.Loader(host.sampler(FANOUTS), graph, features[1:])
+
+    def test_numbers(self, graph, features, loader, batches):
+        with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
+            host.Loader(host.sampler(FANOUTS), graph, features, 0)
+        with pytest.raises(ValueError, match="ahead must be at least 1 batch, got 0"):
+            loader.prefetch(KEY, 0, batches, ahead=0)
+
+    def test_blocks_over_something_else(self, graph, features, batches):
+        def second(key, graph, seeds):
+            return sample_blocks(key, graph, seeds, FANOUTS)[1:], jnp.array(True)
+
+        loader = host.Loader(host.Sampler(second), graph, features)
+        with pytest.raises(TypeError, match="first block must be Indexed, by node ids, got Tree"):
+            next(loader.prefetch(KEY, 0, batches))
+
+
+def test_measured_rows_fit(graph, batches, trees):
+    rows = host.measure_rows(host.sampler(FANOUTS), KEY, graph, batches)
+    read = [len(np.unique(np.asarray(trees(step, seeds)[0].src))) for step, seeds in enumerate(batches[0])]
+    assert max(read) <= rows <= 1.04 * max(read) + 128
