@@ -34,6 +34,7 @@ from jsage.loss import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
 from jsage.sample import sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
+from jsage.typing import HostArray
 
 FORMS = {
     "device trees": (False, False, None),
@@ -50,6 +51,7 @@ class Setup(NamedTuple):
     """What all forms share."""
 
     graph: Graph
+    features: HostArray
     labels: Array
     model: GraphSAGE
     batches: tuple[Array, Array]
@@ -63,7 +65,7 @@ def main(options: argparse.Namespace) -> list[dict]:
         return []
     dataset = data.open(options.graph)
     setup = prepare(dataset, options)
-    times = alternate({form: trainer(form, dataset, setup, options) for form in FORMS}, options.repetitions)
+    times = alternate({form: trainer(form, setup, options) for form in FORMS}, options.repetitions)
     best = min(min(times[form]) for form, (on_host, *_) in FORMS.items() if not on_host)
     rows = []
     for form, seconds in times.items():
@@ -75,31 +77,38 @@ def main(options: argparse.Namespace) -> list[dict]:
 
 def prepare(dataset: Dataset, options: argparse.Namespace) -> Setup:
     """The graph and the labels on the device, the batches and the capacities."""
-    graph, labels = jax.device_put((dataset.graph, dataset.labels))
+    if dataset.features is None or dataset.labels is None:
+        raise ValueError("training needs features and labels: make a graph with benchmarks.make_graph")
+    graph, labels, train = jax.device_put((dataset.graph, dataset.labels, dataset.train))
     key = jax.random.key(1, impl="philox4x32")
-    capacities = measure_capacities(key, graph, dataset.train, options.batch_size, options.fanouts)
-    seeds, mask = epoch(key, dataset.train, options.batch_size)
+    capacities = measure_capacities(key, graph, train, options.batch_size, options.fanouts)
+    seeds, mask = epoch(key, train, options.batch_size)
     shape = options.steps, options.batch_size
     model = GraphSAGE(options.hidden, num_classes(dataset), num_layers=len(options.fanouts))
-    return Setup(graph, labels, model, (jnp.resize(seeds, shape), jnp.resize(mask, shape)), capacities)
+    return Setup(
+        graph,
+        dataset.features,
+        labels,
+        model,
+        (jnp.resize(seeds, shape), jnp.resize(mask, shape)),
+        capacities,
+    )
 
 
-def trainer(
-    form: str, dataset: Dataset, setup: Setup, options: argparse.Namespace
-) -> Callable[[], dict[str, Array]]:
+def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[], dict[str, Array]]:
     """A function that trains on all batches once more and returns the sums of the metrics."""
     on_host, compact, resident = FORMS[form]
     capacities = setup.capacities if compact else None
-    width = dataset.features.shape[1]
+    width = setup.features.shape[1]
     state = [jax.jit(partial(start, setup.model, options.fanouts, width))(setup.graph)]
     if on_host:
         sampler = host.sampler(options.fanouts, capacities)
         rows = host.measure_rows(sampler, state[0].key, setup.graph, setup.batches)
-        loader = host.Loader(sampler, setup.graph, dataset.features, rows, resident_bytes=resident)
+        loader = host.Loader(sampler, setup.graph, setup.features, rows, resident_bytes=resident)
         update = jax.jit(partial(host_update, setup.model), donate_argnums=1)
         turn = partial(host.train_epoch, partial(update, setup.labels), loader=loader, batches=setup.batches)
     else:
-        tables = Tables(setup.graph, jax.device_put(dataset.features), setup.labels)
+        tables = Tables(setup.graph, jax.device_put(setup.features), setup.labels)
         scan = partial(device_epoch, setup.model, options.fanouts, capacities)
         turn = partial(jax.jit(scan, donate_argnums=0), tables=tables, batches=setup.batches)
 
@@ -171,7 +180,7 @@ def memory(form: str, options: argparse.Namespace) -> dict:
     setup = prepare(dataset, options)
     path = options.graph / "features.npy"
     before, mapped_before = private_bytes(), mapped_bytes(path)
-    train = trainer(form, dataset, setup, options)
+    train = trainer(form, setup, options)
     peak, mapped, done = [before], [mapped_before], threading.Event()
 
     def watch() -> None:
@@ -188,7 +197,7 @@ def memory(form: str, options: argparse.Namespace) -> dict:
         done.set()
         watcher.join()
     return {
-        "features_bytes": int(dataset.features.nbytes),
+        "features_bytes": setup.features.nbytes,
         "private_before_bytes": before,
         "private_growth_bytes": peak[0] - before,
         "mapped_features_bytes": mapped[0],
