@@ -36,14 +36,26 @@ from jsage.sample import sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import HostArray
 
+
+class Form(NamedTuple):
+    """One way to train."""
+
+    on_host: bool
+    compact: bool
+    together: int = 1
+    """Steps a program, on the host; on the device all steps are one program."""
+    resident_bytes: int | None = None
+    """The most of the feature file that is mapped."""
+
+
 FORMS = {
-    "device trees": (False, False, None),
-    "device compacted": (False, True, None),
-    "host trees": (True, False, None),
-    "host compacted": (True, True, None),
-    "host compacted, few pages": (True, True, 2**26),
+    "device trees": Form(False, False),
+    "device compacted": Form(False, True),
+    "host trees": Form(True, False),
+    "host compacted": Form(True, True),
+    "host compacted, 4 together": Form(True, True, 4),
+    "host compacted, few pages": Form(True, True, 1, 2**26),
 }
-"""name -> features on the host, compacted, most bytes of the feature file that are mapped"""
 OPTIMIZER = optax.adam(0.003)
 
 
@@ -66,7 +78,7 @@ def main(options: argparse.Namespace) -> list[dict]:
     dataset = data.open(options.graph)
     setup = prepare(dataset, options)
     times = alternate({form: trainer(form, setup, options) for form in FORMS}, options.repetitions)
-    best = min(min(times[form]) for form, (on_host, *_) in FORMS.items() if not on_host)
+    best = min(min(times[name]) for name, form in FORMS.items() if not form.on_host)
     rows = []
     for form, seconds in times.items():
         rows.append({"form": form, "batch_size": options.batch_size, "fanouts": list(options.fanouts)})
@@ -97,16 +109,17 @@ def prepare(dataset: Dataset, options: argparse.Namespace) -> Setup:
 
 def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[], dict[str, Array]]:
     """A function that trains on all batches once more and returns the sums of the metrics."""
-    on_host, compact, resident = FORMS[form]
+    on_host, compact, together, resident = FORMS[form]
     capacities = setup.capacities if compact else None
     width = setup.features.shape[1]
     state = [jax.jit(partial(start, setup.model, options.fanouts, width))(setup.graph)]
     if on_host:
         sampler = host.sampler(options.fanouts, capacities)
-        rows = host.measure_rows(sampler, state[0].key, setup.graph, setup.batches)
+        rows = host.measure_rows(sampler, state[0].key, setup.graph, setup.batches, together)
         loader = host.Loader(sampler, setup.graph, setup.features, rows, resident_bytes=resident)
         update = jax.jit(partial(host_update, setup.model), donate_argnums=1)
         turn = partial(host.train_epoch, partial(update, setup.labels), loader=loader, batches=setup.batches)
+        turn = partial(turn, together=together)
     else:
         tables = Tables(setup.graph, jax.device_put(setup.features), setup.labels)
         scan = partial(device_epoch, setup.model, options.fanouts, capacities)
@@ -127,13 +140,14 @@ def start(model: GraphSAGE, fanouts: Sequence[int], width: int, graph: Graph) ->
     return init_state(jax.random.fold_in(key, 1), params, OPTIMIZER)
 
 
-def host_update(model: GraphSAGE, labels: Array, state: TrainState, batch: host.Batch) -> Any:
-    """One step on rows that were fetched."""
+def host_update(model: GraphSAGE, labels: Array, state: TrainState, group: host.Group) -> Any:
+    """The steps of a group on rows that were fetched."""
 
     def loss_fn(params, stats, batch, key):
-        return loss(model, batch.rows, labels, params, stats, batch.blocks, batch.batch, key)
+        value, sums = loss(model, batch.rows, labels, params, batch.blocks, batch.batch)
+        return value, (sums, stats)
 
-    return make_update(loss_fn, OPTIMIZER)(state, batch)
+    return host.scanned(make_update(loss_fn, OPTIMIZER))(state, group)
 
 
 def device_epoch(
@@ -145,7 +159,10 @@ def device_epoch(
     batches: tuple[Array, Array],
 ) -> Any:
     """A scan of the same steps on a table on the device."""
-    on_blocks = partial(loss, model, tables.features, tables.labels)
+
+    def on_blocks(params, stats, blocks, batch, key):
+        value, sums = loss(model, tables.features, tables.labels, params, blocks, batch)
+        return value, (sums, stats)
 
     def trees(params, stats, batch, key):
         return on_blocks(params, stats, sample_blocks(key, tables.graph, batch[0], fanouts), batch, key)
@@ -154,12 +171,12 @@ def device_epoch(
     return train_epoch(make_update(loss_fn, OPTIMIZER), state, batches)
 
 
-def loss(model, rows, labels, params, stats, blocks, batch, key) -> Any:
+def loss(model: GraphSAGE, rows: Array, labels: Array, params: Any, blocks: Any, batch: Any) -> Any:
     """What both sides compute, given rows and the blocks over them."""
     seeds, mask = batch
-    losses = cross_entropy(model.apply(params, rows, blocks), labels[seeds], mask)
-    sums = {"loss": losses.sum(), "weight": mask.sum().astype(jnp.float32)}
-    return masked_mean(losses, mask), (sums, stats)
+    logits: Any = model.apply(params, rows, blocks)
+    losses = cross_entropy(logits, labels[seeds], mask)
+    return masked_mean(losses, mask), {"loss": losses.sum(), "weight": mask.sum().astype(jnp.float32)}
 
 
 def ask_memory(form: str, options: argparse.Namespace) -> dict:

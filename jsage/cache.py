@@ -29,7 +29,9 @@ def enable(folder: str | Path | None = None) -> Path:
     'programs'
     True
     """
-    path = Path(folder or jax.config.values["jax_compilation_cache_dir"] or _default()).expanduser().absolute()
+    path = (
+        Path(folder or jax.config.values["jax_compilation_cache_dir"] or _default()).expanduser().absolute()
+    )
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

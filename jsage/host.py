@@ -5,16 +5,14 @@ The graph's structure and the labels are on the device, the feature table is a N
 then gathers one copy of each row that the batch reads, and puts it on the device while earlier steps run.
 
     loader = Loader(sampler(fanouts), graph, features, rows)
-    update = jax.jit(make_update(loss_fn, optimizer), donate_argnums=0)
+    update = jax.jit(scanned(make_update(loss_fn, optimizer)), donate_argnums=0)
     state, sums = train_epoch(update, state, loader, jsage.epoch(key, train, batch_size))
 
 Blocks, keys and results are those of training on the device. These are programs that the host calls in
 turn, so here, unlike elsewhere in jsage, the sampling is jitted by the library.
 """
 
-import mmap
-import weakref
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
@@ -27,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jsage.block import Block, Indexed
 from jsage.compact import Capacities, compact, sample_compact_blocks
 from jsage.draw import without_replacement
+from jsage.fetch import HostTable
 from jsage.graph import Graph
 from jsage.sample import sample_blocks
 from jsage.train import TrainState, Update
@@ -36,9 +35,6 @@ SampleFn: TypeAlias = Callable[
     [PRNGKey, Graph, Int[Array, " num_seeds"]], tuple[tuple[Block, ...], Bool[Array, ""]]
 ]
 """`(key, graph, seeds) -> (blocks, fits)`; `key` is the one that `make_update` gives to the loss."""
-
-_PAGES = 2**16  # what one page fault maps at most
-_PART = 512
 
 
 class Sampler(NamedTuple):
@@ -57,6 +53,14 @@ class Batch(NamedTuple):
     """`blocks[0]` reads `rows`."""
     batch: Any
     """The batch as it was given: `(seeds, mask)`."""
+
+
+class Group(NamedTuple):
+    """Batches that one program trains on, one after the other: a leading axis on all but the rows."""
+
+    rows: Float[Array, "rows d"]
+    blocks: tuple[Block, ...]
+    batch: Any
 
 
 class _Plan(NamedTuple):
@@ -97,11 +101,9 @@ def sampler(
 class Loader:
     """Batches whose rows are read from a table on the host.
 
-    `features`: `[num_nodes, d]`, on the host. `rows` is how many fit in a batch (`measure_rows`); one that
-    reads more gets as many rows as it has slots, and another program that is compiled once; so does one
-    whose blocks do not fit the sampler's capacities. `resident_bytes` bounds how much of a memory map is
-    mapped at a time: pages are let go, and found again in the system's cache if they are still there, which
-    takes longer. None leaves that to the system, which takes them back whenever it needs memory.
+    `features`: `[num_nodes, d]`, on the host. `rows` is how many fit in a group (`measure_rows`); one that
+    reads more gets as many rows as it has slots, and another program that is compiled once; so do batches
+    whose blocks do not fit the sampler's capacities, each alone. `resident_bytes` is that of `HostTable`.
 
     Raises ValueError if `features` has not one row a node.
 
@@ -110,9 +112,9 @@ class Loader:
     >>> graph, features, labels, train, *_ = digits()
     >>> loader = Loader(sampler((5, 5)), graph, features, rows=1536)
     >>> key, seeds = jax.random.key(0), train[None]
-    >>> [batch] = loader.prefetch(key, 0, (seeds, jnp.ones(seeds.shape, bool)))
-    >>> batch.rows.shape, batch.blocks[0].src.shape
-    ((1536, 64), (600, 5))
+    >>> [group] = loader.prefetch(key, 0, (seeds, jnp.ones(seeds.shape, bool)))
+    >>> group.rows.shape, group.blocks[0].src.shape
+    ((1536, 64), (1, 600, 5))
     """
 
     def __init__(
@@ -132,89 +134,74 @@ class Loader:
         if rows is not None and rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}: measure_rows gives a number that fits")
         self._graph = jax.tree.map(jnp.asarray, graph)
-        self._table = np.asanyarray(features)
-        self._rows, self._resident = rows, resident_bytes or 0
-        self._mapping = None if resident_bytes is None else _mapping(self._table)
+        self._table, self._rows = HostTable(features, resident_bytes), rows
         self._sample = jax.jit(_planner(sampler.sample))
         self._otherwise = jax.jit(_planner(sampler.otherwise or sampler.sample))
-        self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
     def prefetch(
-        self, key: PRNGKey, step: int | Int[Array, ""], batches: PyTree, *, ahead: int = 1
-    ) -> Iterator[Batch]:
+        self,
+        key: PRNGKey,
+        step: int | Int[Array, ""],
+        batches: PyTree,
+        *,
+        ahead: int = 1,
+        together: int = 1,
+    ) -> Iterator[Group]:
         """The batches of steps `step`, `step + 1`, ... of a state with this `key`, in order.
 
-        `batches` are arrays with a leading axis of batches, the seeds first, as for `jsage.train_epoch`. The
-        rows of `ahead` batches are gathered while the caller works on one, by as many threads, which end
-        with the iterator, however it ends. What goes wrong in them is raised here. Raises ValueError for
-        `ahead < 1`.
+        `batches` are arrays with a leading axis of batches, the seeds first, as for `jsage.train_epoch`; a
+        group has `together` of them (the last one what is left) and each row once. The rows of `ahead` groups
+        are gathered while the caller works on one, by as many threads, which end with the iterator, however
+        it ends. What goes wrong in them is raised here. Raises ValueError for `ahead` or `together` below 1.
         """
-        if ahead < 1:
-            raise ValueError(f"ahead must be at least 1 batch, got {ahead}")
+        if min(ahead, together) < 1:
+            raise ValueError(f"ahead and together must be at least 1, got {ahead} and {together}")
         key = key.copy()  # the caller's may be donated to the first step
-        return self._prefetch(key, int(step), jax.tree.map(np.asarray, batches), ahead)
-
-    def _prefetch(self, key: PRNGKey, step: int, batches: PyTree, ahead: int) -> Iterator[Batch]:
         count = jax.tree.leaves(batches)[0].shape[0]
+        batches = jax.tree.map(np.asarray, batches)
+        cuts = [slice(start, start + together) for start in range(0, count, together)]
+        groups = [jax.tree.map(lambda values, cut=cut: values[cut], batches) for cut in cuts]
+        return self._prefetch(key, int(step), groups, ahead)
+
+    def _prefetch(self, key: PRNGKey, step: int, groups: list[Any], ahead: int) -> Iterator[Group]:
         threads = ThreadPoolExecutor(ahead, thread_name_prefix="jsage-host")
-        staged: deque[Future[Batch]] = deque()
+        staged: deque[Future[list[Group]]] = deque()
         try:
-            for number in range(count + ahead):
-                if number < count:
-                    batch = jax.tree.map(lambda values, i=number: values[i], batches)
-                    arguments = key, np.int32(step + number), self._graph, jax.tree.leaves(batch)[0]
-                    staged.append(threads.submit(self._stage, self._sample(*arguments), arguments, batch))
+            for number in range(len(groups) + ahead):
+                if number < len(groups):
+                    arguments = self._arguments(key, step, groups[number])
+                    step += len(arguments[-1])
+                    plan = self._sample(*arguments)
+                    staged.append(threads.submit(self._stage, plan, arguments, groups[number]))
                 if number >= ahead:
-                    yield staged.popleft().result()
+                    yield from staged.popleft().result()
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _stage(self, plan: _Plan, arguments: tuple, batch: Any) -> Batch:
+    def _arguments(self, key: PRNGKey, step: int, group: Any) -> tuple:
+        seeds = jax.tree.leaves(group)[0]
+        return key, np.int32(step), self._graph, seeds
+
+    def _stage(self, plan: _Plan, arguments: tuple, group: Any) -> list[Group]:
+        key, step, _, seeds = arguments
         fits = bool(plan.fits)
+        if not fits and len(seeds) > 1:
+            alone = [jax.tree.map(lambda values, i=i: values[i : i + 1], group) for i in range(len(seeds))]
+            calls = [self._arguments(key, int(step) + i, one) for i, one in enumerate(alone)]
+            staged = [self._stage(self._sample(*c), c, one) for c, one in zip(calls, alone, strict=True)]
+            return [group for groups in staged for group in groups]
         if not fits:
             plan = self._otherwise(*arguments)
         slots, size = plan.ids.shape[0], int(plan.size)
         small = fits and self._rows is not None and size <= self._rows
-        rows = self._lend(min(self._rows or slots, slots) if small else slots)
-        self._gather(np.asarray(plan.ids)[:size], rows[:size])
-        return Batch(*jax.device_put((rows, plan.blocks, batch)))
-
-    def _lend(self, rows: int) -> np.ndarray:
-        """An array whose memory comes back when nothing refers to it any more, no running step either.
-
-        Memory that was used before costs no page faults. It starts a page, so that a CPU does not copy it.
-        """
-        shape, dtype = (rows, self._table.shape[1]), self._table.dtype
-        size = max(rows * shape[1] * dtype.itemsize, 1)
-        free = self._free[size]
-        try:
-            memory = free.pop()
-        except IndexError:
-            memory = mmap.mmap(-1, size)
-        flat = np.frombuffer(memory, dtype, rows * shape[1])
-        weakref.finalize(flat.base, free.append, memory).atexit = False
-        return flat.reshape(shape)
-
-    def _gather(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        """`rows[:] = table[ids]`; with a bound, in the table's order, letting go of what was read."""
-        table = self._table.view(np.ndarray)
-        if self._mapping is None:
-            np.take(table, ids, axis=0, out=rows, mode="clip")
-            return
-        order = np.argsort(ids)
-        began = 0
-        for start in range(0, len(ids), _PART):
-            part = order[start : start + _PART]
-            rows[part] = table[ids[part]]
-            span = (int(ids[part[-1]]) - int(ids[order[began]])) * table.strides[0]
-            if min(span, (start - began) * _PAGES) > self._resident - _PART * _PAGES:
-                self._mapping.madvise(mmap.MADV_DONTNEED)
-                began = start + _PART
-        self._mapping.madvise(mmap.MADV_DONTNEED)
+        rows = self._table.read(
+            np.asarray(plan.ids)[:size], min(self._rows or slots, slots) if small else slots
+        )
+        return [Group(*jax.device_put((rows, plan.blocks, group)))]
 
 
-def measure_rows(sampler: Sampler, key: PRNGKey, graph: Graph, batches: PyTree) -> int:
-    """How many rows the batches read, once each: the most of the first 8 and 4 %; on the host, once.
+def measure_rows(sampler: Sampler, key: PRNGKey, graph: Graph, batches: PyTree, together: int = 1) -> int:
+    """How many rows a group of batches reads, each once: the most of the first 8 and 4 %; on the host, once.
 
     >>> import jax
     >>> from jsage.data import digits
@@ -223,20 +210,45 @@ def measure_rows(sampler: Sampler, key: PRNGKey, graph: Graph, batches: PyTree) 
     1792
     """
     plan = jax.jit(_planner(sampler.sample))
-    seeds = np.asarray(jax.tree.leaves(batches)[0])[:8]
-    sizes = [int(plan(key, np.int32(step), graph, nodes).size) for step, nodes in enumerate(seeds)]
+    seeds = np.asarray(jax.tree.leaves(batches)[0])[: 8 * together]
+    starts = range(0, max(len(seeds) - together, 0) + 1, together)
+    sizes = [int(plan(key, np.int32(at), graph, seeds[at : at + together]).size) for at in starts]
     return -(-int(1.04 * max(sizes)) // 128) * 128
 
 
+def scanned(update: Update) -> Update:
+    """`update(state, batch)` over the batches of a group: the metrics have a leading axis.
+
+    >>> update = scanned(lambda state, batch: (state + batch.rows[batch.batch].sum(), {}))
+    >>> update(jnp.float32(0), Group(jnp.array([[1.0], [2.0]]), (), jnp.array([0, 1, 1])))[0]
+    Array(5., dtype=float32)
+    """
+
+    def run(state: Any, group: Group) -> Any:
+        def step(state: Any, rest: Any) -> Any:
+            return update(state, Batch(group.rows, *rest))
+
+        return jax.lax.scan(step, state, (group.blocks, group.batch))
+
+    return run
+
+
 def train_epoch(
-    update: Update, state: TrainState, loader: Loader, batches: PyTree, *, ahead: int = 1
+    update: Update,
+    state: TrainState,
+    loader: Loader,
+    batches: PyTree,
+    *,
+    ahead: int = 1,
+    together: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`jsage.train_epoch` with rows from the host; the metrics come back summed over the batches.
 
-    `update` is jitted, and may donate the old state. Its loss gets a `Batch`:
+    `update` is `scanned` and jitted, and may donate the old state. Its loss gets a `Batch`. `ahead` and
+    `together` are those of `prefetch`: on a CPU more steps together save the pages that each call maps anew.
 
     >>> import jax, jax.numpy as jnp, optax
-    >>> from jsage import GraphSAGE, batches, init_state, make_update
+    >>> from jsage import GraphSAGE, batches, init_state, make_update, sample_blocks
     >>> from jsage.data import digits
     >>> from jsage.loss import cross_entropy, masked_mean
     >>> graph, features, labels, train, *_ = digits()
@@ -245,45 +257,38 @@ def train_epoch(
     ...     (seeds, mask), h = batch.batch, model.apply(params, batch.rows, batch.blocks)
     ...     losses = cross_entropy(h, labels[seeds], mask)
     ...     return masked_mean(losses, mask), ({"loss": losses.sum(), "weight": mask.sum()}, stats)
-    >>> loader = Loader(sampler((5, 5)), graph, features, rows=1024)
-    >>> key, seeds = jax.random.key(0), batches(train, 50)
-    >>> params = model.init(key, *next(loader.prefetch(key, 0, seeds))[:2])
-    >>> update = jax.jit(make_update(loss_fn, optimizer), donate_argnums=0)
-    >>> state, sums = train_epoch(update, init_state(key, params, optimizer), loader, seeds)
+    >>> key = jax.random.key(0)
+    >>> blocks = sample_blocks(key, graph, train[:1], (5, 5))
+    >>> state = init_state(key, model.init(key, jnp.zeros((1, features.shape[1])), blocks), optimizer)
+    >>> loader = Loader(sampler((5, 5)), graph, features, rows=1536)
+    >>> update = jax.jit(scanned(make_update(loss_fn, optimizer)), donate_argnums=0)
+    >>> state, sums = train_epoch(update, state, loader, batches(train, 50))
     >>> int(state.step), int(sums["weight"])
     (2, 100)
     """
     kept: list[dict[str, Array]] = []
-    for batch in loader.prefetch(state.key, state.step, batches, ahead=ahead):
-        state, metrics = update(state, batch)
-        del batch
-        jax.block_until_ready(kept[-1:])  # one step runs and one waits: no more rows than that on the device
+    for group in loader.prefetch(state.key, state.step, batches, ahead=ahead, together=together):
+        state, metrics = update(state, group)
+        del group
+        jax.block_until_ready(kept[-1:])  # one group is worked on and one waits, no more
         kept.append(metrics)
-    return state, jax.tree.map(lambda *values: jnp.asarray(np.stack(values)).sum(0), *kept)
+    return state, jax.tree.map(lambda *values: jnp.asarray(np.concatenate(values)).sum(0), *kept)
 
 
 def _planner(sample: SampleFn) -> Callable[..., _Plan]:
+    """`(key, step, graph, seeds[batches, batch_size])` to what a group reads: the blocks of each step."""
+
     def plan(key: PRNGKey, step: Array, graph: Graph, seeds: Array) -> _Plan:
-        (first, *rest), fits = sample(jax.random.fold_in(key, step), graph, seeds)
+        steps = step + jnp.arange(seeds.shape[0])
+        (first, *rest), fits = jax.lax.map(
+            lambda batch: sample(jax.random.fold_in(key, batch[0]), graph, batch[1]), (steps, seeds)
+        )
         if not isinstance(first, Indexed):
             raise TypeError(f"the first block must be Indexed, by node ids, got {type(first).__name__}")
-        ids = jnp.concatenate([first.dst, first.src.ravel()])
+        ids = jnp.concatenate([first.dst.ravel(), first.src.ravel()])
         found = compact(ids, ids.shape[0])
-        own, slots = jnp.split(found.position, [first.num_dst])
-        first = first._replace(dst=own, src=slots.reshape(first.src.shape))
-        return _Plan(found.ids, found.size, fits, (first, *rest))
+        own, slots = jnp.split(found.position, [first.dst.size])
+        first = first._replace(dst=own.reshape(first.dst.shape), src=slots.reshape(first.src.shape))
+        return _Plan(found.ids, found.size, fits.all(), (first, *rest))
 
     return plan
-
-
-def _mapping(table: np.ndarray) -> mmap.mmap:
-    """The memory map that a table lies in, if nothing in it can be lost."""
-    base: Any = table
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if not isinstance(base, mmap.mmap) or getattr(table, "mode", "c") == "c":
-        raise ValueError(
-            f"resident_bytes needs features in a memory map of mode 'r', got {type(table).__name__}: open "
-            "a graph directory by jsage.data.open, or leave resident_bytes out"
-        )
-    return base

@@ -67,13 +67,21 @@ def loader(graph, features):
     return host.Loader(host.sampler(FANOUTS), graph, features, rows=320)
 
 
+def single(groups):
+    """The batches of groups, one by one."""
+    for group in groups:
+        for i in range(len(group.batch[0])):
+            blocks, batch = jax.tree.map(lambda values, i=i: values[i], (group.blocks, group.batch))
+            yield host.Batch(group.rows, blocks, batch)
+
+
 def workers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("jsage-host")]
 
 
 class TestPrefetch:
     def test_reads_the_ids_that_the_device_samples(self, loader, trees, batches, features):
-        for step, batch in enumerate(loader.prefetch(KEY, 5, batches)):
+        for step, batch in enumerate(single(loader.prefetch(KEY, 5, batches))):
             first, last = trees(5 + step, batches[0][step])
             rows = np.asarray(batch.rows)
             assert rows.shape == (320, WIDTH)
@@ -87,13 +95,26 @@ class TestPrefetch:
     @pytest.mark.parametrize("rows", [None, 8])
     def test_a_batch_that_reads_more_gets_all_of_its_rows(self, graph, features, trees, batches, rows):
         loader = host.Loader(host.sampler(FANOUTS), graph, features, rows)
-        [batch] = loader.prefetch(KEY, 0, [part[:1] for part in batches])
+        [batch] = single(loader.prefetch(KEY, 0, [part[:1] for part in batches]))
         first, _ = trees(0, batches[0][0])
         assert batch.rows.shape == (16 * 5 * 4, WIDTH)
         np.testing.assert_array_equal(np.asarray(batch.rows)[batch.blocks[0].src], features[first.src])
 
+    def test_a_group_is_its_batches(self, graph, features, batches):
+        loader = host.Loader(host.sampler(FANOUTS), graph, features, rows=400)
+        groups = list(loader.prefetch(KEY, 5, batches, together=3))
+        assert [len(group.batch[0]) for group in groups] == [3, 3, 1]
+        assert [group.rows.shape[0] for group in groups] == [400, 400, 320]
+        assert max(int(group.blocks[0].src.max()) for group in groups[:2]) < 400
+        for one, other in zip(single(groups), single(loader.prefetch(KEY, 5, batches)), strict=True):
+            for a, b in zip(one.blocks, other.blocks, strict=True):
+                np.testing.assert_array_equal(a.mask, b.mask)
+            for block in ("dst", "src"):
+                a, b = (np.asarray(x.rows)[getattr(x.blocks[0], block)] for x in (one, other))
+                np.testing.assert_array_equal(a, b)
+
     def test_each_row_is_fetched_once(self, loader, trees, batches):
-        batch = next(loader.prefetch(KEY, 0, batches))
+        [batch] = single([next(loader.prefetch(KEY, 0, batches))])
         first, _ = trees(0, batches[0][0])
         read = np.unique(np.concatenate([first.dst, np.ravel(first.src)]))
         position = np.unique(np.concatenate([batch.blocks[0].dst, np.ravel(batch.blocks[0].src)]))
@@ -101,7 +122,7 @@ class TestPrefetch:
         assert position.max() == len(position) - 1
 
     def test_batches_that_are_kept_stay_as_they_were(self, loader, trees, batches, features):
-        kept = list(loader.prefetch(KEY, 0, batches, ahead=3))
+        kept = list(single(loader.prefetch(KEY, 0, batches, ahead=3)))
         for step, batch in enumerate(kept):
             first, _ = trees(step, batches[0][step])
             np.testing.assert_array_equal(np.asarray(batch.rows)[batch.blocks[0].src], features[first.src])
@@ -115,15 +136,15 @@ class TestPrefetch:
 
     def test_works_ahead_of_the_caller_and_no_further(self, loader, batches, monkeypatch):
         gathered, second = [], threading.Event()
-        gather = loader._gather
+        read = loader._table.read
 
-        def count(ids, rows):
-            gather(ids, rows)
+        def count(ids, size):
             gathered.append(len(ids))
             if len(gathered) == 2:
                 second.set()
+            return read(ids, size)
 
-        monkeypatch.setattr(loader, "_gather", count)
+        monkeypatch.setattr(loader._table, "read", count)
         iterator = loader.prefetch(KEY, 0, batches)
         next(iterator)
         assert second.wait(10)
@@ -144,12 +165,12 @@ class TestThreads:
         assert not workers()
 
     def test_their_errors_are_the_callers(self, loader, batches, monkeypatch):
-        def fail(ids, rows):
+        def fail(ids, size):
             raise OSError("the disk is gone")
 
         iterator = loader.prefetch(KEY, 0, batches)
         next(iterator)
-        monkeypatch.setattr(loader, "_gather", fail)
+        monkeypatch.setattr(loader._table, "read", fail)
         with pytest.raises(OSError, match="the disk is gone"):
             list(iterator)
         assert not workers()
@@ -191,20 +212,29 @@ class TestTraining:
         scan = jax.jit(partial(train_epoch, make_update(loss_fn, OPTIMIZER)))
         return scan(start(), batches)
 
-    def on_host(self, graph, features, labels, batches, capacities, rows):
+    def on_host(self, graph, features, labels, batches, capacities, rows, together=1):
         def loss_fn(params, stats, batch, key):
             traces.append(batch.rows.shape)
             key = key if capacities is None else jax.random.split(key)[1]
             loss, sums = self.losses(labels, batch.rows, params, batch.blocks, batch.batch, key)
             return loss, (sums, stats)
 
-        traces = []
-        loader = host.Loader(host.sampler(FANOUTS, capacities), graph, features, rows)
-        update = jax.jit(make_update(loss_fn, OPTIMIZER), donate_argnums=0)
-        return *host.train_epoch(update, start(), loader, batches), traces, loader
+        def counted(sample):
+            def run(*arguments):
+                samples.append(1)
+                return sample(*arguments)
 
-    def compare(self, graph, features, labels, batches, capacities, rows):
-        state, sums, traces, loader = self.on_host(graph, features, labels, batches, capacities, rows)
+            return sample and run
+
+        traces, samples = [], []
+        sampler = host.Sampler(*map(counted, host.sampler(FANOUTS, capacities)))
+        loader = host.Loader(sampler, graph, features, rows)
+        update = jax.jit(host.scanned(make_update(loss_fn, OPTIMIZER)), donate_argnums=0)
+        state, sums = host.train_epoch(update, start(), loader, batches, together=together)
+        return state, sums, (len(traces), len(samples)), loader
+
+    def compare(self, graph, features, labels, batches, capacities, rows, together=1):
+        state, sums, traces, _ = self.on_host(graph, features, labels, batches, capacities, rows, together)
         expected, expected_sums = self.on_device(graph, features, labels, batches, capacities)
         assert int(state.step) == len(batches[0])
         assert float(sums["weight"]) == float(expected_sums["weight"]) == 100
@@ -212,34 +242,32 @@ class TestTraining:
         for found, wanted in zip(*map(jax.tree.leaves, (state.params, expected.params)), strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
         assert jnp.array_equal(jax.random.key_data(state.key), jax.random.key_data(expected.key))
-        return traces, loader
+        return traces
 
     def test_trees(self, graph, features, labels, batches):
-        traces, loader = self.compare(graph, features / NODES, labels, batches, None, 320)
-        assert len(traces) == 1
-        assert loader._sample._cache_size() == 1
+        traces = self.compare(graph, features / NODES, labels, batches, None, 320)
+        assert traces == (1, 1)
 
-    def test_compacted(self, graph, features, labels, batches, capacities):
-        traces, loader = self.compare(graph, features / NODES, labels, batches, capacities, 320)
-        assert len(traces) == 1
-        assert loader._sample._cache_size() == 1
+    def test_compacted_together(self, graph, features, labels, batches, capacities):
+        """Seven batches, three together: the last one alone is another program."""
+        traces = self.compare(graph, features / NODES, labels, batches, capacities, 400, together=3)
+        assert traces == (2, 2)
 
     def test_batches_that_do_not_fit(self, graph, features, labels, batches):
-        """Both limits lie between the batches' sizes, so that all programs run."""
+        """Both limits lie between the sizes, so that all programs run: pairs, small, large and trees alone."""
         sampler = host.sampler(FANOUTS, (70,))
         plan = jax.jit(host._planner(sampler.sample))
-        plans = [plan(KEY, step, graph, seeds) for step, seeds in enumerate(batches[0])]
+        plans = [plan(KEY, step, graph, seeds[None]) for step, seeds in enumerate(batches[0])]
         assert {bool(plan.fits) for plan in plans} == {True, False}
         sizes = [int(plan.size) for plan in plans if plan.fits]
-        traces, loader = self.compare(graph, features / NODES, labels, batches, (70,), sorted(sizes)[-2])
-        assert len(traces) == len(set(traces)) == 3
-        assert loader._sample._cache_size() == loader._otherwise._cache_size() == 1
+        traces = self.compare(graph, features / NODES, labels, batches, (70,), sorted(sizes)[-2], together=2)
+        assert traces == (4, 3)
 
     def test_memory_is_used_again(self, graph, features, labels):
         many = epoch(KEY, np.arange(NODES), 16)
         *_, loader = self.on_host(graph, features, labels, many, None, 320)
         jax.block_until_ready(jnp.zeros(1) + 1)
-        assert len(loader._free[320 * WIDTH * 4]) <= 4 < len(many[0])
+        assert len(loader._table._free[320 * WIDTH * 4]) <= 4 < len(many[0])
 
 
 def mapped_bytes(path: Path) -> int:
@@ -272,7 +300,7 @@ class TestMemoryMaps:
             )
             [batch] = loader.prefetch(KEY, 0, [part[:1] for part in batches])
             pages[bound] = mapped_bytes(folder / "features.npy"), np.asarray(batch.rows[:200])
-            loader._table._mmap.madvise(mmap.MADV_DONTNEED)
+            dataset.features._mmap.madvise(mmap.MADV_DONTNEED)
         assert pages[None][0] > 2**20
         assert pages[2**20][0] == 0
         np.testing.assert_array_equal(pages[None][1], pages[2**20][1])
@@ -293,7 +321,7 @@ class TestErrors:
     def test_numbers(self, graph, features, loader, batches):
         with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
             host.Loader(host.sampler(FANOUTS), graph, features, 0)
-        with pytest.raises(ValueError, match="ahead must be at least 1 batch, got 0"):
+        with pytest.raises(ValueError, match="ahead and together must be at least 1, got 0 and 1"):
             loader.prefetch(KEY, 0, batches, ahead=0)
 
     def test_blocks_over_something_else(self, graph, features, batches):
