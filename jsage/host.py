@@ -270,8 +270,7 @@ def train_epoch(
     for group in loader.prefetch(state.key, state.step, batches, ahead=ahead, together=together):
         state, metrics = update(state, group)
         del group
-        jax.block_until_ready(kept[-1:])  # one group is worked on and one waits, no more
-        kept.append(metrics)
+        kept.append(jax.block_until_ready(metrics))  # only now may its rows' memory be used again
     return state, jax.tree.map(lambda *values: jnp.asarray(np.concatenate(values)).sum(0), *kept)
 
 

@@ -254,7 +254,7 @@ class TestTraining:
         assert traces == (2, 2)
 
     def test_batches_that_do_not_fit(self, graph, features, labels, batches):
-        """Both limits lie between the sizes, so that all programs run: pairs, small, large and trees alone."""
+        """Both limits lie between the sizes, so that all run: pairs; small, large, trees alone."""
         sampler = host.sampler(FANOUTS, (70,))
         plan = jax.jit(host._planner(sampler.sample))
         plans = [plan(KEY, step, graph, seeds[None]) for step, seeds in enumerate(batches[0])]
