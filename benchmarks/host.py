@@ -77,12 +77,14 @@ def main(options: argparse.Namespace) -> list[dict]:
         return []
     dataset = data.open(options.graph)
     setup = prepare(dataset, options)
-    times = alternate({form: trainer(form, setup, options) for form in FORMS}, options.repetitions)
+    trainers = {form: trainer(form, setup, options) for form in FORMS}
+    times = alternate(trainers, options.repetitions)
     best = min(min(times[name]) for name, form in FORMS.items() if not form.on_host)
     rows = []
     for form, seconds in times.items():
         rows.append({"form": form, "batch_size": options.batch_size, "fanouts": list(options.fanouts)})
         rows[-1] |= summary(seconds, options.steps) | {"ratio_to_device": min(seconds) / best}
+        rows[-1]["loss_of_next_epoch"] = float(trainers[form]()["loss"])
         rows[-1] |= {} if options.time_only else ask_memory(form, options)
     return rows
 

@@ -1,10 +1,7 @@
 """Features on the host: what is fetched, that training is that of the device, and that threads behave."""
 
-import mmap
-import sys
 import threading
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -270,47 +267,14 @@ class TestTraining:
         assert len(loader._table._free[320 * WIDTH * 4]) <= 4 < len(many[0])
 
 
-def mapped_bytes(path: Path) -> int:
-    """How much of a file is mapped at the moment."""
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split(" ", 1)[0]:
-            inside = line.endswith(str(path.resolve()))
-        elif inside and line.startswith("Rss:"):
-            found += int(line.split()[1]) * 1024
-    return found
-
-
-@pytest.fixture(scope="module")
-def folder(graph, features, tmp_path_factory):
+def test_a_graph_directory_with_a_bound(graph, features, batches, trees, tmp_path):
     split = np.arange(3, dtype=np.int32)
-    path = tmp_path_factory.mktemp("graphs") / "small"
-    wide = np.tile(features, (1, 1000))
-    data.save(path, data.Dataset(graph, wide, None, split, split, split))
-    return path
-
-
-class TestMemoryMaps:
-    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    def test_pages_are_let_go_where_asked(self, folder, batches):
-        dataset, pages = data.open(folder), {}
-        for bound in (None, 2**20):
-            loader = host.Loader(
-                host.sampler(FANOUTS), dataset.graph, dataset.features, 320, resident_bytes=bound
-            )
-            [batch] = loader.prefetch(KEY, 0, [part[:1] for part in batches])
-            pages[bound] = mapped_bytes(folder / "features.npy"), np.asarray(batch.rows[:200])
-            dataset.features._mmap.madvise(mmap.MADV_DONTNEED)
-        assert pages[None][0] > 2**20
-        assert pages[2**20][0] == 0
-        np.testing.assert_array_equal(pages[None][1], pages[2**20][1])
-
-    def test_only_maps_that_lose_nothing(self, graph, features, folder):
-        make = partial(host.Loader, host.sampler(FANOUTS), graph, resident_bytes=2**20)
-        with pytest.raises(ValueError, match=r"memory map of mode 'r', got ndarray: open a graph directory"):
-            make(features)
-        with pytest.raises(ValueError, match="memory map of mode 'r'"):
-            make(np.load(folder / "features.npy", mmap_mode="c"))
+    data.save(tmp_path / "graph", data.Dataset(graph, features, None, split, split, split))
+    dataset = data.open(tmp_path / "graph")
+    loader = host.Loader(host.sampler(FANOUTS), dataset.graph, dataset.features, 320, resident_bytes=2**26)
+    [batch] = single(loader.prefetch(KEY, 0, [part[:1] for part in batches]))
+    first, _ = trees(0, batches[0][0])
+    np.testing.assert_array_equal(np.asarray(batch.rows)[batch.blocks[0].src], features[first.src])
 
 
 class TestErrors:
