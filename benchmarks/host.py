@@ -53,6 +53,7 @@ FORMS = {
     "device compacted": Form(False, True),
     "host trees": Form(True, False),
     "host compacted": Form(True, True),
+    "host compacted, 2 together": Form(True, True, 2),
     "host compacted, 4 together": Form(True, True, 4),
     "host compacted, few pages": Form(True, True, 1, 2**26),
 }
