@@ -26,6 +26,8 @@ class TestHost:
             losses.update({name: float(call()["loss"]) for name, call in calls.items()})
             return {name: [2.0 if name.startswith("device") else 3.0] for name in calls}
 
+        names = ("device trees", "host trees", "device compacted", "host compacted, few pages")
+        monkeypatch.setattr(host, "FORMS", {name: host.FORMS[name] for name in names})
         monkeypatch.setattr(host, "alternate", turns)
         arguments = [f"--graph={folder}", f"--json={tmp_path}/out.json", "--steps=2", "--time-only", *SIZES]
         assert common.run(host.options(), host.main, arguments) == 0
@@ -34,8 +36,10 @@ class TestHost:
         assert rows["host trees"]["ratio_to_device"] == 1.5
         assert rows["host trees"]["seconds_min"] == 1.5
         assert losses["host trees"] == pytest.approx(losses["device trees"], rel=1e-6)
-        for form in ("host compacted", "host compacted, few pages"):
-            assert losses[form] == pytest.approx(losses["device compacted"], rel=1e-6)
+        assert losses[names[3]] == pytest.approx(losses["device compacted"], rel=1e-6)
+        next_losses = [rows[name]["loss_of_next_epoch"] for name in names]
+        assert next_losses[0] == pytest.approx(next_losses[1], rel=1e-5)
+        assert next_losses[2] == pytest.approx(next_losses[3], rel=1e-5)
 
     def test_memory(self, folder):
         options = host.options().parse_args([f"--graph={folder}", "--steps=2", *SIZES])

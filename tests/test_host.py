@@ -11,7 +11,7 @@ import pytest
 
 from jsage import data, host
 from jsage.batch import epoch
-from jsage.compact import compacted, measure_capacities
+from jsage.compact import compacted
 from jsage.graph import from_edges
 from jsage.loss import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
@@ -46,11 +46,6 @@ def labels():
 @pytest.fixture(scope="module")
 def batches():
     return epoch(jax.random.key(3), np.arange(0, NODES, 4), 16)
-
-
-@pytest.fixture(scope="module")
-def capacities(graph):
-    return measure_capacities(KEY, graph, jnp.arange(NODES), 16, FANOUTS)
 
 
 @pytest.fixture(scope="module")
@@ -241,13 +236,9 @@ class TestTraining:
         assert jnp.array_equal(jax.random.key_data(state.key), jax.random.key_data(expected.key))
         return traces
 
-    def test_trees(self, graph, features, labels, batches):
-        traces = self.compare(graph, features / NODES, labels, batches, None, 320)
-        assert traces == (1, 1)
-
-    def test_compacted_together(self, graph, features, labels, batches, capacities):
+    def test_trees_together(self, graph, features, labels, batches):
         """Seven batches, three together: the last one alone is another program."""
-        traces = self.compare(graph, features / NODES, labels, batches, capacities, 400, together=3)
+        traces = self.compare(graph, features / NODES, labels, batches, None, 400, together=3)
         assert traces == (2, 2)
 
     def test_batches_that_do_not_fit(self, graph, features, labels, batches):
@@ -262,7 +253,8 @@ class TestTraining:
 
     def test_memory_is_used_again(self, graph, features, labels):
         many = epoch(KEY, np.arange(NODES), 16)
-        *_, loader = self.on_host(graph, features, labels, many, None, 320)
+        *_, traces, loader = self.on_host(graph, features, labels, many, None, 320)
+        assert traces == (1, 1)
         jax.block_until_ready(jnp.zeros(1) + 1)
         assert len(loader._table._free[320 * WIDTH * 4]) <= 4 < len(many[0])
 
