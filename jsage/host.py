@@ -8,8 +8,9 @@ then gathers one copy of each row that the batch reads, and puts it on the devic
     update = jax.jit(scanned(make_update(loss_fn, optimizer)), donate_argnums=0)
     state, sums = train_epoch(update, state, loader, jsage.epoch(key, train, batch_size))
 
-Blocks, keys and results are those of training on the device. These are programs that the host calls in
-turn, so here, unlike elsewhere in jsage, the sampling is jitted by the library.
+Blocks and keys are those of training on the device, and so are results, to rounding; only dropout on the
+features themselves may fall on other rows, as layers choose by the number of rows where to apply it. The host
+calls these programs in turn, so here, unlike elsewhere in jsage, the library jits the sampling.
 """
 
 from collections import deque
