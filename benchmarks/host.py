@@ -3,7 +3,7 @@
 python -m benchmarks.host --graph graphs/products --json host.json
 
 All forms run in turn on the same batches. Memory is measured in a process of its own for each form: what
-private memory (RssAnon) rose by from when the tables were placed to its peak in training, and how much of the
+private memory (RssAnon, RssShmem) rose by from when the tables were placed to its peak in training, and how much of the
 feature file was mapped (clean pages of the system's cache, which it takes back whenever it needs memory).
 """
 
@@ -226,10 +226,8 @@ def memory(form: str, options: argparse.Namespace) -> dict:
 
 def private_bytes() -> int:
     """Memory of this process that is no file's (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
 
 def mapped_bytes(path: Path) -> int:

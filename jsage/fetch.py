@@ -12,6 +12,7 @@ from jsage.typing import HostArray
 
 _FAULT = 2**16  # bytes that one page fault maps at most
 _PART = 512
+_PRIVATE = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 class HostTable:
@@ -46,7 +47,7 @@ class HostTable:
         try:
             memory = free.pop()
         except IndexError:
-            memory = mmap.mmap(-1, length)
+            memory = mmap.mmap(-1, length, **_PRIVATE)
         flat = np.frombuffer(memory, dtype, size * shape[1])
         weakref.finalize(flat.base, free.append, memory).atexit = False
         rows = flat.reshape(shape)
