@@ -3,8 +3,9 @@
 python -m benchmarks.host --graph graphs/products --json host.json
 
 All forms run in turn on the same batches. Memory is measured in a process of its own for each form: what
-private memory (RssAnon, RssShmem) rose by from when the tables were placed to its peak in training, and how much of the
-feature file was mapped (clean pages of the system's cache, which it takes back whenever it needs memory).
+memory that is no file's (RssAnon, RssShmem) rose by from when the tables were placed to its peak in training,
+and how much of the feature file was mapped (clean pages of the system's cache, which it takes back whenever
+it needs memory).
 """
 
 import argparse
