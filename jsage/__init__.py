@@ -3,11 +3,13 @@
 from jsage import aggregate as aggregate
 from jsage import batch as batch
 from jsage import block as block
+from jsage import cache as cache
 from jsage import classes as classes
 from jsage import data as data
 from jsage import draw as draw
 from jsage import ellpack as ellpack
 from jsage import graph as graph
+from jsage import host as host
 from jsage import loss as loss
 from jsage import metrics as metrics
 from jsage import nn as nn
