@@ -99,7 +99,8 @@ def gather_max(table: Table, src: Slots, mask: Live, weight: Weight = None) -> P
         return jnp.maximum(top, jnp.where(mask[:, i, None], _message(table, src, weight, i), -jnp.inf))
 
     start = jnp.full((src.shape[0], table.shape[1]), -jnp.inf, table.dtype)
-    top = jax.lax.fori_loop(0, src.shape[1], rise, start)
+    # A matmul in bfloat16 behind it would have XLA convert the whole table instead of the maximum.
+    top = jax.lax.optimization_barrier(jax.lax.fori_loop(0, src.shape[1], rise, start))
     return jnp.where(mask.any(1)[:, None], top, 0)
 
 

@@ -30,6 +30,7 @@ FLOORS = {
     "checkpoint": 1,
     "aggregate": 2,
     "sample": 2,
+    "chunk": 2,
     "classes": 2,
     "walk": 2,
     "negative": 2,
