@@ -67,7 +67,7 @@ def make_step(
         def loss_fn(params, stats, batch, key):
             nodes, live = batch
             blocks = sample_blocks(key, tables.graph, nodes, fanouts, draw=draw)
-            logits: Any = model.apply(params, tables.features, blocks)
+            logits: Any = model.apply(params, tables.features, blocks, rngs={"order": key})
             losses = cross_entropy(logits, tables.labels[nodes], live)
             sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
             return masked_mean(losses, live), (sums, stats)

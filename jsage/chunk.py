@@ -41,7 +41,7 @@ def by_chunk(
 def _by_chunk(fn, count, params, h, block):
     def run(chunk):
         ids, tree = as_tree(chunk)
-        return fn(params, take(h, ids), tree)
+        return fn(params, _copied(h, ids), tree)
 
     return _join(jax.lax.map(run, _split(block, count, "edge")), block.num_dst)
 
@@ -61,7 +61,7 @@ def _backward(fn, count, saved, cotangent):
         def run(params, rows, trained):
             return fn(params, rows, tree._replace(edge_data={**fixed, **trained}))
 
-        more, d_rows, d_data = jax.vjp(run, params, take(h, ids), trained)[1](d_out)
+        more, d_rows, d_data = jax.vjp(run, params, _copied(h, ids), trained)[1](d_out)
         d_h = d_h.at[ids].add(d_rows.astype(d_h.dtype), mode="promise_in_bounds")
         return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_params, more), d_h), d_data
 
@@ -74,6 +74,11 @@ def _backward(fn, count, saved, cotangent):
 
 
 _by_chunk.defvjp(_forward, _backward)
+
+
+def _copied(h: Array, ids: Array) -> Array:
+    """The rows, as they are: a matmul in bfloat16 behind them would have XLA convert the whole table first."""
+    return jax.lax.optimization_barrier(take(h, ids))
 
 
 def _split(arrays: PyTree, count: int, padding: str) -> PyTree:
