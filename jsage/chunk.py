@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jsage.block import Indexed, as_tree
+from jsage.block import Indexed, Tree, as_tree
 from jsage.gather import take, wide
 
 ChunkFn: TypeAlias = Callable[[PyTree, Float[Array, "num_src d"], Any], Float[Array, "num_dst d_out"]]
@@ -19,22 +19,34 @@ LIMIT = 2**22
 
 
 def by_chunk(
-    fn: ChunkFn, params: PyTree, h: Float[Array, "num_src d"], block: Indexed
+    fn: ChunkFn, params: PyTree, h: Float[Array, "num_src d"], block: Indexed | Tree
 ) -> Float[Array, "num_dst d_out"]:
     """`fn(params, h, block)`, a chunk of destinations at a time where the block reads more than `LIMIT`.
 
-    Each chunk copies the rows that it reads and is a `Tree` over them; its gradient computes it again, so
-    memory does not grow with the number of destinations. Sums of gradients are in float32 at least.
+    Each chunk is a `Tree` over the rows that it reads, copied where the block is indexed; its gradient
+    computes it again, so what `fn` makes of the rows takes the same memory for any number of destinations.
 
     >>> import jax.numpy as jnp
     >>> block = Indexed(jnp.array([0]), jnp.array([[1, 2]]), jnp.array([[True, True]]))
     >>> by_chunk(lambda scale, h, block: scale * block.sum(h), 2.0, jnp.array([[1.0], [2.0], [4.0]]), block)
     Array([[12.]], dtype=float32)
     """
-    numbers = (block.dst.size + block.src.size) * h.shape[1]
+    numbers = (block.num_dst + block.mask.size) * h.shape[1]
     if not isinstance(numbers, int) or numbers <= LIMIT:  # a size may be a symbol (jax.export)
         return fn(params, h, block)
-    return _by_chunk(fn, -(-numbers // LIMIT), params, h, block)
+    run = _on_tree if isinstance(block, Tree) else _by_chunk
+    return run(fn, -(-numbers // LIMIT), params, h, block)
+
+
+def _on_tree(fn, count, params, h, block):
+    @jax.checkpoint
+    def run(part):
+        chunk, own, slots = part
+        return fn(params, jnp.concatenate([own, slots.reshape(-1, h.shape[1])]), chunk)
+
+    slots = h[block.num_dst :].reshape(*block.mask.shape, h.shape[1])
+    parts = _split((block, h[: block.num_dst], slots), count, "edge")
+    return _join(jax.lax.map(run, parts), block.num_dst)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

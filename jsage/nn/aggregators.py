@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, UInt32
 
 from jsage import aggregate
-from jsage.block import Block, Indexed
+from jsage.block import Block, Indexed, Tree
 from jsage.chunk import by_chunk
 from jsage.typing import AggregateFn
 
@@ -47,9 +47,7 @@ class Pool(nn.Module):
             rows, block = block.sources(h)
             return self.reduce(self.act(alone.apply({"params": params}, rows)), block)
 
-        reads = block.dst.size + block.src.size if isinstance(block, Indexed) else h.shape[0]
-        many = not isinstance(h.shape[0], int) or h.shape[0] > reads
-        return by_chunk(pool, params, h, block) if many else pool(params, h, block)
+        return by_chunk(pool, params, h, block) if _by_slot(h, block) else pool(params, h, block)
 
 
 class LSTM(nn.Module):
@@ -82,19 +80,21 @@ class LSTM(nn.Module):
         def read(params, rows, mask):
             return _last_state(lambda *args: alone.apply({"params": params}, *args)[0], empty, rows, mask)
 
-        shuffle = self.has_rng("order")
-        if isinstance(block, Indexed):
-            if shuffle:
-                block = _reordered(block, self._order(block.mask))
-            return by_chunk(lambda params, h, block: read(params, *block.slots(h)), params, h, block)
-        rows, mask = block.slots(h)
-        if shuffle:
-            order = self._order(mask)
-            rows, mask = _permuted(rows, order), jnp.take_along_axis(mask, order, 1)
-        return read(params, rows, mask)
+        if not isinstance(block, Indexed | Tree):
+            rows, mask = block.slots(h)
+            own = jnp.zeros((block.num_dst, h.shape[1]), rows.dtype)  # not read
+            h, block = jnp.concatenate([own, rows.reshape(-1, h.shape[1])]), Tree(mask)
+        if self.has_rng("order"):
+            bits = jax.random.bits(self.make_rng("order"), block.mask.shape)
+            h, block = _reordered(h, block, shuffled(bits, block.mask))
+        return by_chunk(lambda params, h, block: read(params, *block.slots(h)), params, h, block)
 
-    def _order(self, mask: Array) -> Array:
-        return shuffled(jax.random.bits(self.make_rng("order"), mask.shape), mask)
+
+def _by_slot(h: Array, block: Block) -> bool:
+    """Whether `block.sources(h)` holds a row for each slot, not one for each row of a smaller `h`."""
+    if isinstance(block, Indexed):  # a size may be a symbol (jax.export)
+        return not isinstance(h.shape[0], int) or h.shape[0] > block.num_dst + block.mask.size
+    return isinstance(block, Tree)
 
 
 def _parameters(module: nn.Module, *inputs: Any) -> PyTree:
@@ -117,14 +117,17 @@ def _last_state(step: Callable, empty: Array, rows: Array, mask: Array) -> Array
     return hidden
 
 
-def _reordered(block: Indexed, order: Array) -> Indexed:
-    """The same block with every destination's slots in this order."""
+def _reordered(h: Array, block: Indexed | Tree, order: Array) -> tuple[Array, Indexed | Tree]:
+    """The same hop with every destination's slots in this order."""
 
     def turn(x):
         return jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1)
 
     data = {name: turn(x) for name, x in block.edge_data.items()}
-    return Indexed(block.dst, turn(block.src), turn(block.mask), data)
+    if isinstance(block, Indexed):
+        return h, Indexed(block.dst, turn(block.src), turn(block.mask), data)
+    slots = _permuted(h[block.num_dst :].reshape(*order.shape, -1), order)
+    return jnp.concatenate([h[: block.num_dst], slots.reshape(-1, h.shape[1])]), Tree(turn(block.mask), data)
 
 
 @jax.custom_vjp
