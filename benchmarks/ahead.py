@@ -85,7 +85,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def cases(chosen: argparse.Namespace) -> Iterator[Case]:
-    """Each aggregator in each dtype; ValueError for one that there is not, and for sizes beyond one device."""
+    """Each aggregator in each dtype; ValueError for one that is not there and for sizes beyond one device."""
     if (size := SIZES.get(str(chosen.graph))) is None:
         raise ValueError(f"no sizes of {chosen.graph}: expected one of {', '.join(SIZES)}")
     num_nodes, num_edges = chosen.num_nodes or size.num_nodes, chosen.num_edges or size.num_edges

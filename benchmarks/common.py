@@ -20,7 +20,7 @@ from benchmarks.process import reset_peak_rss as reset_peak_rss
 from experiments.output import write_json
 from jsage.gather import take
 
-PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "libtpu", "jax-cuda12-plugin")
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
-"""What the training step needs on an H100, from the real GPU compiler and without a GPU: memory, slots, code.
+"""What the training step needs on an H100, from the real GPU compiler and without a GPU: memory, copies.
 
-    pip install jsage jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12    # jax's own version of the plug-ins
+    pip install jax-cuda12-plugin==$JAX jax-cuda12-pjrt==$JAX nvidia-cuda-nvcc-cu12     # jax's own version
     python -m benchmarks.gpu --json gpu.json
 
 `offenders` should be empty: whole tables that a step writes. `slots` names arrays as large as the input

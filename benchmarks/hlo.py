@@ -89,7 +89,9 @@ def offenders(text: str, tables: Collection[int], limit: int) -> list[str]:
 
 def staged(text: str, tables: Collection[int]) -> list[str]:
     """Whole tables that the compiler brings into on-chip memory: read once, written to no other memory."""
-    return [str(one) for one in instructions(text) if one.opcode in STAGES and _whole(one, tables, on_chip=True)]
+    return [
+        str(one) for one in instructions(text) if one.opcode in STAGES and _whole(one, tables, on_chip=True)
+    ]
 
 
 STAGES = ("copy-done", "ConcatBitcast")

@@ -23,6 +23,7 @@ from jsage.draw import without_replacement
 from jsage.graph import Graph
 from jsage.loss import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
+from jsage.place import place_features
 from jsage.sample import sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import AggregateFn, DrawFn, PRNGKey
@@ -78,10 +79,11 @@ def make_step(
 
 
 def place(dataset: Dataset) -> Tables:
-    """The tables on the default device."""
+    """The tables on the default device; a TPU gets features in whole lanes."""
     if dataset.features is None or dataset.labels is None:
         raise ValueError("the step needs features and labels: make a graph with benchmarks.make_graph")
-    return Tables(*jax.device_put((dataset.graph, dataset.features, dataset.labels)))
+    graph, labels = jax.device_put((dataset.graph, dataset.labels))
+    return Tables(graph, place_features(dataset.features), labels)
 
 
 def num_classes(dataset: Dataset) -> int:

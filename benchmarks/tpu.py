@@ -1,4 +1,4 @@
-"""What the training step needs on a TPU, from the real TPU compiler and without a TPU: memory, copies, code.
+"""What the training step needs on a TPU, from the real TPU compiler and without a TPU: memory, copies.
 
     pip install 'jsage[tpu]'
     python -m benchmarks.tpu --json tpu.json

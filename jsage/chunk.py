@@ -14,8 +14,8 @@ from jsage.gather import take, wide
 ChunkFn: TypeAlias = Callable[[PyTree, Float[Array, "num_src d"], Any], Float[Array, "num_dst d_out"]]
 """`(params, h, block) -> pooled`; it closes over no array, and destinations do not see one another."""
 
-LIMIT = 2**22
-"""How many numbers of copied rows are held at once: 16 MB in float32."""
+LIMIT = 2**20
+"""How many numbers of neighbours' rows are held at once: 4 MB in float32."""
 
 
 def by_chunk(
@@ -34,78 +34,94 @@ def by_chunk(
     numbers = (block.num_dst + block.mask.size) * h.shape[1]
     if not isinstance(numbers, int) or numbers <= LIMIT:  # a size may be a symbol (jax.export)
         return fn(params, h, block)
-    run = _on_tree if isinstance(block, Tree) else _by_chunk
-    return run(fn, -(-numbers // LIMIT), params, h, block)
-
-
-def _on_tree(fn, count, params, h, block):
-    @jax.checkpoint
-    def run(part):
-        chunk, own, slots = part
-        return fn(params, jnp.concatenate([own, slots.reshape(-1, h.shape[1])]), chunk)
-
-    slots = h[block.num_dst :].reshape(*block.mask.shape, h.shape[1])
-    parts = _split((block, h[: block.num_dst], slots), count, "edge")
-    return _join(jax.lax.map(run, parts), block.num_dst)
+    chunks = min(-(-numbers // LIMIT), block.num_dst)
+    return _by_chunk(fn, -(-block.num_dst // chunks), params, h, block)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_chunk(fn, count, params, h, block):
-    def run(chunk):
-        ids, tree = as_tree(chunk)
-        return fn(params, _copied(h, ids), tree)
+def _by_chunk(fn, size, params, h, block):
+    out = jax.eval_shape(lambda: fn(params, *_read(h, block, size, 0)))
 
-    return _join(jax.lax.map(run, _split(block, count, "edge")), block.num_dst)
+    def step(i, done):
+        at = _start(i, size, block)
+        return jax.lax.dynamic_update_slice_in_dim(done, fn(params, *_read(h, block, size, at)), at, 0)
+
+    return jax.lax.fori_loop(
+        0, _chunks(size, block), step, jnp.zeros((block.num_dst, *out.shape[1:]), out.dtype)
+    )
 
 
-def _forward(fn, count, params, h, block):
-    return _by_chunk(fn, count, params, h, block), (params, h, block)
+def _forward(fn, size, params, h, block):
+    return _by_chunk(fn, size, params, h, block), (params, h, block)
 
 
-def _backward(fn, count, saved, cotangent):
+def _backward(fn, size, saved, cotangent):
     params, h, block = saved
 
-    def step(grads, part):
-        (d_params, d_h), (chunk, d_out) = grads, part
-        ids, tree = as_tree(chunk)
+    def step(i, grads):
+        d_params, d_h, d_data = grads
+        at = _start(i, size, block)
+        rows, tree = _read(h, block, size, at)
         trained, fixed = _floats(tree.edge_data)
 
         def run(params, rows, trained):
             return fn(params, rows, tree._replace(edge_data={**fixed, **trained}))
 
-        more, d_rows, d_data = jax.vjp(run, params, _copied(h, ids), trained)[1](d_out)
-        d_h = d_h.at[ids].add(d_rows.astype(d_h.dtype), mode="promise_in_bounds")
-        return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_params, more), d_h), d_data
+        new = at + jnp.arange(size) >= i * size  # the last chunk begins early and meets some once more
+        d_out = jnp.where(new[:, None], _cut(cotangent, size, at), 0)
+        more, d_rows, d_part = jax.vjp(run, params, rows, trained)[1](d_out)
+        d_params = jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_params, more)
+        d_data = {name: _add(d_data[name], at, d) for name, d in d_part.items()}
+        return d_params, _unread(d_h, block, at, d_rows.astype(d_h.dtype)), d_data
 
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)), (params, h))
-    parts = _split(block, count, "edge"), _split(cotangent, count, "constant")
-    (d_params, d_h), d_data = jax.lax.scan(step, start, parts)
-    d_data = {name: _join(d, block.num_dst) for name, d in d_data.items()}
-    d_block = Indexed(None, None, None, {name: d_data.get(name) for name in block.edge_data})
-    return jax.tree.map(lambda x, d: d.astype(x.dtype), params, d_params), d_h.astype(h.dtype), d_block
+    trained = _floats(block.edge_data)[0]
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)), (params, h, trained))
+    grads = jax.lax.fori_loop(0, _chunks(size, block), step, start)
+    d_params, d_h, d_data = jax.tree.map(lambda x, d: d.astype(x.dtype), (params, h, trained), grads)
+    data = {name: d_data.get(name) for name in block.edge_data}
+    return d_params, d_h, jax.tree.map(lambda _: None, block)._replace(edge_data=data)
 
 
 _by_chunk.defvjp(_forward, _backward)
 
 
-def _copied(h: Array, ids: Array) -> Array:
-    """The rows, as they are: a matmul in bfloat16 behind them would have XLA convert the whole table first."""
-    return jax.lax.optimization_barrier(take(h, ids))
+def _chunks(size: int, block: Indexed | Tree) -> int:
+    return -(-block.num_dst // size)
 
 
-def _split(arrays: PyTree, count: int, padding: str) -> PyTree:
-    """`[n, ...]` to `[count, n / count, ...]`; `"edge"` repeats the last row, `"constant"` is 0."""
-
-    def cut(x):
-        missing = -x.shape[0] % count
-        padded = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)], mode=padding)
-        return padded.reshape(count, -1, *x.shape[1:])
-
-    return jax.tree.map(cut, arrays)
+def _start(i: Array, size: int, block: Indexed | Tree) -> Array:
+    return jnp.minimum(i * size, block.num_dst - size)
 
 
-def _join(chunks: Array, rows: int) -> Array:
-    return chunks.reshape(-1, *chunks.shape[2:])[:rows]
+def _read(h: Array, block: Indexed | Tree, size: int, at: Any) -> tuple[Array, Tree]:
+    """The rows that `size` destinations read, and the tree over them."""
+    part = jax.tree.map(lambda x: _cut(x, size, at), block)
+    fanout = block.mask.shape[1]
+    if isinstance(part, Tree):
+        slots = _cut(h, size * fanout, block.num_dst + at * fanout)
+        return jnp.concatenate([_cut(h, size, at), slots]), part
+    ids, tree = as_tree(part)
+    # Times 1: a matmul in bfloat16 behind a mere copy would have XLA convert the whole table beforehand.
+    live = tree.read(jnp.ones(size, bool), ids.size)
+    return take(h, ids) * live[:, None].astype(h.dtype), tree
+
+
+def _unread(d_h: Array, block: Indexed | Tree, at: Any, d_rows: Array) -> Array:
+    """Add cotangents of the rows of `_read` to those of `h`."""
+    fanout = block.mask.shape[1]
+    size = d_rows.shape[0] // (1 + fanout)
+    if isinstance(block, Tree):
+        return _add(_add(d_h, at, d_rows[:size]), block.num_dst + at * fanout, d_rows[size:])
+    ids, _ = as_tree(jax.tree.map(lambda x: _cut(x, size, at), block))
+    return d_h.at[ids].add(d_rows, mode="promise_in_bounds")
+
+
+def _cut(x: Array, size: int, at: Any) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, at, size)
+
+
+def _add(x: Array, at: Any, rows: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(x, _cut(x, rows.shape[0], at) + rows.astype(x.dtype), at, 0)
 
 
 def _floats(data: Any) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -99,9 +99,10 @@ def gather_max(table: Table, src: Slots, mask: Live, weight: Weight = None) -> P
         return jnp.maximum(top, jnp.where(mask[:, i, None], _message(table, src, weight, i), -jnp.inf))
 
     start = jnp.full((src.shape[0], table.shape[1]), -jnp.inf, table.dtype)
-    # A matmul in bfloat16 behind it would have XLA convert the whole table instead of the maximum.
-    top = jax.lax.optimization_barrier(jax.lax.fori_loop(0, src.shape[1], rise, start))
-    return jnp.where(mask.any(1)[:, None], top, 0)
+    top = jax.lax.fori_loop(0, src.shape[1], rise, start)
+    # Times 1: a matmul in bfloat16 behind a mere maximum would have XLA convert the whole table beforehand.
+    live = mask.any(1)[:, None]
+    return jnp.where(live, top, 0) * live.astype(top.dtype)
 
 
 def _max_forward(table, src, mask, weight=None):

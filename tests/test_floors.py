@@ -28,6 +28,7 @@ FLOORS = {
     "batch": 1,
     "train": 1,
     "checkpoint": 1,
+    "place": 1,
     "aggregate": 2,
     "sample": 2,
     "chunk": 2,

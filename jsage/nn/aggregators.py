@@ -74,11 +74,12 @@ class LSTM(nn.Module):
         """Pool `[num_src, d]` rows to `[num_dst, features]`."""
         width, dtype = self.features or h.shape[1], self.dtype or jnp.promote_types(h.dtype, jnp.float32)
         cell = nn.OptimizedLSTMCell(width, dtype=self.dtype, name="cell")
-        empty = jnp.zeros((1, width), dtype)
-        params, alone = _parameters(cell, (empty, empty), h[:1]), cell.clone(parent=None, name=None)
+        empty = lambda rows: (jnp.zeros((rows, width), dtype),) * 2  # noqa: E731
+        params, alone = _parameters(cell, empty(1), h[:1]), cell.clone(parent=None, name=None)
 
-        def read(params, rows, mask):
-            return _last_state(lambda *args: alone.apply({"params": params}, *args)[0], empty, rows, mask)
+        def read(params, h, block):
+            step = lambda state, row: alone.apply({"params": params}, state, row)[0]  # noqa: E731
+            return _last_state(step, empty(block.num_dst), *block.slots(h))
 
         if not isinstance(block, Indexed | Tree):
             rows, mask = block.slots(h)
@@ -87,7 +88,7 @@ class LSTM(nn.Module):
         if self.has_rng("order"):
             bits = jax.random.bits(self.make_rng("order"), block.mask.shape)
             h, block = _reordered(h, block, shuffled(bits, block.mask))
-        return by_chunk(lambda params, h, block: read(params, *block.slots(h)), params, h, block)
+        return by_chunk(read, params, h, block)
 
 
 def _by_slot(h: Array, block: Block) -> bool:
@@ -104,7 +105,7 @@ def _parameters(module: nn.Module, *inputs: Any) -> PyTree:
     return module.variables["params"]
 
 
-def _last_state(step: Callable, empty: Array, rows: Array, mask: Array) -> Array:
+def _last_state(step: Callable, start: tuple[Array, Array], rows: Array, mask: Array) -> Array:
     """The hidden state after all live slots; `step(state, row)` gives the next state."""
 
     def read(state, slot):
@@ -112,8 +113,7 @@ def _last_state(step: Callable, empty: Array, rows: Array, mask: Array) -> Array
         keep = lambda old, new: jnp.where(live[:, None], new, old)  # noqa: E731
         return jax.tree.map(keep, state, step(state, row)), None
 
-    start = jnp.broadcast_to(empty, (rows.shape[0], empty.shape[1]))
-    (_, hidden), _ = jax.lax.scan(read, (start, start), (jnp.swapaxes(rows, 0, 1), mask.T))
+    (_, hidden), _ = jax.lax.scan(read, start, (jnp.swapaxes(rows, 0, 1), mask.T))
     return hidden
 
 
@@ -152,7 +152,9 @@ def _inverse(order: Array) -> Array:
 
 def _pairs(k: int) -> tuple[Array, Array]:
     """`i` and `j` of `[1, k, k]`."""
-    return jax.lax.broadcasted_iota(jnp.int32, (1, k, k), 1), jax.lax.broadcasted_iota(jnp.int32, (1, k, k), 2)
+    return jax.lax.broadcasted_iota(jnp.int32, (1, k, k), 1), jax.lax.broadcasted_iota(
+        jnp.int32, (1, k, k), 2
+    )
 
 
 def shuffled(bits: UInt32[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[Array, "rows k"]:
