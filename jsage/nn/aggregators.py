@@ -147,14 +147,13 @@ def _inverse(order: Array) -> Array:
     if order.shape[1] > FEW:
         return jnp.argsort(order, axis=1)
     to, slot = _pairs(order.shape[1])
-    return jnp.where(order[:, None, :] == to, slot, 0).sum(2)
+    return jnp.where(order[:, None, :] == to, slot, 0).sum(2, dtype=jnp.int32)
 
 
 def _pairs(k: int) -> tuple[Array, Array]:
     """`i` and `j` of `[1, k, k]`."""
-    return jax.lax.broadcasted_iota(jnp.int32, (1, k, k), 1), jax.lax.broadcasted_iota(
-        jnp.int32, (1, k, k), 2
-    )
+    slot = jnp.arange(k)
+    return jnp.broadcast_to(slot[None, :, None], (1, k, k)), jnp.broadcast_to(slot[None, None], (1, k, k))
 
 
 def shuffled(bits: UInt32[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[Array, "rows k"]:
