@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,9 @@ AGGREGATORS: dict[str, Callable[[Any], AggregateFn]] = {
     "lstm": lambda dtype: LSTM(dtype=dtype),
 }
 """name -> dtype of the computation -> aggregator"""
+
+
+LISTS = ("offenders", "staged", "slots")
 
 
 class Case(NamedTuple):
@@ -102,7 +104,7 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
 
 def rows(
     chosen: argparse.Namespace,
-    device: jax.Device,
+    device: Any,
     look: Callable[[str, Case], dict[str, list[str]]],
     labels: dict[str, str],
 ) -> Iterator[dict]:
@@ -111,12 +113,12 @@ def rows(
         row = labels | {"device": device.device_kind} | measure(case, device, look)
         if chosen.double:
             twice = case._replace(num_nodes=2 * case.num_nodes, num_edges=2 * case.num_edges)
-            row |= {f"doubled_{name}": value for name, value in measure(twice, device, look).items()
-                    if name == "temp_bytes" or isinstance(value, list)}  # fmt: skip
+            again = measure(twice, device, look)
+            row |= {f"doubled_{name}": again[name] for name in ("temp_bytes", *LISTS) if name in again}
         yield row
 
 
-def measure(case: Case, device: jax.Device, look: Callable[[str, Case], dict[str, list[str]]]) -> dict:
+def measure(case: Case, device: Any, look: Callable[[str, Case], dict[str, list[str]]]) -> dict:
     """Compile one case for a device."""
     start = time.perf_counter()
     compiled = compile_step(case, device)
@@ -127,28 +129,31 @@ def measure(case: Case, device: jax.Device, look: Callable[[str, Case], dict[str
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
-        **look(compiled.as_text(), case),
+        **look(compiled.as_text() or "", case),
     }
 
 
-def compile_step(case: Case, device: jax.Device) -> jax.stages.Compiled:
+def compile_step(case: Case, device: Any) -> jax.stages.Compiled:
     """`benchmarks.step`'s epoch, on trees, for one device."""
     dtype = jnp.dtype(case.dtype)
     compute = None if dtype == jnp.float32 else dtype
     step = make_step(
         FANOUTS, case.num_classes, aggregate=AGGREGATORS[case.aggregator](compute), dtype=compute
     )
-    shape = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    graph = Graph(shape((case.num_nodes + 1,)), shape((case.num_edges,)), {})
-    tables = Tables(graph, shape((case.num_nodes, case.width), dtype=dtype), shape((case.num_nodes,)))
+
+    def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    graph = Graph(shape(case.num_nodes + 1), shape(case.num_edges), {})
+    tables = Tables(graph, shape(case.num_nodes, case.width, dtype=dtype), shape(case.num_nodes))
     key = jax.eval_shape(lambda: jax.random.key(0, impl="philox4x32"))
     state = jax.eval_shape(step.start, key, tables)
-    batches = shape((STEPS, BATCH)), shape((STEPS, BATCH), dtype=jnp.bool_)
+    batches = shape(STEPS, BATCH), shape(STEPS, BATCH, dtype=jnp.bool_)
     arguments = on_device((state, tables, *batches), device)
     return jax.jit(step.epoch, donate_argnums=0).lower(*arguments).compile()
 
 
-def on_device(shapes: PyTree, device: jax.Device) -> PyTree:
+def on_device(shapes: PyTree, device: Any) -> PyTree:
     """The same shapes, on one device."""
     sharding = jax.sharding.SingleDeviceSharding(device)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

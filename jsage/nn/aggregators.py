@@ -45,9 +45,12 @@ class Pool(nn.Module):
 
         def pool(params, h, block):
             rows, block = block.sources(h)
-            return self.reduce(self.act(alone.apply({"params": params}, rows)), block)
+            made: Any = alone.apply({"params": params}, rows)
+            return self.reduce(self.act(made), block)
 
-        return by_chunk(pool, params, h, block) if _by_slot(h, block) else pool(params, h, block)
+        if isinstance(block, Indexed | Tree) and _by_slot(h, block):
+            return by_chunk(pool, params, h, block)
+        return pool(params, h, block)
 
 
 class LSTM(nn.Module):
@@ -91,11 +94,11 @@ class LSTM(nn.Module):
         return by_chunk(read, params, h, block)
 
 
-def _by_slot(h: Array, block: Block) -> bool:
+def _by_slot(h: Array, block: Indexed | Tree) -> bool:
     """Whether `block.sources(h)` holds a row for each slot, not one for each row of a smaller `h`."""
-    if isinstance(block, Indexed):  # a size may be a symbol (jax.export)
-        return not isinstance(h.shape[0], int) or h.shape[0] > block.num_dst + block.mask.size
-    return isinstance(block, Tree)
+    if isinstance(block, Tree) or not isinstance(h.shape[0], int):  # a size may be a symbol (jax.export)
+        return True
+    return h.shape[0] > block.num_dst + block.mask.size
 
 
 def _parameters(module: nn.Module, *inputs: Any) -> PyTree:
@@ -105,7 +108,7 @@ def _parameters(module: nn.Module, *inputs: Any) -> PyTree:
     return module.variables["params"]
 
 
-def _last_state(step: Callable, start: tuple[Array, Array], rows: Array, mask: Array) -> Array:
+def _last_state(step: Callable, start: PyTree, rows: Array, mask: Array) -> Array:
     """The hidden state after all live slots; `step(state, row)` gives the next state."""
 
     def read(state, slot):
