@@ -22,7 +22,7 @@ from experiments.output import write_json
 from jsage.gather import take
 
 Name = TypeVar("Name")
-PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "libtpu", "jax-cuda12-plugin")
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:

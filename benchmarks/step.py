@@ -25,6 +25,7 @@ from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.loss import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
+from jsage.place import place_features
 from jsage.sample import sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import AggregateFn, PRNGKey
@@ -86,7 +87,8 @@ def make_step(
 
     def loss_of(params, stats, blocks, batch, key, *, tables):
         nodes, live = batch
-        losses = cross_entropy(apply(params, tables, blocks), tables.labels[nodes], live)
+        logits: Any = model.apply(params, tables.features, blocks, rngs={"order": key})
+        losses = cross_entropy(logits, tables.labels[nodes], live)
         sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
         return masked_mean(losses, live), (sums, stats)
 
@@ -112,10 +114,11 @@ def make_step(
 
 
 def place(dataset: Dataset, dtype: Any = None) -> Tables:
-    """The tables on the default device, the features as `dtype` if there is one."""
+    """The tables on the default device, the features as `dtype` if there is one; a TPU gets whole lanes."""
     if dataset.features is None or dataset.labels is None:
         raise ValueError("the step needs features and labels: make a graph with benchmarks.make_graph")
-    graph, features, labels = jax.device_put((dataset.graph, dataset.features, dataset.labels))
+    graph, labels = jax.device_put((dataset.graph, dataset.labels))
+    features = place_features(dataset.features)
     return Tables(graph, features if dtype is None else features.astype(dtype), labels)
 
 

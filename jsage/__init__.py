@@ -4,6 +4,7 @@ from jsage import aggregate as aggregate
 from jsage import batch as batch
 from jsage import block as block
 from jsage import cache as cache
+from jsage import chunk as chunk
 from jsage import classes as classes
 from jsage import data as data
 from jsage import draw as draw
@@ -13,6 +14,7 @@ from jsage import host as host
 from jsage import loss as loss
 from jsage import metrics as metrics
 from jsage import nn as nn
+from jsage import place as place
 from jsage import sample as sample
 from jsage import train as train
 from jsage.batch import batches as batches
@@ -32,6 +34,7 @@ from jsage.nn import LSTM as LSTM
 from jsage.nn import GraphSAGE as GraphSAGE
 from jsage.nn import Pool as Pool
 from jsage.nn import SAGEConv as SAGEConv
+from jsage.place import place_features as place_features
 from jsage.sample import full_block as full_block
 from jsage.sample import sample_blocks as sample_blocks
 from jsage.sample import sample_neighbors as sample_neighbors

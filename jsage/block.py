@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage.gather import gather_max, gather_sum, messages, segment_max, take, wide
+from jsage.gather import gather_max, gather_sum, messages, segment_max, slot_max, take, wide
 from jsage.typing import EdgeData
 
 Ends: TypeAlias = Int[Array, " num_edges"]
@@ -94,9 +94,10 @@ class Tree(NamedTuple):
 
     def max(self, h: Rows) -> Pooled:
         """The maximum over live slots."""
-        rows, mask = self.slots(h)
-        top = jnp.where(mask[..., None], rows, -jnp.inf).max(1)
-        return jnp.where(mask.any(1)[:, None], top, 0)
+        if "weight" not in self.edge_data:
+            self._check(h)
+            return slot_max(h[self.num_dst :].reshape(*self.mask.shape, h.shape[1]), self.mask)
+        return slot_max(*self.slots(h))
 
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of live slots."""

@@ -100,7 +100,9 @@ def gather_max(table: Table, src: Slots, mask: Live, weight: Weight = None) -> P
 
     start = jnp.full((src.shape[0], table.shape[1]), -jnp.inf, table.dtype)
     top = jax.lax.fori_loop(0, src.shape[1], rise, start)
-    return jnp.where(mask.any(1)[:, None], top, 0)
+    # Times 1: a matmul in bfloat16 behind a mere maximum would have XLA convert the whole table beforehand.
+    live = mask.any(1)[:, None]
+    return jnp.where(live, top, 0) * live.astype(top.dtype)
 
 
 def _max_forward(table, src, mask, weight=None):
@@ -122,6 +124,38 @@ def _max_backward(saved, cotangent):
 
 
 gather_max.defvjp(_max_forward, _max_backward)
+
+
+@jax.custom_vjp
+def slot_max(
+    rows: Float[Array, "num_dst fanout d"], mask: Bool[Array, "num_dst fanout"]
+) -> Float[Array, "num_dst d"]:
+    """The maximum over live slots, 0 where there are none; the gradient is shared equally between ties.
+
+    `jnp.max` has the same gradient, but keeps masked copies of the rows for it.
+
+    >>> import jax.numpy as jnp
+    >>> rows = jnp.array([[[1.0], [3.0]], [[2.0], [4.0]]])
+    >>> slot_max(rows, jnp.array([[True, True], [True, False]])).ravel()
+    Array([3., 2.], dtype=float32)
+    """
+    top = jnp.where(mask[..., None], rows, -jnp.inf).max(1)
+    return jnp.where(mask.any(1)[:, None], top, 0)
+
+
+def _slot_max_forward(rows, mask):
+    top = slot_max(rows, mask)
+    return top, (rows, mask, top)
+
+
+def _slot_max_backward(saved, cotangent):
+    rows, mask, top = saved
+    won = mask[..., None] & (rows == top[:, None])
+    share = cotangent / jnp.maximum(won.sum(1, dtype=jnp.int32), 1).astype(cotangent.dtype)
+    return jnp.where(won, share[:, None], 0), None
+
+
+slot_max.defvjp(_slot_max_forward, _slot_max_backward)
 
 
 @jax.custom_vjp

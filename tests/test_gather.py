@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import NUM_NODES, WIDTH, features
 
-from jsage.gather import gather_max, gather_sum, messages, segment_max, take
+from jsage.gather import gather_max, gather_sum, messages, segment_max, slot_max, take
 
 ROWS, K = 6, 3
 REDUCE = {"sum": gather_sum, "max": gather_max}
@@ -134,3 +134,12 @@ def test_take_and_messages_keep_shapes():
     rows = messages(take(table, ids), mask, weight)
     expected = np.asarray(table)[np.asarray(ids)] * np.array([[2.0, 0.0], [0.0, -1.0]])[..., None]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+def test_the_maximum_over_slots_shares_its_gradient_between_live_ties_and_reads_no_padding():
+    rows = jnp.array([[3.0, 3.0, 3.0], [1.0, jnp.nan, -2.0], [0.0, 0.0, 0.0]])[..., None]
+    mask = jnp.array([[True, True, False], [True, False, True], [False, False, False]])
+    out, pull = jax.vjp(lambda rows: slot_max(rows, mask), rows)
+    np.testing.assert_array_equal(out[:, 0], [3, 1, 0])
+    (grad,) = pull(jnp.array([[8.0], [5.0], [7.0]]))
+    np.testing.assert_array_equal(grad[..., 0], [[4, 4, 0], [5, 0, 0], [0, 0, 0]])

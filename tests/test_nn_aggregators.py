@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from jsage import aggregate
 from jsage.block import Tree
 from jsage.nn import LSTM, Pool
-from jsage.nn.aggregators import shuffled
+from jsage.nn.aggregators import FEW, _permuted, shuffled
 from jsage.sample import full_block
 
 quick = partial(
@@ -161,3 +161,18 @@ def test_live_slots_come_first_even_for_the_largest_bits_and_for_ties():
     mask = jnp.array([[False, True, False, True]])
     for bits in (0, 1, 2**31, 2**32 - 1):
         np.testing.assert_array_equal(shuffled(jnp.full((1, 4), bits, jnp.uint32), mask), [[1, 3, 0, 2]])
+
+
+@pytest.mark.parametrize("k", [1, 5, FEW, FEW + 1])
+def test_by_pairs_and_by_sorting_the_order_is_the_same(k):
+    rng = np.random.default_rng(k)
+    bits, mask = rng.integers(0, 50, (20, k), np.uint32), rng.random((20, k)) < 0.7  # many ties
+    order = np.asarray(quick(shuffled)(bits, mask))
+    keys = np.where(mask, bits.astype(np.int64) >> 1, 2**31)
+    np.testing.assert_array_equal(order, np.argsort(keys, axis=1, kind="stable"))
+    rows, cotangent = (rng.normal(size=(20, k, 2)).astype(np.float32) for _ in range(2))
+    out, pull = jax.vjp(lambda rows: _permuted(rows, jnp.asarray(order)), jnp.asarray(rows))
+    np.testing.assert_array_equal(out, np.take_along_axis(rows, order[..., None], 1))
+    expected = np.zeros_like(rows)
+    np.put_along_axis(expected, np.broadcast_to(order[..., None], rows.shape), cotangent, 1)
+    np.testing.assert_array_equal(pull(jnp.asarray(cotangent))[0], expected)

@@ -1,15 +1,20 @@
 """Aggregators with parameters: modules called as `(h, block) -> pooled`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, UInt32
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, UInt32
 
 from jsage import aggregate
-from jsage.block import Block
+from jsage.block import Block, Indexed, Tree
+from jsage.chunk import by_chunk
 from jsage.typing import AggregateFn
+
+FEW = 64
+"""Up to so many slots are put in order by comparing all pairs, more by a sort."""
 
 
 class Pool(nn.Module):
@@ -35,9 +40,17 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst features"]:
         """Pool `[num_src, d]` rows to `[num_dst, features]`."""
-        rows, block = block.sources(h)
         dense = nn.Dense(self.features or h.shape[1], dtype=self.dtype, name="dense")
-        return self.reduce(self.act(dense(rows)), block)
+        params, alone = _parameters(dense, h[:1]), dense.clone(parent=None, name=None)
+
+        def pool(params, h, block):
+            rows, block = block.sources(h)
+            made: Any = alone.apply({"params": params}, rows)
+            return self.reduce(self.act(made), block)
+
+        if isinstance(block, Indexed | Tree) and _by_slot(h, block):
+            return by_chunk(pool, params, h, block)
+        return pool(params, h, block)
 
 
 class LSTM(nn.Module):
@@ -62,25 +75,88 @@ class LSTM(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst features"]:
         """Pool `[num_src, d]` rows to `[num_dst, features]`."""
-        rows, mask = block.slots(h)
+        width, dtype = self.features or h.shape[1], self.dtype or jnp.promote_types(h.dtype, jnp.float32)
+        cell = nn.OptimizedLSTMCell(width, dtype=self.dtype, name="cell")
+        empty = lambda rows: (jnp.zeros((rows, width), dtype),) * 2  # noqa: E731
+        params, alone = _parameters(cell, empty(1), h[:1]), cell.clone(parent=None, name=None)
+
+        def read(params, h, block):
+            step = lambda state, row: alone.apply({"params": params}, state, row)[0]  # noqa: E731
+            return _last_state(step, empty(block.num_dst), *block.slots(h))
+
+        if not isinstance(block, Indexed | Tree):
+            rows, mask = block.slots(h)
+            own = jnp.zeros((block.num_dst, h.shape[1]), rows.dtype)  # not read
+            h, block = jnp.concatenate([own, rows.reshape(-1, h.shape[1])]), Tree(mask)
         if self.has_rng("order"):
-            order = shuffled(jax.random.bits(self.make_rng("order"), mask.shape), mask)
-            rows = jnp.take_along_axis(rows, order[..., None], 1)
-            mask = jnp.take_along_axis(mask, order, 1)
-        cell = nn.OptimizedLSTMCell(self.features or h.shape[1], dtype=self.dtype, name="cell")
-        state = cell.initialize_carry(jax.random.key(0), rows[:, 0].shape)
+            bits = jax.random.bits(self.make_rng("order"), block.mask.shape)
+            h, block = _reordered(h, block, shuffled(bits, block.mask))
+        return by_chunk(read, params, h, block)
 
-        def read(cell, state, slot):
-            row, live = slot
-            new, _ = cell(state, row)
-            keep = lambda a, b: jnp.where(live[:, None], a, b.astype(a.dtype))  # noqa: E731
-            return jax.tree.map(keep, new, state), None
 
-        dtype = self.dtype or jnp.promote_types(h.dtype, jnp.float32)
-        state = jax.tree.map(lambda x: x.astype(dtype), state)
-        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
-        (_, hidden), _ = scan(cell, state, (rows, mask))
-        return hidden
+def _by_slot(h: Array, block: Indexed | Tree) -> bool:
+    """Whether `block.sources(h)` holds a row for each slot, not one for each row of a smaller `h`."""
+    if isinstance(block, Tree) or not isinstance(h.shape[0], int):  # a size may be a symbol (jax.export)
+        return True
+    return h.shape[0] > block.num_dst + block.mask.size
+
+
+def _parameters(module: nn.Module, *inputs: Any) -> PyTree:
+    """A submodule's parameters, made from inputs like these where there are none yet."""
+    if module.is_initializing():
+        module(*inputs)
+    return module.variables["params"]
+
+
+def _last_state(step: Callable, start: PyTree, rows: Array, mask: Array) -> Array:
+    """The hidden state after all live slots; `step(state, row)` gives the next state."""
+
+    def read(state, slot):
+        row, live = slot
+        keep = lambda old, new: jnp.where(live[:, None], new, old)  # noqa: E731
+        return jax.tree.map(keep, state, step(state, row)), None
+
+    (_, hidden), _ = jax.lax.scan(read, start, (jnp.swapaxes(rows, 0, 1), mask.T))
+    return hidden
+
+
+def _reordered(h: Array, block: Indexed | Tree, order: Array) -> tuple[Array, Indexed | Tree]:
+    """The same hop with every destination's slots in this order."""
+
+    def turn(x):
+        return jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1)
+
+    data = {name: turn(x) for name, x in block.edge_data.items()}
+    if isinstance(block, Indexed):
+        return h, Indexed(block.dst, turn(block.src), turn(block.mask), data)
+    slots = _permuted(h[block.num_dst :].reshape(*order.shape, -1), order)
+    return jnp.concatenate([h[: block.num_dst], slots.reshape(-1, h.shape[1])]), Tree(turn(block.mask), data)
+
+
+@jax.custom_vjp
+def _permuted(rows: Array, order: Array) -> Array:
+    """`rows[r, order[r]]` for permutations: the gradient reads by the inverse, where JAX would scatter."""
+    return jnp.take_along_axis(rows, order[..., None], 1)
+
+
+_permuted.defvjp(
+    lambda rows, order: (_permuted(rows, order), order),
+    lambda order, cotangent: (_permuted(cotangent, _inverse(order)), None),
+)
+
+
+def _inverse(order: Array) -> Array:
+    """The inverse of each row's permutation, by comparing: no sort, no scatter."""
+    if order.shape[1] > FEW:
+        return jnp.argsort(order, axis=1)
+    to, slot = _pairs(order.shape[1])
+    return jnp.where(order[:, None, :] == to, slot, 0).sum(2, dtype=jnp.int32)
+
+
+def _pairs(k: int) -> tuple[Array, Array]:
+    """`i` and `j` of `[1, k, k]`."""
+    slot = jnp.arange(k)
+    return jnp.broadcast_to(slot[None, :, None], (1, k, k)), jnp.broadcast_to(slot[None, None], (1, k, k))
 
 
 def shuffled(bits: UInt32[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[Array, "rows k"]:
@@ -93,4 +169,10 @@ def shuffled(bits: UInt32[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[
     >>> shuffled(bits, jnp.array([[True, False, True, True]]))[0, 3]
     Array(1, dtype=int32)
     """
-    return jnp.argsort(jnp.where(mask, bits >> 1, jnp.uint32(1 << 31)), axis=1)
+    drawn = jnp.where(mask, bits >> 1, jnp.uint32(1 << 31))
+    if drawn.shape[1] > FEW:
+        return jnp.argsort(drawn, axis=1)
+    one, other = drawn[:, :, None], drawn[:, None, :]
+    slot, before = _pairs(drawn.shape[1])
+    rank = ((other < one) | ((other == one) & (before < slot))).sum(2, dtype=jnp.int32)
+    return _inverse(rank)

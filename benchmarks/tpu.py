@@ -1,0 +1,50 @@
+"""What the training step needs on a TPU, from the real TPU compiler and without a TPU: memory, copies.
+
+    pip install 'jsage[tpu]'
+    python -m benchmarks.tpu --json tpu.json
+    python -m benchmarks.tpu --topology v5e:2x2 --aggregators mean,max --dtypes bfloat16 --double
+
+The program is compiled for one chip of each topology; `--num-nodes` and `--num-edges` are that chip's share.
+`offenders` should be empty: whole tables that a step writes to memory, scatters and sorts larger than the
+logits. `staged` names tables that the compiler reads into the chip's vector memory, to look them up there.
+`--lanes 1` shows what happens to rows that are not whole lanes.
+"""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_WORKER_ID", "0")
+
+from jax.experimental import topologies
+
+from benchmarks import ahead, hlo
+from benchmarks.common import run
+from jsage.place import LANES
+
+
+def main(chosen: argparse.Namespace) -> list[dict]:
+    """A row for each topology, aggregator and dtype."""
+    found = []
+    for name in chosen.topology:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        found += ahead.rows(chosen, topology.devices[0], look, {"topology": name})
+    return found
+
+
+def look(text: str, case: ahead.Case) -> dict[str, list[str]]:
+    """What the compiled program does to whole tables."""
+    return {
+        "offenders": hlo.offenders(text, case.table_sizes, case.logits),
+        "staged": hlo.staged(text, case.table_sizes),
+    }
+
+
+if __name__ == "__main__":
+    options = ahead.options("tpu", __doc__, lanes=LANES)
+    options.add_argument("--topology", type=ahead.names, default=("v5e:2x2", "v6e:2x2"), help="v5e:2x2,...")
+    sys.exit(run(options, main))

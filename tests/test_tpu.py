@@ -1,0 +1,186 @@
+"""The training step in the hands of the real TPU compiler, and the reader of compiled programs.
+
+The compiler comes with `pip install 'jax[tpu]'`; without it only the reader is tested.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import ahead, hlo
+
+ROOT = Path(__file__).parents[1]
+TABLES = {100 * 128, 100, 101, 700}
+
+OFFENDERS = {
+    "copy": ("%c = f32[100,128]{0,1:T(8,128)} copy(%x)", ["copy f32[100,128]"]),
+    "copy of a flat table": ("%c = f32[12800]{0} copy(%x)", ["copy f32[12800]"]),
+    "transpose": ("%t = f32[128,100]{1,0} transpose(%x), dimensions={1,0}", ["transpose f32[128,100]"]),
+    "convert": ("%c = bf16[100,128]{1,0:T(8,128)(2,1)} convert(%x)", ["convert bf16[100,128]"]),
+    "convert of the labels": ("ROOT %c = f32[100]{0} convert(%x)", ["convert f32[100]"]),
+    "asynchronous": (
+        "%s = (f32[100,128]{1,0}, f32[100,128]{0,1}, u32[]{:S(2)}) copy-start(%x)\n"
+        "  %d = f32[100,128]{1,0} copy-done(%s)",
+        ["copy-done f32[100,128]"],
+    ),
+    "fusion": ("%f = f32[100,128]{1,0} fusion(%x), kind=kLoop, calls=%inside", ["fusion f32[100,128]"]),
+    "one of a tuple": (
+        "%f = (s32[], /*index=1*/f32[100,128]{1,0}) fusion(%x), kind=kLoop, calls=%inside",
+        ["fusion f32[100,128]"],
+    ),
+    "more than any table": ("%p = f32[104,128]{1,0} pad(%x, %y), padding=0_4x0_0", ["pad f32[104,128]"]),
+    "scatter": (
+        "%s = f32[9,5]{1,0} scatter(%x, %y, %z), to_apply=%inside",
+        ["scatter f32[9,5]"],
+    ),
+    "scatter of many into few": (
+        "%u = f32[9,5]{1,0} add(%x, %x)\n  %s = f32[2]{0} scatter(%x, %y, %u), to_apply=%inside",
+        ["scatter f32[2]"],
+    ),
+    "sort": ("%s = (u32[41]{0}, s32[41]{0}) sort(%x, %y), dimensions={0}", ["sort u32[41]"]),
+    "a library's sort": (
+        '%s = u32[41]{0} custom-call(%x), custom_call_target="__cub$DeviceRadixSortKeys"',
+        ["__cub$DeviceRadixSortKeys u32[41]"],
+    ),
+}
+HARMLESS = {
+    "an argument": "%p = f32[100,128]{1,0} parameter(0)",
+    "carried": "%w = (f32[100,128]{1,0}, s32[]) while(%t), condition=%inside, body=%inside",
+    "taken from a tuple": "%g = f32[100,128]{1,0} get-tuple-element(%w), index=0",
+    "a part": "%c = f32[90,128]{0,1} copy(%x)",
+    "small": "%s = f32[8,5]{1,0} scatter(%x, %y, %z), to_apply=%inside",
+    "on chip": "%d = s32[101]{0:T(1024)S(1)} copy-done(%s)",
+}
+
+
+def program(line: str, inside: str = "%q = f32[] parameter(0)") -> str:
+    called = f"%inside (q: f32[]) -> f32[] {{\n  {inside}\n}}"
+    return f"HloModule m\n\n{called}\n\nENTRY %main (x: f32[]) -> f32[] {{\n  {line}\n}}\n"
+
+
+@pytest.mark.parametrize("kind", OFFENDERS)
+def test_the_reader_sees_an_offender(kind):
+    line, expected = OFFENDERS[kind]
+    assert hlo.offenders(program(line), TABLES, limit=40) == expected
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_the_reader_lets_the_rest_pass(kind):
+    assert hlo.offenders(program(HARMLESS[kind]), TABLES, limit=40) == []
+
+
+def test_inside_a_fusion_only_scatters_and_sorts_count():
+    fusion = "%f = f32[9,128]{1,0} fusion(%x), kind=kLoop, calls=%inside"
+    converted = "%c = bf16[100,128]{1,0} convert(%q)"
+    assert hlo.offenders(program(fusion, converted), TABLES, 40) == []
+    assert hlo.offenders(program(fusion, OFFENDERS["scatter"][0]), TABLES, 40) == ["scatter f32[9,5]"]
+    called = "%f = f32[9,128]{1,0} call(%x), to_apply=%inside"
+    assert hlo.offenders(program(called, converted), TABLES, 40) == ["convert bf16[100,128]"]
+
+
+def test_tables_that_are_kept_on_chip_are_named():
+    assert hlo.staged(program(HARMLESS["on chip"]), TABLES) == ["copy-done s32[101]"]
+    assert hlo.staged(program(OFFENDERS["copy"][0]), TABLES) == []
+
+
+def test_the_reader_reads_what_this_jax_writes():
+    @jax.jit
+    def run(table, ids):
+        return jnp.sort(table[:, 0]), table.T.copy(), jnp.zeros(5000).at[ids].add(1.0)
+
+    shapes = jax.ShapeDtypeStruct((4000, 64), jnp.float32), jax.ShapeDtypeStruct((10,), jnp.int32)
+    found = hlo.offenders(run.lower(*shapes).compile().as_text(), {4000 * 64}, limit=3000)
+    assert any(one.startswith("sort f32[4000]") for one in found), found
+    assert any(one.endswith("f32[64,4000]") for one in found), found
+
+
+def test_sizes_come_from_a_graph_or_from_the_command_line():
+    options = ahead.options("tpu", "What it does.", lanes=128)
+    first, *others = ahead.cases(options.parse_args([]))
+    assert (first.num_nodes, first.width, first.num_classes) == (2_449_029, 128, 47)
+    assert 1 + len(others) == 2 * len(ahead.AGGREGATORS)
+    assert 2_449_029 * 128 in first.table_sizes
+    assert (first.logits, first.slots) == (1024 * 47, 26_624 * 10 * 128)
+    sizes, one = ["--num-nodes", "2e6", "--num-edges", "3e6", "--lanes", "1"], ["--aggregators", "max"]
+    (case,) = ahead.cases(options.parse_args([*sizes, *one, "--dtypes", "bfloat16"]))
+    assert case == ahead.Case("max", "bfloat16", 2_000_000, 3_000_000, 100, 47)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-nodes", "3e9"], r"32 bits, got 3000000000: stay below 2\^31"),
+        (["--num-edges", "1.2e9", "--double"], r"32 bits, got 2400000000"),
+        (["--aggregators", "median"], "no aggregator 'median': expected some of mean, sum"),
+        (["--graph", "cora"], "no sizes of cora: expected one of tiny, arxiv"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        list(ahead.cases(ahead.options("tpu", "What it does.", lanes=128).parse_args(arguments)))
+
+
+def test_a_step_is_compiled_from_shapes_alone():
+    chosen = argparse.Namespace(
+        graph=Path("tiny"),
+        num_nodes=2_000_000,
+        num_edges=9_000,
+        lanes=1,
+        aggregators=("mean",),
+        dtypes=("float32",),
+        double=True,
+    )
+    look = lambda text, case: {"offenders": hlo.offenders(text, case.table_sizes, case.logits)}  # noqa: E731
+    (row,) = ahead.rows(chosen, jax.devices()[0], look, {"topology": "here"})
+    assert row["argument_bytes"] > 2_000_000 * 16 * 4
+    assert row["topology"] == "here"
+    assert row["doubled_temp_bytes"] == row["temp_bytes"] > 0
+    assert row["offenders"] == row["doubled_offenders"] == []
+
+
+needs_compiler = pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="no TPU compiler: pip install 'jax[tpu]' brings it"
+)
+
+
+def compiled(tmp_path: Path, *arguments: str) -> dict:
+    """The one row of the benchmark, in a process of its own: the compiler reads its settings at the start."""
+    target = tmp_path / "tpu.json"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.tpu",
+        "--topology",
+        "v5e:2x2",
+        "--json",
+        str(target),
+        *arguments,
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (row,) = json.loads(target.read_text())["rows"]
+    return row
+
+
+@needs_compiler
+def test_a_step_on_a_tpu_copies_no_table_and_its_memory_does_not_grow_with_the_graph(tmp_path):
+    row = compiled(tmp_path, "--aggregators", "mean", "--dtypes", "float32", "--double")
+    assert row["offenders"] == row["doubled_offenders"] == []
+    assert row["doubled_temp_bytes"] == row["temp_bytes"] < 64e6
+    assert row["argument_bytes"] > 2_449_029 * 128 * 4
+
+
+@needs_compiler
+def test_rows_that_are_not_whole_lanes_are_copied_in_every_step(tmp_path):
+    row = compiled(tmp_path, "--aggregators", "gcn", "--dtypes", "float32", "--lanes", "1")
+    assert "copy f32[2449029,100]" in row["offenders"]
+    assert row["temp_bytes"] > 1e9
