@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "typing": 0,
     "gather": 0,
+    "mirror": 1,
     "graph": 1,
     "draw": 1,
     "block": 1,
