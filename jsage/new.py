@@ -109,7 +109,7 @@ def join(graph: AnyGraph, new: NewNodes) -> Joined:
             "or leave it out"
         )
     order = np.argsort(dst, kind="stable")
-    pad = (0, edges - len(src))
+    pad = (0, max(edges, 1) - len(src))
     return Joined(
         graph,
         jnp.asarray(np.pad(features, ((0, nodes - len(features)), (0, 0)))),

@@ -102,7 +102,8 @@ class Pieces(NamedTuple):
     def sources(self, h: Rows) -> tuple[Rows, Block]:
         """All rows, where the table is small beside the destinations; else a copy of those that are read."""
         if h.shape[0] <= 4 * self.num_dst:
-            return h if self.more is None else jnp.concatenate([h, self.more]), self._replace(more=None)
+            more = jnp.zeros((0, h.shape[1])) if self.more is None else self.more
+            return jnp.concatenate([h, more.astype(h.dtype)]), self._replace(more=None)
         if self.room is None:
             raise NeedsRoom("this aggregator reads a row of every edge: give the last hop room for them")
         edges = edges_into(self.graph, self.dst, self.degree, self.room.shape[0])
