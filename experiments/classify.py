@@ -172,12 +172,12 @@ def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dic
     }
 
 
-def parse(arguments: list[str] | None = None) -> Config:
-    """Read the command line; the options are the fields of `Config`."""
+def parse(arguments: list[str] | None = None, name: str = "classify", text: str | None = __doc__) -> Config:
+    """Read the command line of an experiment; the options are the fields of `Config`."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.classify",
+        prog=f"python -m experiments.{name}",
         usage="%(prog)s [--option value ...]",
-        description=(__doc__ or "").split("\n")[0],
+        description=(text or "").split("\n")[0],
     )
     choices = {"aggregator": list(AGGREGATORS), "norm": list(NORMS), "task": list(TASKS)}
     for field in dataclasses.fields(Config):

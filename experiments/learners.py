@@ -57,17 +57,22 @@ class Learner(NamedTuple):
     """`(variables, tables, nodes) -> outputs`, deterministic."""
 
 
-def sage(config: "Config", width: int, num_nodes: int, *, identity: bool) -> Learner:
-    """GraphSAGE: trained on sampled neighbours, exact at inference unless the graph is too large."""
-    model = GraphSAGE(
+def sage_model(config: "Config", width: int, num_nodes: int | None = None) -> GraphSAGE:
+    """The module; `num_nodes` learned embeddings where there are no features."""
+    return GraphSAGE(
         hidden=config.hidden,
         out=width,
         num_layers=config.layers,
         conv=partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator]),
         norm=NORMS[config.norm],
         dropout=config.dropout,
-        identity=(num_nodes, config.identity) if identity else None,
+        identity=None if num_nodes is None else (num_nodes, config.identity),
     )
+
+
+def sage(config: "Config", width: int, num_nodes: int, *, identity: bool) -> Learner:
+    """GraphSAGE: trained on sampled neighbours, exact at inference unless the graph is too large."""
+    model = sage_model(config, width, num_nodes if identity else None)
 
     def whole(variables, tables, **options):
         return model.apply(variables, tables.features, (tables.full,) * config.layers, **options)

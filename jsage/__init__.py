@@ -10,13 +10,18 @@ from jsage import data as data
 from jsage import draw as draw
 from jsage import ellpack as ellpack
 from jsage import graph as graph
+from jsage import grow as grow
 from jsage import host as host
+from jsage import keyed as keyed
 from jsage import loss as loss
 from jsage import metrics as metrics
+from jsage import new as new
 from jsage import nn as nn
 from jsage import place as place
 from jsage import sample as sample
 from jsage import train as train
+from jsage import variance as variance
+from jsage import whole as whole
 from jsage.batch import batches as batches
 from jsage.batch import epoch as epoch
 from jsage.block import Indexed as Indexed
@@ -30,6 +35,10 @@ from jsage.classes import degree_classes as degree_classes
 from jsage.data import Dataset as Dataset
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges
+from jsage.grow import GrowingGraph as GrowingGraph
+from jsage.keyed import sample_blocks_by_node as sample_blocks_by_node
+from jsage.new import NewNodes as NewNodes
+from jsage.new import embed_new as embed_new
 from jsage.nn import LSTM as LSTM
 from jsage.nn import GraphSAGE as GraphSAGE
 from jsage.nn import Pool as Pool
@@ -42,5 +51,8 @@ from jsage.train import TrainState as TrainState
 from jsage.train import init_state as init_state
 from jsage.train import make_update as make_update
 from jsage.train import train_epoch as train_epoch
+from jsage.variance import plot_variance as plot_variance
+from jsage.variance import variance_report as variance_report
+from jsage.whole import whole_blocks as whole_blocks
 
 __version__ = "0.1.0"

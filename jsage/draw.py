@@ -31,7 +31,20 @@ def without_replacement(
     Array([0, 1, 0], dtype=int32)
     """
     _check(k)
-    bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
+    return choose(jax.random.bits(key, (k, n.shape[0]), jnp.uint32), n)
+
+
+def choose(
+    bits: UInt32[Array, "k rows"], n: Int[Array, " rows"]
+) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
+    """The draw of `without_replacement` that independent random words make: `bits[i]` fills slot `i`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> choose(jnp.zeros((2, 2), jnp.uint32), jnp.array([1, 5]))[0]
+    Array([[0, 0],
+           [0, 4]], dtype=int32)
+    """
+    k = bits.shape[0]
     last = jnp.maximum(n - k, 0)
 
     def fill(i, chosen):  # slot-major: one slot of every row at a time
@@ -65,8 +78,14 @@ def with_replacement(
 
 
 def _below(bits: UInt32[Array, "..."], bound: Int[Array, "..."]) -> Int[Array, "..."]:
-    """`floor(bits * bound / 2**32)`, in whole numbers: right for bounds beyond 2^24, where floats are not."""
-    return jax.lax.mulhi(bits, bound.astype(jnp.uint32)).astype(jnp.int32)
+    """`floor(bits * bound / 2**32)`, in whole numbers: right for bounds beyond 2^24, where floats are not.
+
+    By halves of words: as fast as `jax.lax.mulhi`, which does not compile for arrays split over devices.
+    """
+    bound = bound.astype(jnp.uint32)
+    high, low, top, bottom = bits >> 16, bits & 0xFFFF, bound >> 16, bound & 0xFFFF
+    middle = high * bottom + (low * bottom >> 16)
+    return (high * top + (middle >> 16) + (low * top + (middle & 0xFFFF) >> 16)).astype(jnp.int32)
 
 
 def _check(k: int) -> None:

@@ -1,0 +1,166 @@
+"""Sampling that depends on the node alone: draws keyed by `(key, hop, node id)`.
+
+A node's sampled neighbours, and so its embedding, are the same in any batch, order, batch size, padding or
+number of devices: for inference that does not change from request to request. It reads a `Graph`, or anything
+that answers the calls of `Neighbours`: a growing graph, a graph with new nodes beside it.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
+from jaxtyping import Array, Bool, Int, UInt32
+
+from jsage.block import Block, Indexed, Tree
+from jsage.draw import choose
+from jsage.gather import take
+from jsage.graph import Graph
+from jsage.typing import EdgeData, PRNGKey
+
+Nodes: TypeAlias = Int[Array, " num_nodes"]
+
+NODE = 0x6E6F6465
+"""A counter that no other use of a key has: "node"."""
+
+
+@runtime_checkable
+class Neighbours(Protocol):
+    """What is read of a graph: each node's edges by their number, in a fixed order."""
+
+    @property
+    def num_nodes(self) -> int:
+        """One more than the largest id."""
+        ...
+
+    def degrees(self, nodes: Int[Array, "..."]) -> Int[Array, "..."]:
+        """The number of edges into each node."""
+        ...
+
+    def read(
+        self, nodes: Int[Array, "..."], offset: Int[Array, "..."], live: Bool[Array, "..."]
+    ) -> tuple[Int[Array, "..."], EdgeData]:
+        """The source and the data of edge `offset` of each node; where not live, anything of that shape."""
+        ...
+
+
+AnyGraph: TypeAlias = Graph | Neighbours
+
+
+def degrees(graph: AnyGraph, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+    """The number of edges into each of `nodes`.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> degrees(from_edges([1, 2], [0, 0], 3), jnp.array([2, 0]))
+    Array([0, 2], dtype=int32)
+    """
+    if isinstance(graph, Graph):
+        return take(graph.indptr, nodes + 1) - take(graph.indptr, nodes)
+    return graph.degrees(nodes)
+
+
+def read(
+    graph: AnyGraph, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
+) -> tuple[Int[Array, "*rows"], EdgeData]:
+    """The sources and the data of each node's edge number `offset`; where not live, some legal source.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> graph = from_edges([1, 2], [0, 0], 3)
+    >>> read(graph, jnp.array([0, 2]), jnp.array([1, 0]), jnp.array([True, False]))[0]
+    Array([2, 1], dtype=int32)
+    """
+    if isinstance(graph, Graph):
+        return read_rows(take(graph.indptr, nodes), offset, live, graph.indices, graph.edge_data)
+    return graph.read(nodes, offset, live)
+
+
+def read_rows(
+    start: Int[Array, "*#rows"],
+    offset: Int[Array, "*rows"],
+    live: Bool[Array, "*rows"],
+    indices: Int[Array, " num_edges"],
+    edge_data: EdgeData,
+) -> tuple[Int[Array, "*rows"], EdgeData]:
+    """`indices[start + offset]` and the data beside it; where not live, the first; zeros of an empty array.
+
+    >>> import jax.numpy as jnp
+    >>> read_rows(jnp.array([3]), jnp.array([1]), jnp.array([True]), jnp.arange(10, 20), {})[0]
+    Array([14], dtype=int32)
+    """
+    if indices.shape[0] == 0:
+        empty = {name: jnp.zeros((*live.shape, *v.shape[1:]), v.dtype) for name, v in edge_data.items()}
+        return jnp.zeros(live.shape, indices.dtype), empty
+    edge = jnp.where(live, start + offset, 0)
+    return take(indices, edge), {name: take(values, edge) for name, values in edge_data.items()}
+
+
+def node_bits(key: PRNGKey, nodes: Nodes, k: int) -> UInt32[Array, "k num_nodes"]:
+    """`k` random words a node that depend on the key and the node's id alone.
+
+    Threefry-2x32 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3") of the counter `(id,
+    slot // 2)`, under a hash of the key, whatever its kind: the quality of `jax.random.bits`, at its cost.
+
+    >>> import jax, jax.numpy as jnp
+    >>> alone = node_bits(jax.random.key(0), jnp.array([7]), 3)
+    >>> bool((node_bits(jax.random.key(0), jnp.array([4, 7]), 3)[:, 1:] == alone).all())
+    True
+    """
+    words = threefry_2x32(_words(key), jnp.uint32([NODE, 0]))  # apart from what fold_in and bits make
+    shape = ((k + 1) // 2, nodes.shape[0])
+    ids = jnp.broadcast_to(nodes.astype(jnp.uint32)[None], shape)
+    counter = jnp.stack([ids, jax.lax.broadcasted_iota(jnp.uint32, shape, 0)])
+    return threefry_2x32((words[0], words[1]), counter.ravel()).reshape(-1, nodes.shape[0])[:k]
+
+
+def _words(key: PRNGKey) -> tuple[Array, Array]:
+    data = jax.random.key_data(key).ravel()
+    return data[0], data[1]
+
+
+def sample_neighbors_by_node(key: PRNGKey, graph: AnyGraph, seeds: Nodes, fanout: int) -> Indexed:
+    """`sample_neighbors` without replacement, with each seed's draw keyed by its id.
+
+    A seed that comes twice has the same neighbours both times; different seeds' are independent.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> graph = from_edges(src=range(1, 9), dst=[0] * 8, num_nodes=9)
+    >>> block = sample_neighbors_by_node(jax.random.key(0), graph, jnp.array([0, 3, 0]), 4)
+    >>> bool((block.src[0] == block.src[2]).all()), block.mask.sum(1)
+    (True, Array([4, 0, 4], dtype=int32))
+    """
+    if fanout < 1:
+        raise ValueError(f"a fanout is a positive number of neighbours, got {fanout}: leave the hop out")
+    offset, mask = choose(node_bits(key, seeds, fanout), degrees(graph, seeds))
+    src, edge_data = read(graph, seeds[:, None], offset, mask)
+    return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
+
+
+def sample_blocks_by_node(
+    key: PRNGKey, graph: AnyGraph, seeds: Nodes, fanouts: Sequence[int]
+) -> tuple[Block, ...]:
+    """`sample_blocks` without replacement, with draws keyed by `(key, hop, node id)`.
+
+    Each node's neighbours are an exact uniform sample. Under one key copies of a node share theirs in all
+    batches, so keep the key for inference, and take another one for each step of training.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.data import digits
+    >>> seeds = jnp.array([8, 5, 8])
+    >>> _, last = sample_blocks_by_node(jax.random.key(0), digits().graph, seeds, fanouts=(2, 2))
+    >>> last.mask.shape
+    (3, 2)
+    """
+    if not fanouts:
+        raise ValueError(
+            "sample_blocks_by_node needs one fanout a layer, got none: pass for instance (25, 10)"
+        )
+    key = jax.random.wrap_key_data(jnp.stack(_words(key)), impl="threefry2x32")
+    hops, frontier = [], seeds
+    for hop, fanout in enumerate(fanouts):
+        hops.append(sample_neighbors_by_node(jax.random.fold_in(key, hop), graph, frontier, fanout))
+        frontier = jnp.concatenate([frontier, hops[-1].src.ravel()])
+    return (hops[-1], *(Tree(block.mask, block.edge_data) for block in reversed(hops[:-1])))
