@@ -27,6 +27,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Bool, Int, PyTree
 
+from jsage.artefact.embedder import NO_NODE
 from jsage.artefact.files import FORMAT, META, PARAMS, VERSION, arguments, checksum
 from jsage.block import Block, as_tree
 from jsage.gather import take
@@ -194,8 +195,8 @@ class Beside(NamedTuple):
 
     @property
     def num_nodes(self) -> int:
-        """One more than the largest id that edges may have."""
-        return self.graph.num_nodes + self.src.shape[0]
+        """A bound on the ids: how many nodes there are is not known while tracing."""
+        return NO_NODE
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of old and new edges into each node."""

@@ -9,7 +9,7 @@ from jax import export
 
 from .checks import check_new, check_nodes, check_tables, dtype_of
 
-NO_NODE = np.iinfo(np.int32).max
+NO_NODE = int(np.iinfo(np.int32).max)
 """The destination of an edge that is padding."""
 
 
