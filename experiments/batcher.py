@@ -1,4 +1,4 @@
-"""Requests joined to batches: nodes wait for company until a batch is full, or a few milliseconds are over."""
+"""Requests joined to batches: nodes wait until a batch is full, or a few milliseconds are over."""
 
 import asyncio
 import time

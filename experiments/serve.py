@@ -1,6 +1,6 @@
 """Serve a trained GraphSAGE over HTTP: embeddings and predictions of known nodes and of new ones.
 
-    python -m experiments.serve                                       # trains on the digits (20 s), then serves
+    python -m experiments.serve                                     # trains on the digits (20 s), then serves
     python -m experiments.serve --dataset cora.npz --export served    # the same, and keeps what it serves
     python -m experiments.serve --artefact served --port 8080         # no training
 
@@ -8,9 +8,9 @@
     curl -d '{"nodes": [5, 80]}' http://127.0.0.1:8000/embed
     curl -d '{"features": [[0.1, ...]], "src": [7, -1], "dst": [-1, 7]}' http://127.0.0.1:8000/embed_new
 
-New node `i` of a request is called -1 - i among the ends of its edges; `/predict` takes new nodes too. Features
-are as the model was trained on: here, rows scaled to length 1. SIGTERM and Ctrl-C answer what has arrived,
-then end with status 0. Needs the extra `serve` (starlette, uvicorn).
+New node `i` of a request is called -1 - i among the ends of its edges; `/predict` takes new nodes too.
+Features are as the model was trained on: here, rows scaled to length 1. SIGTERM and Ctrl-C answer what
+has arrived, then end with status 0. Needs the extra `serve` (starlette, uvicorn).
 """
 
 import argparse
@@ -93,7 +93,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     sock = config.bind_socket()
     say(f"{loaded.compilations} programs compiled in {time.perf_counter() - began:.1f} s")
     say(f"serving {embedder.num_nodes} nodes on http://{options.host}:{sock.getsockname()[1]}")
-    # uvicorn answers what has arrived, then raises the signal once more for the handlers that were there before
+    # uvicorn answers what has arrived, then raises the signal again for the handlers that it found
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     asyncio.run(uvicorn.Server(config).serve([sock]))

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from experiments.answers import TASKS, Problem, lists, refuse, short
 from experiments.batcher import Batcher, QueueFullError
 from experiments.prometheus import Counter, Gauge, Histogram, page
 from jsage.artefact import Embedder
@@ -42,14 +43,6 @@ class Limits(NamedTuple):
     """Rows, and requests with new nodes, that may queue: more is 503."""
     wait: float = 0.002
     """Seconds that a batch which is not full waits for more."""
-
-
-class Problem(Exception):
-    """A request that is not answered, with the status and the reason."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
 
 
 class Service:
@@ -205,49 +198,6 @@ class Service:
             raise Problem(
                 413, f"a request has at most {size} new nodes and {most} edges, got {nodes} and {edges}"
             )
-
-
-def lists(body: dict, names: tuple[str, ...]) -> dict[str, list]:
-    """The object's lists under exactly these names."""
-    if body.keys() != set(names):
-        raise Problem(400, f"the object must have {', '.join(names)}, got {short(list(body)) or 'nothing'}")
-    for name in names:
-        if not isinstance(body[name], list):
-            raise Problem(400, f"{name} must be a list, got {short(body[name])}")
-    return body
-
-
-def short(value: Any) -> str:
-    """A value in a message: its beginning."""
-    try:
-        text = json.dumps(value)
-    except ValueError:
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:60] + "..."
-
-
-def refuse(name: str) -> None:
-    """NaN and the infinities are no JSON."""
-    raise ValueError(f"{name} is no number in JSON")
-
-
-def classes(rows: np.ndarray) -> dict:
-    """The class of the largest output, and the softmax."""
-    grown = np.exp(rows - rows.max(1, keepdims=True, initial=-np.inf))
-    shares = grown / grown.sum(1, keepdims=True)
-    return {"classes": rows.argmax(1).tolist(), "probabilities": shares.tolist()}
-
-
-def labels(rows: np.ndarray) -> dict:
-    """The labels of at least one half, and the sigmoid."""
-    shares = 0.5 * (1 + np.tanh(0.5 * rows))
-    return {
-        "labels": [np.flatnonzero(row >= 0.5).tolist() for row in shares],
-        "probabilities": shares.tolist(),
-    }
-
-
-TASKS = {"classification": classes, "multilabel": labels}
 
 
 class Measured:

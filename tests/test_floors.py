@@ -37,6 +37,7 @@ FLOORS = {
     "negative": 2,
     "data": 2,
     "compact": 3,
+    "export": 3,
     "whole": 3,
     "grow": 3,
     "infer": 3,
