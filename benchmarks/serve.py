@@ -1,4 +1,4 @@
-"""Latency and throughput of the HTTP service on one graph, at several numbers of clients; every answer checked.
+"""Latency and throughput of the HTTP service on a graph, at several numbers of clients; answers are checked.
 
 python -m benchmarks.serve --graph graphs/arxiv --json serve.json
 

@@ -86,7 +86,7 @@ class Service:
         """What is served."""
         meta = self.embedder.meta
         served = {"nodes": self.embedder.num_nodes, "width": meta["output"]["width"]}
-        served |= {"features": meta["tables"]["features"]["shape"].split(", ")[1], "task": self.task}
+        served |= {"features": int(meta["tables"]["features"]["shape"].split(",")[1]), "task": self.task}
         return JSONResponse({"status": "ok", **served, "fanouts": meta["fanouts"], "sizes": self.sizes})
 
     async def metrics(self, request: Request) -> Response:
@@ -222,6 +222,9 @@ class Measured:
         try:
             with suppress(ClientDisconnect):
                 await self._app(scope, receive, sent)
+        except Exception:
+            status = "500"
+            raise
         finally:
             self._service.requests.add(1, path, status)
             self._service.seconds.observe(time.perf_counter() - began, path)
@@ -250,9 +253,11 @@ def make_app(embedder: Embedder, limits: Limits) -> Starlette:
     async def failed(request: Request, error: Exception) -> Response:
         return answer(500, "the service failed: its log says why")
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=service.lifespan,
         exception_handlers={Problem: problem, HTTPException: http, Exception: failed},
         middleware=[Middleware(Measured, service=service)],
     )
+    app.router.redirect_slashes = False
+    return app

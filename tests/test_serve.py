@@ -26,6 +26,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from benchmarks import serve as benchmark  # noqa: E402
 from experiments import prometheus, serve  # noqa: E402
 from experiments.batcher import Batcher, QueueFullError  # noqa: E402
 from experiments.service import Limits, make_app  # noqa: E402
@@ -169,7 +170,7 @@ class TestAnswers:
     def test_health(self, server):
         found = httpx.get(f"{server.url}/healthz").json()
         assert found["status"] == "ok"
-        assert (found["nodes"], found["features"], found["width"]) == (NUM_NODES, str(WIDTH), CLASSES)
+        assert (found["nodes"], found["features"], found["width"]) == (NUM_NODES, WIDTH, CLASSES)
 
     def test_metrics_are_prometheus_text(self, server):
         server.post("/embed", {"nodes": [1]})
@@ -204,6 +205,7 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "many bytes": ("/embed", b"x" * 20_001, 413, "a body has at most 20000 bytes"),
     "very many bytes": ("/embed", b" " * 4_000_000, 413, "a body has at most 20000 bytes"),
     "no such path": ("/nothing", {}, 404, 'POST "/nothing": Not Found'),
+    "a slash too many": ("/embed/", {}, 404, "Not Found"),
     "NaN": ("/embed_new", b'{"features": [[NaN]], "src": [], "dst": []}', 400, "NaN is no number in JSON"),
     "infinite": ("/embed_new", {**NEW, "features": [[1e39] * WIDTH]}, 400, "must be finite in float32"),
     "overflow": ("/embed_new", {**NEW, "features": [[3e38] * WIDTH]}, 422, "overflows on these features"),
@@ -274,6 +276,16 @@ class TestBadRequests:
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(text)
         assert server.post("/embed", {"nodes": [3]}).status_code == 200
+
+
+def test_the_benchmark_counts_wrong_answers(served, server):
+    rows = served.rows[[3]]
+    asked = [benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), rows + wrong) for wrong in (0, 1)]
+    found = benchmark.load(server.url.removeprefix("http://"), "embed", asked, 2, 0.2)
+    assert found["requests"] > 0
+    assert found["failed"] == 0
+    assert found["wrong"] > 0
+    assert benchmark.load(server.url.removeprefix("http://"), "embed", asked[:1], 2, 0.2)["wrong"] == 0
 
 
 def test_sigterm_answers_what_has_arrived_and_ends_with_status_0(served):
