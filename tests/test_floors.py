@@ -32,12 +32,12 @@ FLOORS = {
     "aggregate": 2,
     "sample": 2,
     "keyed": 2,
+    "beside": 3,
     "classes": 2,
     "walk": 2,
     "negative": 2,
     "data": 2,
     "compact": 3,
-    "export": 3,
     "whole": 3,
     "grow": 3,
     "infer": 3,
@@ -47,6 +47,7 @@ FLOORS = {
     "nn": 3,
     "new": 4,
     "variance": 4,
+    "export": 4,
     "__init__": 5,
 }
 # Packages that only these modules may import, at any depth. No name: nowhere in the library.
