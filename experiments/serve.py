@@ -51,7 +51,9 @@ def train(options: argparse.Namespace, folder: Path) -> None:
 
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: pass --artefact {folder} to serve it")
-    config = classify.Config(dataset=options.dataset, epochs=options.epochs, fanouts=options.fanouts)
+    config = classify.Config(
+        options.dataset, fanouts=options.fanouts, layers=len(options.fanouts), epochs=options.epochs
+    )
     dataset, training_graph = classify.load(config)
     if dataset.features is None:
         raise ValueError(f"{options.dataset} has no features, and new nodes are embedded from theirs")

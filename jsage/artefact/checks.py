@@ -100,9 +100,12 @@ def _size(text: str, sizes: Mapping[str, int]) -> int:
 
 def _numbers(name: str, values: Any, spec: dict, shape: tuple[int | None, ...]) -> np.ndarray:
     """Finite numbers of a shape, None for any length, in the dtype of `spec`."""
-    array = np.asarray(values)
-    fits = array.ndim == len(shape) and all(w in (None, n) for n, w in zip(array.shape, shape, strict=True))
     wanted = " x ".join("any" if width is None else str(width) for width in shape)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name} must be {wanted} numbers, got rows of unequal lengths") from None
+    fits = array.ndim == len(shape) and all(w in (None, n) for n, w in zip(array.shape, shape, strict=True))
     if not fits or array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be {wanted} numbers, got {array.dtype} of shape {list(array.shape)}")
     with np.errstate(over="ignore"):
