@@ -1,6 +1,7 @@
 """GraphSAGE in pure JAX: neighbour sampling inside the jitted step, an epoch as one XLA program."""
 
 from jsage import aggregate as aggregate
+from jsage import artefact as artefact
 from jsage import batch as batch
 from jsage import block as block
 from jsage import cache as cache
@@ -9,6 +10,7 @@ from jsage import classes as classes
 from jsage import data as data
 from jsage import draw as draw
 from jsage import ellpack as ellpack
+from jsage import export as export
 from jsage import graph as graph
 from jsage import grow as grow
 from jsage import host as host

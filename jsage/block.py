@@ -171,8 +171,8 @@ class Indexed(NamedTuple):
 
     def sources(self, h: Rows) -> tuple[Sources, "Block"]:
         """`h` with 0 in the rows that are not read, or a copy of those that are where `h` is larger."""
-        if h.shape[0] <= self.dst.size + self.src.size:
-            return _only_read(self, h), self
+        if isinstance(h.shape[0], int) and h.shape[0] <= self.dst.size + self.src.size:
+            return _only_read(self, h), self  # a size that is a symbol (jax.export) is taken to be large
         ids, tree = as_tree(self)
         rows, _ = tree.sources(take(h, ids))
         return rows, tree

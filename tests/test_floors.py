@@ -22,6 +22,7 @@ FLOORS = {
     "fetch": 1,
     "gather": 0,
     "ellpack": 1,
+    "artefact": 0,
     "mirror": 1,
     "graph": 1,
     "draw": 1,
@@ -42,6 +43,7 @@ FLOORS = {
     "negative": 2,
     "data": 2,
     "compact": 3,
+    "beside": 3,
     "whole": 3,
     "grow": 3,
     "infer": 3,
@@ -52,6 +54,7 @@ FLOORS = {
     "nn": 3,
     "new": 4,
     "variance": 4,
+    "export": 4,
     "__init__": 5,
 }
 # Packages that only these modules may import, at any depth. No name: nowhere in the library.

@@ -91,8 +91,12 @@ LINEAR = (aggregates.sum, aggregates.mean, aggregates.gcn)
 
 
 def _reads_again(h: Array, block: Block) -> bool:
-    """Whether a block reads rows many times over, so that transforming each of them once is less work."""
-    return h.shape[0] <= 4 * block.num_dst and not isinstance(block, Tree)
+    """Whether a block reads rows many times over, so that transforming each of them once is less work.
+
+    A table whose size is a symbol (`jax.export`) is taken to be a large one.
+    """
+    known = isinstance(h.shape[0], int)
+    return known and h.shape[0] <= 4 * block.num_dst and not isinstance(block, Tree)
 
 
 def l2_normalize(rows: Float[Array, "rows d"]) -> Float[Array, "rows d"]:

@@ -1,0 +1,161 @@
+"""Serve a trained GraphSAGE over HTTP: embeddings and predictions of known nodes and of new ones.
+
+    python -m experiments.serve                                     # trains on the digits (20 s), then serves
+    python -m experiments.serve --dataset cora.npz --export served    # the same, and keeps what it serves
+    python -m experiments.serve --artefact served --port 8080         # no training
+
+    curl -d '{"nodes": [5, 80]}' http://127.0.0.1:8000/predict
+    curl -d '{"nodes": [5, 80]}' http://127.0.0.1:8000/embed
+    curl -d '{"features": [[0.1, ...]], "src": [7, -1], "dst": [-1, 7]}' http://127.0.0.1:8000/embed_new
+
+New node `i` of a request is called -1 - i among the ends of its edges; `/predict` takes new nodes too.
+Features are as the model was trained on: here, rows scaled to length 1. SIGTERM and Ctrl-C answer what
+has arrived, then end with status 0. Needs the extra `serve` (starlette, uvicorn).
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+from experiments.service import Limits, make_app
+from jsage import artefact, data
+from jsage.data import Dataset
+
+
+def main(options: argparse.Namespace) -> None:
+    """Train and export unless an artefact is given; compile; serve until told to stop."""
+    if options.artefact:
+        serve(options, options.artefact)
+    elif options.export:
+        train(options, options.export)
+        serve(options, options.export)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            train(options, Path(folder, "served"))
+            serve(options, Path(folder, "served"))
+
+
+def train(options: argparse.Namespace, folder: Path) -> None:
+    """`folder/artefact` and `folder/graph` from the recipe of experiments.classify."""
+    from experiments import classify, learners
+    from experiments.tasks import make_task
+    from jsage import export
+
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already: pass --artefact {folder} to serve it")
+    config = classify.Config(
+        options.dataset, fanouts=options.fanouts, layers=len(options.fanouts), epochs=options.epochs
+    )
+    dataset, training_graph = classify.load(config)
+    if dataset.features is None:
+        raise ValueError(f"{options.dataset} has no features, and new nodes are embedded from theirs")
+    task = make_task(dataset)
+    learner = learners.sage(config, task.width, dataset.graph.num_nodes, identity=False)
+    found = classify.train_all("GraphSAGE", learner, task, dataset, training_graph, config)
+    say(f"{task.metric} {found.scores[0][task.metric]:.4f} on {len(dataset.test)} test nodes")
+    model = learners.sage_model(config, task.width, dataset.graph.num_nodes, identity=False)
+    run = found.runs[0]
+    plan = export.Plan(
+        config.fanouts,
+        options.sizes,
+        platforms=options.platforms,
+        about={"task": task.name, "dataset": options.dataset},
+    )
+    variables = {"params": run.params, **run.stats}
+    export.save(
+        folder / "artefact", model.apply, variables, dataset.graph, np.asarray(dataset.features), plan
+    )
+    data.save(folder / "graph", dataset)
+
+
+def serve(options: argparse.Namespace, folder: Path) -> None:
+    """Compile every program, then answer on the port."""
+    began = time.perf_counter()
+    loaded = artefact.load(folder / "artefact")
+    embedder = loaded.place(tables(data.open(options.graph or folder / "graph")))
+    limits = Limits(
+        options.max_body, options.max_nodes, options.timeout, options.max_waiting, options.wait / 1000
+    )
+    config = uvicorn.Config(
+        make_app(embedder, limits),
+        host=options.host,
+        port=options.port,
+        http="h11",
+        log_level="warning",
+        timeout_graceful_shutdown=int(2 * options.timeout) + 1,
+    )
+    sock = config.bind_socket()
+    say(f"{loaded.compilations} programs compiled in {time.perf_counter() - began:.1f} s")
+    say(f"serving {embedder.num_nodes} nodes on http://{options.host}:{sock.getsockname()[1]}")
+    # uvicorn answers what has arrived, then raises the signal again for the handlers that it found
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    asyncio.run(uvicorn.Server(config).serve([sock]))
+
+
+def tables(dataset: Dataset) -> dict[str, Any]:
+    """A graph directory as an artefact reads it."""
+    graph = dataset.graph
+    edge_data = {f"edge_{name}": values for name, values in graph.edge_data.items()}
+    return {"indptr": graph.indptr, "indices": graph.indices, "features": dataset.features, **edge_data}
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`25,10` as a tuple."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`cpu,cuda` as a tuple."""
+    return tuple(text.split(","))
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.serve", description=(__doc__ or "").split("\n")[0]
+    )
+    limits = Limits()
+    given = parser.add_argument
+    given("--artefact", type=Path, help="serve what --export wrote, without training")
+    given("--graph", type=Path, help="a newer graph directory for it")
+    given("--export", type=Path, help="a new folder to keep the artefact and the graph in")
+    given("--dataset", default="digits", help="what to train on, as experiments.classify takes it")
+    given("--epochs", type=int, default=60, help="passes over the training nodes, at most (60)")
+    given("--fanouts", type=numbers, default=(10, 10), help="neighbours drawn a hop (10,10)")
+    given("--sizes", type=numbers, default=(1, 16, 128), help="batch sizes (1,16,128)")
+    given("--platforms", type=names, default=("cpu",), help="platforms of the artefact (cpu)")
+    given("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    given("--port", type=int, default=8000, help="port to listen on; 0 takes any that is free (8000)")
+    given("--timeout", type=float, default=limits.seconds, help="seconds that a request may take (10)")
+    given("--wait", type=float, default=1000 * limits.wait, help="milliseconds a batch waits for more (2)")
+    given("--max-body", type=int, default=limits.body, help="bytes of a body (1048576)")
+    given("--max-nodes", type=int, default=limits.nodes, help="nodes of a request (4096)")
+    given("--max-waiting", type=int, default=limits.waiting, help="rows that may wait (65536)")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command: 0, or 2 and one line on standard error for bad input."""
+    try:
+        main(parse(arguments))
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,263 @@
+"""The HTTP service on an embedder: requests checked, batched, measured, and answered in JSON."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.monitoring
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from experiments.answers import TASKS, Problem, lists, refuse, short
+from experiments.batcher import Batcher, QueueFullError
+from experiments.prometheus import Counter, Gauge, Histogram, page
+from jsage.artefact import Embedder
+from jsage.artefact.checks import check_nodes
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+PATHS = ("/embed", "/embed_new", "/predict", "/healthz", "/metrics")
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Limits(NamedTuple):
+    """What is refused."""
+
+    body: int = 1 << 20
+    """Bytes of a request's body: more is 413."""
+    nodes: int = 4096
+    """Nodes of a request: more is 413."""
+    seconds: float = 10.0
+    """Time for the body to arrive (408), and then for the answer (504)."""
+    waiting: int = 65536
+    """Rows, and requests with new nodes, that may queue: more is 503."""
+    wait: float = 0.002
+    """Seconds that a batch which is not full waits for more."""
+
+
+class Service:
+    """The endpoints, on one embedder."""
+
+    def __init__(self, embedder: Embedder, limits: Limits) -> None:
+        self.embedder, self.limits = embedder, limits
+        self.sizes = embedder.sizes("embed")
+        self.task = embedder.meta["about"].get("task")
+        self._pool = ThreadPoolExecutor(1, "device")
+        self._new = 0
+        self.batcher = Batcher(
+            self._embed, self.sizes[-1], self._pool, wait=limits.wait, limit=limits.waiting
+        )
+        self.requests = Counter("jsage_requests_total", "Requests by path and status.", ("path", "status"))
+        self.seconds = Histogram("jsage_request_seconds", "Time to answer.", SECONDS, ("path",))
+        self.rows = Histogram("jsage_batch_rows", "Rows of a batch, padding left out.", self.sizes)
+        self.device = Histogram("jsage_batch_seconds", "Time of a batch on the device.", SECONDS)
+        self.compilations = Counter("jsage_compilations_total", "XLA compilations since the start.")
+        self.compilations.add(0)
+        self._queue = Gauge("jsage_queue_rows", "Rows that wait for a batch.", lambda: self.batcher.waiting)
+        self._nodes = Gauge("jsage_nodes", "Nodes of the graph.", lambda: embedder.num_nodes)
+
+    async def embed(self, request: Request) -> Response:
+        """`{"nodes": [3, 1]}` to `{"embeddings": [[...], [...]]}`."""
+        return JSONResponse({"embeddings": (await self._rows(await self._body(request))).tolist()})
+
+    async def predict(self, request: Request) -> Response:
+        """What `/embed` or `/embed_new` takes, to classes, or labels, and probabilities."""
+        if self.task not in TASKS:
+            raise Problem(404, f"this model predicts no classes or labels, its task is {self.task!r}")
+        body = await self._body(request)
+        rows = await (self._new_rows(body) if "features" in body else self._rows(body))
+        return JSONResponse(TASKS[self.task](rows.astype(np.float64)))
+
+    async def embed_new(self, request: Request) -> Response:
+        """`{"features": [[...]], "src": [7, -1], "dst": [-1, 7]}`: new node `i` is -1 - i among the ends."""
+        return JSONResponse({"embeddings": (await self._new_rows(await self._body(request))).tolist()})
+
+    async def health(self, request: Request) -> Response:
+        """What is served."""
+        meta = self.embedder.meta
+        served = {"nodes": self.embedder.num_nodes, "width": meta["output"]["width"]}
+        served |= {"features": int(meta["tables"]["features"]["shape"].split(",")[1]), "task": self.task}
+        return JSONResponse({"status": "ok", **served, "fanouts": meta["fanouts"], "sizes": self.sizes})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text."""
+        found = (self.requests, self.seconds, self.rows, self.device, self.compilations)
+        return PlainTextResponse(
+            page([*found, self._queue, self._nodes]), media_type="text/plain; version=0.0.4"
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Batches run while the server does."""
+        count = lambda event, seconds, **_: event == COMPILED and self.compilations.add()  # noqa: E731
+        jax.monitoring.register_event_duration_secs_listener(count)
+        task = asyncio.create_task(self.batcher.work())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        self._pool.shutdown()
+
+    async def _body(self, request: Request) -> dict:
+        """The JSON object of a request, read no further than the limit."""
+        data, size = bytearray(), 0
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= self.limits.body:
+                        data += chunk
+                    elif size > 256 * self.limits.body:
+                        break  # the rest is not read: the connection closes
+        except TimeoutError:
+            raise Problem(408, f"the body must arrive within {self.limits.seconds:g} s") from None
+        if size > self.limits.body:
+            raise Problem(413, f"a body has at most {self.limits.body} bytes, got {size} or more")
+        try:
+            body = json.loads(data, parse_constant=refuse)
+        except (ValueError, RecursionError) as error:
+            raise Problem(400, f"the body must be JSON, got {len(data)} bytes: {str(error)[:200]}") from None
+        if not isinstance(body, dict):
+            raise Problem(400, f"the body must be a JSON object, got {type(body).__name__}")
+        return body
+
+    async def _rows(self, body: dict) -> np.ndarray:
+        nodes = lists(body, ("nodes",))["nodes"]
+        if not all(type(node) is int for node in nodes):
+            raise Problem(400, f"nodes must be a list of integers, got {short(nodes)}")
+        if len(nodes) > self.limits.nodes:
+            raise Problem(413, f"a request has at most {self.limits.nodes} nodes, got {len(nodes)}")
+        try:
+            ids = check_nodes(np.asarray(nodes), self.embedder.num_nodes)
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+        return await self._in_time(self.batcher.submit(ids))
+
+    async def _new_rows(self, body: dict) -> np.ndarray:
+        data = [name for name in self.embedder.meta["tables"] if name.startswith("edge_")]
+        new = lists(body, ("features", "src", "dst", *data))
+        ends = [self._ends(new, name) for name in ("src", "dst")]
+        if self._new >= self.limits.waiting:
+            raise Problem(503, f"{self._new} requests wait, at most {self.limits.waiting} may: try later")
+        self._small(len(new["features"]), len(new["src"]))
+        weights = {name.removeprefix("edge_"): new[name] for name in data}
+        call = partial(self.embedder.embed_new, new["features"], *ends, weights)
+        self._new += 1
+        try:
+            loop = asyncio.get_running_loop()
+            rows = await self._in_time(loop.run_in_executor(self._pool, call))
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+        finally:
+            self._new -= 1
+        if not np.isfinite(rows).all():
+            raise Problem(422, "the model overflows on these features: scale them as those of the graph are")
+        return rows
+
+    def _ends(self, new: dict, name: str) -> np.ndarray:
+        """Ids with new node `i` as `num_nodes + i` instead of -1 - i."""
+        if not all(type(end) is int for end in new[name]):
+            raise Problem(400, f"{name} must be a list of integers, got {short(new[name])}")
+        most = len(new["features"])
+        if wrong := [end for end in new[name] if not -most <= end < self.embedder.num_nodes]:
+            known = f"known nodes 0 .. {self.embedder.num_nodes - 1} or new ones -1 .. {-most}"
+            raise Problem(400, f"{name} must be {known}, got {short(wrong[0])}")
+        ends = np.asarray(new[name], np.int64).reshape(-1)
+        return np.where(ends < 0, self.embedder.num_nodes - 1 - ends, ends)
+
+    async def _in_time(self, rows: Any) -> np.ndarray:
+        try:
+            return await asyncio.wait_for(rows, self.limits.seconds)
+        except TimeoutError:
+            raise Problem(504, f"no answer within {self.limits.seconds:g} s: try later") from None
+        except QueueFullError as error:
+            raise Problem(503, f"{error}: try later") from None
+
+    def _embed(self, nodes: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        rows = self.embedder.embed(nodes)
+        self.device.observe(time.perf_counter() - began)
+        self.rows.observe(len(nodes))
+        return rows
+
+    def _small(self, nodes: int, edges: int) -> None:
+        """413 for more new nodes or edges than the largest program takes."""
+        size = max(self.embedder.sizes("embed_new"), default=0)
+        most = size * self.embedder.meta["new_edges"]
+        if nodes > size or edges > most:
+            raise Problem(
+                413, f"a request has at most {size} new nodes and {most} edges, got {nodes} and {edges}"
+            )
+
+
+class Measured:
+    """Counts every answer and its time."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), "gone"
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        try:
+            with suppress(ClientDisconnect):
+                await self._app(scope, receive, sent)
+        except Exception:
+            status = "500"
+            raise
+        finally:
+            self._service.requests.add(1, path, status)
+            self._service.seconds.observe(time.perf_counter() - began, path)
+
+
+def answer(status: int, reason: str, headers: Any = None) -> Response:
+    return JSONResponse({"error": reason}, status, headers)
+
+
+def make_app(embedder: Embedder, limits: Limits) -> Starlette:
+    """The service as an ASGI application."""
+    service = Service(embedder, limits)
+    posts = {"/embed": service.embed, "/embed_new": service.embed_new, "/predict": service.predict}
+    gets = {"/healthz": service.health, "/metrics": service.metrics}
+    routes = [Route(path, call, methods=["POST"]) for path, call in posts.items()]
+    routes += [Route(path, call, methods=["GET"]) for path, call in gets.items()]
+
+    async def problem(request: Request, error: Any) -> Response:
+        return answer(error.status, error.reason)
+
+    async def http(request: Request, error: Any) -> Response:
+        return answer(
+            error.status_code, f"{request.method} {short(request.url.path)}: {error.detail}", error.headers
+        )
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return answer(500, "the service failed: its log says why")
+
+    app = Starlette(
+        routes=routes,
+        lifespan=service.lifespan,
+        exception_handlers={Problem: problem, HTTPException: http, Exception: failed},
+        middleware=[Middleware(Measured, service=service)],
+    )
+    app.router.redirect_slashes = False
+    return app

@@ -1,0 +1,115 @@
+"""What may go into the programs of an artefact: checks on the host that say what is wrong."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_nodes(nodes: Sequence[int] | np.ndarray, num_nodes: int, name: str = "nodes") -> np.ndarray:
+    """Node ids as an int32 vector, or ValueError for what are none.
+
+    >>> check_nodes([2, 3], num_nodes=3)
+    Traceback (most recent call last):
+    ValueError: nodes must be ids in 0 .. 2, got 3
+    """
+    array = np.asarray(nodes)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be a list of ids, got an array of shape {list(array.shape)}")
+    if len(array) == 0:
+        return np.zeros(0, np.int32)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers, got {array.dtype}")
+    for extreme in (array.min(), array.max()):
+        if not 0 <= extreme < num_nodes:
+            raise ValueError(f"{name} must be ids in 0 .. {num_nodes - 1}, got {extreme}")
+    return array.astype(np.int32, copy=False)
+
+
+def check_new(
+    meta: dict, num_nodes: int, new: Mapping[str, Any], edge_data: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Features and edges of new nodes as arrays, or ValueError.
+
+    >>> meta = {"tables": {"features": {"shape": "num_nodes, 2", "dtype": "float32"}}}
+    >>> check_new(meta, 10, {"features": [[1.0, 2.0]], "src": [3], "dst": [10]})["dst"]
+    array([10], dtype=int32)
+    """
+    spec = meta["tables"]["features"]
+    rows = _numbers("features", new["features"], spec, (None, int(spec["shape"].split(",")[1])))
+    ids = {name: check_nodes(new[name], num_nodes + len(rows), name) for name in ("src", "dst")}
+    src, dst = ids.values()
+    if len(src) != len(dst):
+        raise ValueError(f"src and dst must have one entry an edge each, got {len(src)} and {len(dst)}")
+    if len(strange := np.flatnonzero((src < num_nodes) & (dst < num_nodes))):
+        first = strange[0]
+        raise ValueError(f"edges must start or end at a new node, got {src[first]} -> {dst[first]}")
+    given = {f"edge_{name}": values for name, values in (edge_data or {}).items()}
+    wanted = {name: spec for name, spec in meta["tables"].items() if name.startswith("edge_")}
+    if given.keys() != wanted.keys():
+        raise ValueError(f"edge_data must be {sorted(wanted) or 'absent'}, got {sorted(given) or 'none'}")
+    for name, spec in wanted.items():
+        ids[name] = _numbers(name, given[name], spec, (len(src), *map(int, spec["shape"].split(",")[1:])))
+    return {"features": rows, **ids}
+
+
+def check_tables(meta: dict, tables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The graph and the features as the programs read them, or ValueError that says what is wrong.
+
+    >>> check_tables({"tables": {"indptr": {}}}, {})
+    Traceback (most recent call last):
+    ValueError: tables must hold indptr, got nothing
+    """
+    wanted = meta["tables"]
+    if tables.keys() != wanted.keys():
+        got = ", ".join(sorted(tables)) or "nothing"
+        raise ValueError(f"tables must hold {', '.join(sorted(wanted))}, got {got}")
+    arrays = {name: np.asarray(tables[name]) for name in sorted(wanted)}
+    sizes = {"num_nodes": arrays["indptr"].size - 1, "num_edges": arrays["indices"].size}
+    for name, array in arrays.items():
+        spec = wanted[name]
+        shape = [_size(part, sizes) for part in spec["shape"].split(",")]
+        if array.dtype != dtype_of(spec["dtype"]) or list(array.shape) != shape:
+            raise ValueError(
+                f"{name} must be {spec['dtype']} [{spec['shape']}] = {shape}, "
+                f"got {array.dtype} {list(array.shape)}"
+            )
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite, got NaN or an infinity")
+    indptr, indices = arrays["indptr"], arrays["indices"]
+    if sizes["num_nodes"] < 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+        raise ValueError(f"indptr must rise from 0 to the number of edges, {len(indices)}, without falling")
+    check_nodes(indices, sizes["num_nodes"], "indices")
+    return arrays
+
+
+def dtype_of(name: str) -> np.dtype:
+    """A dtype by name, bfloat16 among them.
+
+    >>> dtype_of("bfloat16").itemsize
+    2
+    """
+    return jnp.dtype(name)
+
+
+def _size(text: str, sizes: Mapping[str, int]) -> int:
+    name, _, more = (part.strip() for part in text.partition("+"))
+    return (sizes[name] if name in sizes else int(name)) + int(more or 0)
+
+
+def _numbers(name: str, values: Any, spec: dict, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Finite numbers of a shape, None for any length, in the dtype of `spec`."""
+    wanted = " x ".join("any" if width is None else str(width) for width in shape)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name} must be {wanted} numbers, got rows of unequal lengths") from None
+    fits = array.ndim == len(shape) and all(w in (None, n) for n, w in zip(array.shape, shape, strict=True))
+    if not fits or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be {wanted} numbers, got {array.dtype} of shape {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype_of(spec["dtype"]))
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite in {spec['dtype']}, got NaN, an infinity or a larger number")
+    return array

@@ -1,0 +1,128 @@
+"""Programs and parameters, and their compiled forms on a graph."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from .checks import check_new, check_nodes, check_tables, dtype_of
+
+NO_NODE = int(np.iinfo(np.int32).max)
+"""The destination of an edge that is padding."""
+
+
+class Artefact:
+    """Parameters and programs, not yet tied to a graph."""
+
+    def __init__(self, meta: dict, params: list, programs: dict) -> None:
+        self.meta, self._params, self._programs = meta, params, programs
+        self._compiled: dict = {}
+
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled so far."""
+        return len(self._compiled)
+
+    def place(self, tables: Mapping[str, Any], room: tuple[int, int] = (0, 0)) -> "Embedder":
+        """Check a graph and its features, put them on the device, and compile all programs for their shapes.
+
+        `tables` holds `indptr`, `indices`, `features` and, where the graph has data, `edge_<name>`:
+        `meta["tables"]` lists them. `room`: numbers of nodes and of edges to leave space for: a later graph
+        that fits into the same room compiles nothing. Raises ValueError for a wrong shape, dtype or value.
+        """
+        arrays = check_tables(self.meta, tables)
+        num_nodes = len(arrays["indptr"]) - 1
+        arrays = _padded(arrays, room)
+        shapes = tuple(array.shape for _, array in sorted(arrays.items()))
+        for name, exported in self._programs.items():
+            if (name, shapes) not in self._compiled:
+                self._compiled[name, shapes] = self._compile(exported, arrays)
+        arguments = self._params, jax.device_put(arrays)
+        run = {
+            name: lambda inputs, call=self._compiled[name, shapes]: np.asarray(call(*arguments, inputs))
+            for name in self._programs
+        }
+        return Embedder(self.meta, run, num_nodes)
+
+    def _compile(self, exported: export.Exported, arrays: dict) -> Callable:
+        *_, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
+        inputs = {name: jax.ShapeDtypeStruct(aval.shape, aval.dtype) for name, aval in inputs.items()}
+        try:
+            return jax.jit(exported.call).lower(self._params, arrays, inputs).compile()
+        except Exception as error:
+            raise RuntimeError(
+                f"{exported.fun_name}, exported with jax {self.meta['versions']['jax']}, does not "
+                f"compile with jax {jax.__version__}: {error}"
+            ) from error
+
+
+class Embedder:
+    """An artefact on a graph: every program is compiled, and no call compiles another."""
+
+    def __init__(self, meta: dict, run: Mapping, num_nodes: int) -> None:
+        self.meta, self.num_nodes, self._run = meta, num_nodes, run
+
+    def sizes(self, function: str) -> list[int]:
+        """The batch sizes that a function was exported for, ascending."""
+        return sorted(size for name, size in self._run if name == function)
+
+    def embed(self, nodes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The model's output at any number of nodes, `[len(nodes), width]`; ValueError for ids out of range.
+
+        The nodes run in batches of the fixed sizes, the last one padded.
+        """
+        nodes = check_nodes(nodes, self.num_nodes)
+        sizes, output = self.sizes("embed"), self.meta["output"]
+        parts = [np.zeros((0, output["width"]), dtype_of(output["dtype"]))]
+        for start in range(0, len(nodes), sizes[-1]):
+            part = nodes[start : start + sizes[-1]]
+            size = next(size for size in sizes if size >= len(part))
+            seeds = np.pad(part, (0, size - len(part)))
+            parts.append(self._run["embed", size]({"seeds": seeds})[: len(part)])
+        return np.concatenate(parts)
+
+    def embed_new(
+        self, features: Any, src: Any, dst: Any, edge_data: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
+        """The model's output at nodes that are in no table, `[len(features), width]`.
+
+        Row `i` of `features` is node `num_nodes + i`; `src[e] -> dst[e]` are edges that start or end at one
+        of them, with `edge_data` where the graph has some. Raises ValueError for ids out of range, features
+        of another width or not finite, and for more nodes or edges than the largest program takes.
+        """
+        new = check_new(self.meta, self.num_nodes, {"features": features, "src": src, "dst": dst}, edge_data)
+        nodes, edges, per_node = len(new["features"]), len(new["src"]), self.meta["new_edges"]
+        sizes = self.sizes("embed_new")
+        size = next((size for size in sizes if size >= nodes and size * per_node >= edges), None)
+        if size is None:
+            most = sizes[-1] if sizes else 0
+            raise ValueError(
+                f"at most {most} new nodes with {most * per_node} edges a call, got {nodes} with {edges}"
+            )
+        order = np.argsort(new["dst"], kind="stable")
+        inputs: dict[str, Any] = {"features": _pad(new.pop("features"), size)}
+        inputs |= {name: _pad(array[order], size * per_node) for name, array in new.items()}
+        inputs["dst"][edges:] = NO_NODE
+        inputs["num_nodes"] = np.int32(self.num_nodes)
+        return self._run["embed_new", size](inputs)[:nodes]
+
+
+def _pad(array: np.ndarray, length: int, mode: Any = "constant") -> np.ndarray:
+    """Zeros, or copies of the last row, up to `length` rows."""
+    more = length - len(array)
+    return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1), mode=mode) if more else array
+
+
+def _padded(arrays: dict[str, np.ndarray], room: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Tables with isolated nodes and unread edges up to `room`; one edge at least."""
+    num_nodes, num_edges = len(arrays["indptr"]) - 1, len(arrays["indices"])
+    if any(room) and (num_nodes > room[0] or num_edges > room[1]):
+        raise ValueError(f"room is for {room[0]} nodes and {room[1]} edges, got {num_nodes} and {num_edges}")
+    nodes, edges = max(room[0], num_nodes), max(room[1], num_edges, 1)
+    padded = {
+        name: _pad(array, edges) for name, array in arrays.items() if name not in ("indptr", "features")
+    }
+    padded["indptr"] = _pad(arrays["indptr"], nodes + 1, "edge")
+    return padded | {"features": _pad(arrays["features"], nodes)}
