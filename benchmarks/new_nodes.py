@@ -97,15 +97,15 @@ def varied(mode: str, embed: Callable, known: int, requests: int, random: np.ran
     embed(request(known, *CAPACITY, random, CAPACITY))
     compiled: list[float] = []
 
-    def count(event: str, seconds: float, **_: Any) -> None:
+    def count(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(seconds)
+            compiled.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(count)
     began = time.perf_counter()
     for _ in range(requests):
-        sizes = (int(random.integers(1, most + 1)) for most in CAPACITY)
-        embed(request(known, *sizes, random, CAPACITY))
+        nodes, edges = (int(random.integers(1, most + 1)) for most in CAPACITY)
+        embed(request(known, nodes, edges, random, CAPACITY))
     seconds = time.perf_counter() - began
     jax.monitoring.unregister_event_duration_listener(count)
     return {

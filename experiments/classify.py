@@ -181,16 +181,16 @@ def parse(arguments: list[str] | None = None, name: str = "classify", text: str 
     )
     choices = {"aggregator": list(AGGREGATORS), "norm": list(NORMS), "task": list(TASKS)}
     for field in dataclasses.fields(Config):
-        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        flag, note = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true", help=text)
+            parser.add_argument(flag, action="store_true", help=note)
             continue
-        kind, text = KINDS.get(type(field.default), str), text + shown(field.default)
+        kind, note = KINDS.get(type(field.default), str), f"{note}{shown(field.default)}"
         if field.name in choices:
-            parser.add_argument(flag, choices=choices[field.name], default=field.default, help=text)
+            parser.add_argument(flag, choices=choices[field.name], default=field.default, help=note)
         else:
             name = "text" if kind is str else kind.__name__
-            parser.add_argument(flag, type=kind, default=field.default, metavar=name, help=text)
+            parser.add_argument(flag, type=kind, default=field.default, metavar=name, help=note)
     options = vars(parser.parse_args(arguments))
     hops = options["fanouts"][: options["layers"]]
     options["fanouts"] = hops + (hops[-1],) * (options["layers"] - len(hops))

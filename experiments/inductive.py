@@ -56,7 +56,7 @@ def main(config: Config) -> dict:
     found = train_all("GraphSAGE", learner, task, dataset, hidden, config)
     plain = train_all("MLP", mlp(config, task.width), task, dataset, hidden, config)
     test, val = np.asarray(dataset.test), np.asarray(dataset.val)
-    embedded, rebuilt, times, apart = [], [], [], 0.0
+    embedded, rebuilt, times, apart, variables = [], [], [], 0.0, {}
     for run in found.runs:
         variables = {"params": run.params, **run.stats}
         threshold = task.threshold(exactly(model, variables, hidden, dataset)[val], val)
@@ -114,7 +114,7 @@ def one_by_one(model: GraphSAGE, variables: Any, split: Split) -> dict[str, floa
         mine = (src == known + node) & (dst < known) | (dst == known + node) & (src < known)
         ends = (np.where(end[mine] >= known, known, end[mine]) for end in (src, dst))
         rows = {name: value[mine] for name, value in values.items()}
-        requests.append(NewNodes(features[node : node + 1], *ends, rows))
+        requests.append(NewNodes(features[node : node + 1], next(ends), next(ends), rows))
     largest = max(1, *(len(request.src) for request in requests))
     seconds = []
     for turn in range(2):

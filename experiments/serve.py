@@ -61,7 +61,7 @@ def train(options: argparse.Namespace, folder: Path) -> None:
     learner = learners.sage(config, task.width, dataset.graph.num_nodes, identity=False)
     found = classify.train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     say(f"{task.metric} {found.scores[0][task.metric]:.4f} on {len(dataset.test)} test nodes")
-    model = learners.sage_model(config, task.width, dataset.graph.num_nodes, identity=False)
+    model = learners.sage_model(config, task.width)
     run = found.runs[0]
     plan = export.Plan(
         config.fanouts,

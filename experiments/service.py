@@ -99,7 +99,7 @@ class Service:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Batches run while the server does."""
-        count = lambda event, seconds, **_: event == COMPILED and self.compilations.add()  # noqa: E731
+        count = lambda event, duration_secs, **_: event == COMPILED and self.compilations.add()  # noqa: E731
         jax.monitoring.register_event_duration_secs_listener(count)
         task = asyncio.create_task(self.batcher.work())
         yield

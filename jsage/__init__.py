@@ -7,6 +7,7 @@ from jsage import block as block
 from jsage import cache as cache
 from jsage import chunk as chunk
 from jsage import classes as classes
+from jsage import compact as compact
 from jsage import data as data
 from jsage import draw as draw
 from jsage import ellpack as ellpack
@@ -34,6 +35,9 @@ from jsage.block import as_tree as as_tree
 from jsage.block import edge_list as edge_list
 from jsage.classes import Classes as Classes
 from jsage.classes import degree_classes as degree_classes
+from jsage.compact import compacted as compacted
+from jsage.compact import measure_capacities as measure_capacities
+from jsage.compact import sample_compact_blocks as sample_compact_blocks
 from jsage.data import Dataset as Dataset
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges

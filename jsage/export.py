@@ -37,7 +37,7 @@ from jsage.typing import HostArray, PRNGKey
 
 Sampler: TypeAlias = Callable[[PRNGKey, AnyGraph, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
 """`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Neighbours`."""
-Apply: TypeAlias = Callable[[PyTree, Array, Sequence[Block]], Array]
+Apply: TypeAlias = Callable[[PyTree, Array, Sequence[Block]], Any]
 """`(variables, features, blocks) -> rows`, deterministic: a flax model's `apply`."""
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -166,7 +166,8 @@ def _embed_new(apply: Apply, plan: Plan) -> Callable:
         known, features = inputs["num_nodes"], inputs["features"]
         graph = Beside(_graph(tables), known, inputs["src"], inputs["dst"], _edge_data(inputs))
         seeds = known + jnp.arange(features.shape[0], dtype=jnp.int32)
-        first, *rest = plan.sampler(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
+        blocks: Any = plan.sampler(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
+        first, *rest = blocks
         ids, tree = as_tree(first)  # rows of two tables, so they are copied
         old = take(tables["features"], jnp.where(ids < known, ids, 0))
         new = take(features, jnp.where(ids < known, 0, ids - known))

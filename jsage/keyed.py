@@ -34,6 +34,11 @@ class Neighbours(Protocol):
         """One more than the largest id."""
         ...
 
+    @property
+    def edge_data(self) -> EdgeData:
+        """Named arrays, as a graph's."""
+        ...
+
     def degrees(self, nodes: Int[Array, "..."]) -> Int[Array, "..."]:
         """The number of edges into each node."""
         ...

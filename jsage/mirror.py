@@ -41,6 +41,7 @@ class Mirror:
         elif len(rows):
             rows = np.pad(rows, (0, (1 << (len(rows) - 1).bit_length()) - len(rows)), mode="edge")
             self._device = _put(self._device, rows, self.host[rows])
+        assert self._device is not None
         return self._device
 
 

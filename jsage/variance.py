@@ -143,7 +143,8 @@ def _choice(outputs: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1))
 def _sampled(model, fanouts, params, graph, features, key: PRNGKey, seeds):
     """Outputs, and how many rows each seed's tree reads."""
-    first, *rest = blocks = sample_blocks_by_node(key, graph, seeds, fanouts)
+    blocks: Any = sample_blocks_by_node(key, graph, seeds, fanouts)
+    first, *rest = blocks
     rows = 1 + first.mask.sum(1)  # of each node met, then of each seed's
     live = [jnp.ones(len(seeds), bool)]
     for k in range(len(rest) - 1, -1, -1):
