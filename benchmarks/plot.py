@@ -1,6 +1,8 @@
 """Draw the results of `benchmarks.scaling`.
 
 python -m benchmarks.plot results/scaling.json benchmarks/scaling.svg
+
+The reports of several runs, each of some kinds, are drawn as one.
 """
 
 import argparse
@@ -18,17 +20,16 @@ KINDS = {
 COLOURS = {"trees": "#1b6ca8", "compacted": "#d1495b"}
 
 
-def draw(report: dict, target: Path) -> None:
+def draw(reports: list[dict], target: Path) -> None:
     """One panel a kind: milliseconds a step, and for growing graphs what caches explain."""
     from matplotlib.figure import Figure
 
-    found = [kind for kind in KINDS if any(row["kind"] == kind for row in report["rows"])]
+    rows, machine = [row for report in reports for row in report["rows"]], reports[0]["machine"]
+    found = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
     figure = Figure(figsize=(4.2 * len(found), 3.6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        panel(axes, kind, [row for row in report["rows"] if row["kind"] == kind])
-    figure.suptitle(
-        f"Training step, {report['machine']['cores']} cores of {report['machine']['cpu']}", fontsize=10
-    )
+        panel(axes, kind, [row for row in rows if row["kind"] == kind])
+    figure.suptitle(f"Training step, {machine['cores']} cores of {machine['cpu']}", fontsize=10)
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
 
 
@@ -54,11 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.plot", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("report", type=Path, help="the JSON file of benchmarks.scaling")
+    parser.add_argument("reports", type=Path, nargs="+", help="JSON files of benchmarks.scaling")
     parser.add_argument("out", type=Path, help="the picture to write: .svg or .png")
     options = parser.parse_args(arguments)
     try:
-        draw(json.loads(options.report.read_text()), options.out)
+        draw([json.loads(path.read_text()) for path in options.reports], options.out)
     except (OSError, ValueError, KeyError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
