@@ -93,6 +93,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
         timeout_graceful_shutdown=int(2 * options.timeout) + 1,
     )
     sock = config.bind_socket()
+    sock.listen(config.backlog)  # so that who reads the address below is not refused
     say(f"{loaded.compilations} programs compiled in {time.perf_counter() - began:.1f} s")
     say(f"serving {embedder.num_nodes} nodes on http://{options.host}:{sock.getsockname()[1]}")
     # uvicorn answers what has arrived, then raises the signal again for the handlers that it found

@@ -99,7 +99,11 @@ class Service:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Batches run while the server does."""
-        count = lambda event, duration_secs, **_: event == COMPILED and self.compilations.add()  # noqa: E731
+
+        def count(event: str, duration_secs: float, **_: Any) -> None:
+            if event == COMPILED:
+                self.compilations.add()
+
         jax.monitoring.register_event_duration_secs_listener(count)
         task = asyncio.create_task(self.batcher.work())
         yield

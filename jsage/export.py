@@ -73,19 +73,16 @@ def save(
 
     >>> import tempfile
     >>> from jsage.artefact import load
-    >>> from jsage.data import digits
-    >>> from jsage.nn import GraphSAGE
-    >>> graph, features, *_ = digits()
-    >>> model, seeds = GraphSAGE(hidden=8, out=10), jnp.arange(4)
-    >>> plan = Plan(fanouts=(3, 2), sizes=(4,), new_sizes=())
-    >>> blocks = sample_blocks_by_node(jax.random.key(0), graph, seeds, plan.fanouts)
-    >>> params = model.init(jax.random.key(1), features, blocks)
+    >>> from jsage.graph import from_edges
+    >>> graph, features = from_edges([1, 2], [0, 0], num_nodes=3), np.eye(3, dtype=np.float32)
+    >>> apply = lambda variables, h, blocks: variables["scale"] * blocks[0].sum(h)
+    >>> plan = Plan(fanouts=(4,), sizes=(2,), new_sizes=())
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(f"{folder}/artefact", model.apply, params, graph, features, plan)
+    ...     save(f"{folder}/artefact", apply, {"scale": jnp.float32(10)}, graph, features, plan)
     ...     artefact = load(f"{folder}/artefact")
     >>> embedder = artefact.place({"indptr": graph.indptr, "indices": graph.indices, "features": features})
-    >>> bool(np.allclose(embedder.embed(seeds), model.apply(params, features, blocks), atol=1e-5))
-    True
+    >>> embedder.embed([0])
+    array([[ 0., 10., 10.]], dtype=float32)
     """
     path = Path(path)
     if path.exists():
@@ -167,11 +164,10 @@ def _embed_new(apply: Apply, plan: Plan) -> Callable:
         graph = Beside(_graph(tables), known, inputs["src"], inputs["dst"], _edge_data(inputs))
         seeds = known + jnp.arange(features.shape[0], dtype=jnp.int32)
         blocks: Any = plan.sampler(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
-        first, *rest = blocks
-        ids, tree = as_tree(first)  # rows of two tables, so they are copied
+        ids, tree = as_tree(blocks[0])  # rows of two tables, so they are copied
         old = take(tables["features"], jnp.where(ids < known, ids, 0))
         new = take(features, jnp.where(ids < known, 0, ids - known))
-        return apply(params, jnp.where((ids < known)[:, None], old, new), (tree, *rest))
+        return apply(params, jnp.where((ids < known)[:, None], old, new), (tree, *blocks[1:]))
 
     return embed_new
 

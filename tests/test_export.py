@@ -21,7 +21,7 @@ from jsage.keyed import sample_blocks_by_node
 from jsage.nn import GraphSAGE, Pool, SAGEConv
 
 NUM_NODES, WIDTH, NUM_NEW = 20, 5, 3
-WHOLE = export.Plan(fanouts=(24, 24), sizes=(2, 8), new_sizes=(4,), new_edges=16)
+WHOLE = export.Plan(fanouts=(24, 24), sizes=(8,), new_sizes=(4,), new_edges=16)
 SAMPLED = export.Plan(fanouts=(2, 3), sizes=(1, 4), new_sizes=(2,), new_edges=8, about={"task": "none"})
 
 
@@ -198,20 +198,20 @@ class TestEmbedNew:
 
 
 class TestRefresh:
-    def test_a_larger_graph_needs_no_new_export(self, whole):
-        (src, dst, weight), features = random_graph(seed=3, num_nodes=31, num_edges=90)
-        weight = weight if whole.weight is not None else None
-        graph = whole.rebuilt(src, dst, weight, 31)
-        before = whole.artefact.compilations
-        embedder = whole.artefact.place(tables(graph, features))
-        close(embedder.embed(np.arange(31)), whole.dense(src, dst, weight, features))
-        assert whole.artefact.compilations == before + 3
-        whole.artefact.place(tables(graph, features + 1))
-        assert whole.artefact.compilations == before + 3
+    def test_a_larger_graph_needs_no_new_export(self, sampled):
+        (src, dst, _), features = random_graph(seed=3, num_nodes=31, num_edges=90)
+        graph, nodes = sampled.rebuilt(src, dst, None, 31), np.arange(31)
+        before = sampled.artefact.compilations
+        found = sampled.artefact.place(tables(graph, features)).embed(nodes)
+        np.testing.assert_allclose(found, sampled.direct(nodes, graph, features), rtol=1e-6, atol=1e-6)
+        assert sampled.artefact.compilations == before + 3
+        other = sampled.artefact.place(tables(graph, features + 1)).embed(nodes)
+        assert np.abs(other - found).max() > 0.1
+        assert sampled.artefact.compilations == before + 3
 
     def test_room_is_compiled_once_for_all_graphs_that_fit(self, sampled):
         before = sampled.artefact.compilations
-        sizes = [(20, 60), (25, 80), (40, 128), (7, 0)]
+        sizes = [(20, 60), (40, 128), (7, 0)]
         for num_nodes, num_edges in sizes:
             (src, dst, _), features = random_graph(2, num_nodes, num_edges)
             graph = sampled.rebuilt(src, dst, None, num_nodes)
@@ -221,6 +221,8 @@ class TestRefresh:
             np.testing.assert_allclose(
                 embedder.embed(nodes), sampled.direct(nodes, graph, features), rtol=1e-6, atol=1e-6
             )
+            if num_nodes != 20:
+                continue
             rows = np.ones((1, WIDTH), np.float32)
             bigger = sampled.rebuilt(np.append(src, 3), np.append(dst, num_nodes), None, num_nodes + 1)
             expected = sampled.direct([num_nodes], bigger, np.concatenate([features, rows]))
@@ -411,7 +413,7 @@ class TestSave:
         export.save(path, apply or sampled.model.apply, sampled.variables, sampled.graph, features, plan)
 
     def test_for_platforms_that_are_not_here(self, sampled, tmp_path):
-        plan = SAMPLED._replace(platforms=("cpu", "cuda", "tpu"))
+        plan = SAMPLED._replace(platforms=("cpu", "cuda", "tpu"), sizes=(4,), new_sizes=())
         self.save(sampled, tmp_path / "all", plan)
         embedder = artefact.load(tmp_path / "all").place(tables(sampled.graph, sampled.features))
         nodes = np.arange(NUM_NODES)
@@ -420,7 +422,7 @@ class TestSave:
     def test_bfloat16_goes_there_and_back(self, sampled, tmp_path):
         features = jnp.asarray(sampled.features, jnp.bfloat16)
         half = {"scale": jnp.asarray(0.3, jnp.bfloat16)}
-        plan = SAMPLED._replace(sizes=(4,), new_sizes=(2,))
+        plan = SAMPLED._replace(sizes=(4,), new_sizes=())
         apply = lambda variables, h, blocks: variables["scale"] * blocks[1].own(blocks[0].sum(h))  # noqa: E731
         export.save(tmp_path / "half", apply, half, sampled.graph, features, plan)
         embedder = artefact.load(tmp_path / "half").place(tables(sampled.graph, np.asarray(features)))
@@ -428,7 +430,6 @@ class TestSave:
         expected = apply(half, features, sampled.blocks(sampled.graph, [3, 1]))
         assert found.dtype == jnp.bfloat16
         np.testing.assert_array_equal(found, np.asarray(expected))
-        assert embedder.embed_new(np.ones((1, WIDTH)), [2], [NUM_NODES]).dtype == jnp.bfloat16
 
     def test_is_there_whole_or_not_at_all(self, sampled, tmp_path):
         def broken(variables, h, blocks):

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def check_nodes(nodes: Sequence[int] | np.ndarray, num_nodes: int, name: str = "nodes") -> np.ndarray:
+def check_nodes(
+    nodes: Sequence[int] | np.ndarray | jax.Array, num_nodes: int, name: str = "nodes"
+) -> np.ndarray:
     """Node ids as an int32 vector, or ValueError for what are none.
 
     >>> check_nodes([2, 3], num_nodes=3)

@@ -68,7 +68,7 @@ class Embedder:
         """The batch sizes that a function was exported for, ascending."""
         return sorted(size for name, size in self._run if name == function)
 
-    def embed(self, nodes: Sequence[int] | np.ndarray) -> np.ndarray:
+    def embed(self, nodes: Sequence[int] | np.ndarray | jax.Array) -> np.ndarray:
         """The model's output at any number of nodes, `[len(nodes), width]`; ValueError for ids out of range.
 
         The nodes run in batches of the fixed sizes, the last one padded.
