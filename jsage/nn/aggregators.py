@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, UInt32
 
 from jsage import aggregate
 from jsage.block import Block
-from jsage.typing import AggregateFn
+from jsage.typing import AggregateFn, Folds
 
 
 class Pool(nn.Module):
@@ -62,24 +62,28 @@ class LSTM(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst features"]:
         """Pool `[num_src, d]` rows to `[num_dst, features]`."""
+        width, dtype = self.features or h.shape[1], self.dtype or jnp.promote_types(h.dtype, jnp.float32)
+        cell = nn.OptimizedLSTMCell(width, dtype=self.dtype, name="cell")
+
+        def start(rows):
+            return jnp.zeros((rows, width), dtype), jnp.zeros((rows, width), dtype)
+
+        def read(cell, state, row, live):
+            new, _ = cell(state, row)
+            keep = lambda a, b: jnp.where(live[:, None], a, b.astype(a.dtype))  # noqa: E731
+            return jax.tree.map(keep, new, state)
+
+        if isinstance(block, Folds):
+            loose, variables = cell.clone(parent=None, name=None), {"params": self.variables["params"]["cell"]}
+            return block.fold(h, start, lambda *slot: loose.apply(variables, *slot, method=read))[1]
         rows, mask = block.slots(h)
         if self.has_rng("order"):
             order = shuffled(jax.random.bits(self.make_rng("order"), mask.shape), mask)
             rows = jnp.take_along_axis(rows, order[..., None], 1)
             mask = jnp.take_along_axis(mask, order, 1)
-        cell = nn.OptimizedLSTMCell(self.features or h.shape[1], dtype=self.dtype, name="cell")
-        state = cell.initialize_carry(jax.random.key(0), rows[:, 0].shape)
-
-        def read(cell, state, slot):
-            row, live = slot
-            new, _ = cell(state, row)
-            keep = lambda a, b: jnp.where(live[:, None], a, b.astype(a.dtype))  # noqa: E731
-            return jax.tree.map(keep, new, state), None
-
-        dtype = self.dtype or jnp.promote_types(h.dtype, jnp.float32)
-        state = jax.tree.map(lambda x: x.astype(dtype), state)
-        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
-        (_, hidden), _ = scan(cell, state, (rows, mask))
+        step = lambda cell, state, slot: (read(cell, state, *slot), None)  # noqa: E731
+        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
+        (_, hidden), _ = scan(cell, start(mask.shape[0]), (rows, mask))
         return hidden
 
 
