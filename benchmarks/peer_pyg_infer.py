@@ -47,7 +47,11 @@ class Tables:
     def torch_sparse(self) -> Any:
         size = (self.num_nodes, self.num_nodes)
         return pyg.SparseTensor(
-            rowptr=self.indptr.long(), col=self.indices.long(), sparse_sizes=size, is_sorted=True, trust_data=True
+            rowptr=self.indptr.long(),
+            col=self.indices.long(),
+            sparse_sizes=size,
+            is_sorted=True,
+            trust_data=True,
         )
 
     def segments(self) -> Any:

@@ -43,5 +43,5 @@ class Folds(Protocol):
         start: Callable[[int], Any],
         step: Callable[[Any, Float[Array, "rows d"], Bool[Array, " rows"]], Any],
     ) -> Any:
-        """The states of all destinations, from `start(rows)`, once `step(state, rows, live)` read each slot."""
+        """The states of all destinations: `start(rows)`, then `step(state, rows, live)` for each slot."""
         ...

@@ -1,12 +1,6 @@
 """Layer-wise inference against Algorithm 1 in NumPy, for every aggregator and option, in both modes."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, WIDTH, features
+from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features
 
 from jsage import aggregate, sample_blocks
 from jsage.graph import from_edges
-from jsage.infer import Streaming, embed_all, embed_to_file, layer, whole
+from jsage.infer import Streaming, embed_all, embed_to_file, layer
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat, jump_max
 
 ALL = {**AGGREGATORS, "max pool": Pool(), "mean pool": Pool(reduce=aggregate.mean), "lstm": LSTM()}
@@ -44,7 +38,9 @@ CASES += [("gcn", "narrowing"), ("lstm", "residual, concat, normalize, project")
 
 def edges():
     """All awkward graphs beside each other, and a hub that reads some nodes hundreds of times."""
-    found = [np.concatenate([ends[i] + NUM_NODES * n for n, ends in enumerate(AWKWARD.values())]) for i in (0, 1)]
+    found = [
+        np.concatenate([ends[i] + NUM_NODES * n for n, ends in enumerate(AWKWARD.values())]) for i in (0, 1)
+    ]
     src = np.concatenate([found[0], np.random.default_rng(3).integers(0, NODES, 300)]).astype(np.int32)
     dst = np.concatenate([found[1], np.full(300, HUB)]).astype(np.int32)
     return src, dst, 0.2 * features(7, len(src), 1)[:, 0]

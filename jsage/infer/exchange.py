@@ -26,12 +26,14 @@ Apply: TypeAlias = Callable[[Array, "Exchange"], Array]
 class Fold(NamedTuple):
     """How the rows that a node reads are reduced, in the order of its edges."""
 
-    start: Callable[[int], State]
-    """The state of so many nodes that have read nothing."""
+    start: Callable[[int, int], State]
+    """The state of so many nodes that have read nothing of rows that are so wide."""
     step: Callable[[State, Rows, Live], State]
     """Each node reads one row, or none where it is not live."""
     many: Callable[[State, Rows, Live], State]
     """One node reads many rows."""
+    by_column: bool
+    """Whether each column is reduced by itself, so that zeros beside a row do no harm."""
 
 
 class Exchange:
@@ -55,11 +57,12 @@ class Exchange:
 
     def sum(self, h: Rows) -> Rows:
         """The sum over each destination's neighbours."""
-        return self._ask(h, _sum(h)).astype(h.dtype)
+        return self._ask(h, _sum(h))[:, : h.shape[1]].astype(h.dtype)
 
     def max(self, h: Rows) -> Rows:
         """The maximum over each destination's neighbours, 0 where there are none."""
-        return jnp.where(self.degree[:, None] > 0, self._ask(h, _max(h)), 0)
+        top = self._ask(h, _max(h))[:, : h.shape[1]]
+        return jnp.where(self.degree[:, None] > 0, top, 0)
 
     def fold(
         self, h: Rows, start: Callable[[int], State], step: Callable[[State, Rows, Live], State]
@@ -73,7 +76,7 @@ class Exchange:
 
             return jax.lax.fori_loop(0, live.sum(), one, state)
 
-        return self._ask(h, Fold(start, step, many))
+        return self._ask(h, Fold(lambda num, width: start(num), step, many, by_column=False))
 
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of edges into each destination."""
@@ -82,7 +85,7 @@ class Exchange:
     def slots(self, h: Rows) -> Any:
         """Not to be had: raises TypeError."""
         raise TypeError(
-            "slots need a [num_dst, max degree, d] array, which inference over whole neighbourhoods never makes: "
+            "slots need a [num_dst, max degree, d] array, which exact inference never makes: "
             "an aggregator over ordered slots calls block.fold(h, start, step) where the block is a Folds"
         )
 
@@ -96,7 +99,7 @@ class Exchange:
 
     def _ask(self, h: Rows, fold: Fold) -> State:
         self.asked.append((fold, h))
-        return fold.start(self.num_dst) if self._answers is None else next(self._answers)
+        return fold.start(self.num_dst, h.shape[1]) if self._answers is None else next(self._answers)
 
 
 def heard(apply: Apply, rows: Rows) -> list[tuple[Fold, Array]]:
@@ -126,7 +129,7 @@ def answered(
 
 
 def _sum(h: Rows) -> Fold:
-    dtype, width = wide(h), h.shape[1]
+    dtype = wide(h)
 
     def step(total: State, rows: Rows, live: Live) -> State:
         return total + jnp.where(live[:, None], rows, 0).astype(dtype)
@@ -134,7 +137,7 @@ def _sum(h: Rows) -> Fold:
     def many(total: State, rows: Rows, live: Live) -> State:
         return total + jnp.where(live[:, None], rows, 0).sum(0, dtype=dtype, keepdims=True)
 
-    return Fold(lambda num: jnp.zeros((num, width), dtype), step, many)
+    return Fold(lambda num, width: jnp.zeros((num, width), dtype), step, many, by_column=True)
 
 
 def _max(h: Rows) -> Fold:
@@ -144,4 +147,4 @@ def _max(h: Rows) -> Fold:
     def many(top: State, rows: Rows, live: Live) -> State:
         return jnp.maximum(top, jnp.where(live[:, None], rows, -jnp.inf).max(0, keepdims=True))
 
-    return Fold(lambda num: jnp.full((num, h.shape[1]), -jnp.inf, h.dtype), step, many)
+    return Fold(lambda num, width: jnp.full((num, width), -jnp.inf, h.dtype), step, many, by_column=True)

@@ -1,8 +1,9 @@
 """One layer over many nodes that read their whole neighbourhoods, in memory bounded whatever their degrees.
 
-Nodes come sorted by degree. A group of some hundred is walked edge by edge, all its nodes at once, as long
-as its degrees are alike; a group with a node of far more edges than the others is walked node by node, many
-edges at once. Nothing of size `[num_edges, d]` exists, and shapes do not depend on the degrees.
+Some thousand nodes at a time are sorted by degree and cut into classes of some hundred. A class is walked
+edge by edge, all its nodes at once, as long as its degrees are alike; one with a node of far more edges than the
+others is walked node by node, many edges at once. Nothing of size `[num_edges, d]` exists, and shapes do not
+depend on the degrees.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -16,12 +17,14 @@ from jsage.infer.exchange import Apply, Fold, State, answered, heard
 
 Table: TypeAlias = Float[Array, "num_src d"]
 
-ROWS = 4096
+ROWS = 16_384
 """Nodes whose results are computed at once."""
 GROUP = 512
-"""Nodes that are walked together."""
+"""Nodes of a class, which are walked together."""
 PIECE = 128
 """Edges of one node that are read at once."""
+NARROW, FULL = 16, 64
+"""Rows between these widths are padded to the latter: XLA's loops over so few columns are far slower."""
 
 
 class Edges(NamedTuple):
@@ -34,7 +37,7 @@ class Edges(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """The nodes to compute, sorted by degree."""
+    """The nodes to compute."""
 
     own: Int[Array, " size"]
     """The position of each node's own row."""
@@ -43,7 +46,7 @@ class Targets(NamedTuple):
     degree: Int[Array, " size"]
 
 
-def send(apply: Apply, h: Table) -> list[Table]:
+def send(apply: Apply, h: Table) -> list[Array]:
     """The tables that a layer reads of neighbours: `h` itself, or what it makes of each row beforehand.
 
     >>> import jax.numpy as jnp
@@ -51,18 +54,39 @@ def send(apply: Apply, h: Table) -> list[Table]:
     >>> table.ravel()
     Array([2., 2., 2.], dtype=float32)
     """
-    rows = h[:1]
-    same = [sent is rows for _, sent in heard(apply, rows)]
-
-    def changed(part: Table) -> list[Table]:
-        return [sent for (_, sent), skip in zip(heard(apply, part), same, strict=True) if not skip]
-
-    made = iter(in_parts(changed, (h,), ROWS) if not all(same) else [])
+    same = unchanged(apply, h[:1])
+    made = iter(in_parts(lambda part: changed(apply, part, same), (h,), ROWS) if not all(same) else [])
     return [h if skip else next(made) for skip in same]
 
 
+def unchanged(apply: Apply, rows: Table) -> list[bool]:
+    """Which of the tables that a layer sends are its own input as it is.
+
+    >>> import jax.numpy as jnp
+    >>> unchanged(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)))
+    [True, False]
+    """
+    return [sent is rows and not _padding(fold, sent) for fold, sent in heard(apply, rows)]
+
+
+def changed(apply: Apply, rows: Table, same: list[bool]) -> list[Array]:
+    """What a layer sends of these rows, but for the tables that are its input; padded to a good width.
+
+    >>> import jax.numpy as jnp
+    >>> changed(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)), [True, False])
+    [Array([[2., 2.]], dtype=float32)]
+    """
+    asked = zip(heard(apply, rows), same, strict=True)
+    return [jnp.pad(sent, ((0, 0), (0, _padding(fold, sent)))) for (fold, sent), skip in asked if not skip]
+
+
+def _padding(fold: Fold, rows: Table) -> int:
+    width = rows.shape[1]
+    return FULL - width if fold.by_column and NARROW < width < FULL else 0
+
+
 def receive(
-    apply: Apply, h: Table, tables: list[Table], targets: Targets, edges: Edges
+    apply: Apply, h: Table, tables: list[Array], targets: Targets, edges: Edges
 ) -> Float[Array, "size d_out"]:
     """The layer's rows at the targets, from own rows in `h` and neighbours' rows in what it sent.
 
@@ -81,27 +105,27 @@ def receive(
     return in_parts(part, targets, ROWS)
 
 
-def begin(apply: Apply, h: Table) -> list[State]:
+def begin(apply: Apply, h: Table, tables: list[Array]) -> list[State]:
     """The states of one node that has read nothing: for a node that is read by `go_on` in several calls.
 
     >>> import jax.numpy as jnp
-    >>> begin(lambda h, block: block.sum(h), jnp.ones((1, 2)))
+    >>> begin(lambda h, block: block.sum(h), jnp.ones((1, 2)), [jnp.ones((1, 2))])
     [Array([[0., 0.]], dtype=float32)]
     """
-    return [fold.start(1) for fold, _ in heard(apply, h[:1])]
+    return _start([fold for fold, _ in heard(apply, h[:1])], tables, 1)
 
 
 def go_on(
-    apply: Apply, states: list[State], tables: list[Table], count: Int[Array, ""], edges: Edges
+    apply: Apply, h: Table, states: list[State], tables: list[Array], count: Int[Array, ""], edges: Edges
 ) -> list[State]:
     """The states of one node once it has read the first `count` of these edges as well.
 
     >>> import jax.numpy as jnp
     >>> layer, h = lambda h, block: block.sum(h), jnp.array([[1.0], [2.0]])
-    >>> go_on(layer, begin(layer, h), [h], jnp.array(2), Edges(jnp.array([1, 1])))
+    >>> go_on(layer, h, begin(layer, h, [h]), [h], jnp.array(2), Edges(jnp.array([1, 1])))
     [Array([[4.]], dtype=float32)]
     """
-    folds = [fold for fold, _ in heard(apply, tables[0][:1])]
+    folds = [fold for fold, _ in heard(apply, h[:1])]
     return _read_all(folds, tables, edges, jnp.zeros((), jnp.int32), count, states)
 
 
@@ -135,16 +159,17 @@ def _cut(arrays, at, rows: int):
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), arrays)
 
 
-def _reduce(folds: list[Fold], tables: list[Table], targets: Targets, edges: Edges) -> list[State]:
+def _reduce(folds: list[Fold], tables: list[Array], targets: Targets, edges: Edges) -> list[State]:
     """The states of all targets once they have read everything."""
     size = targets.degree.shape[0]
     if edges.indices.shape[0] == 0 or not folds:
-        return [fold.start(size) for fold in folds]
-    groups = -(-size // GROUP)
-    each = -(-size // groups)
-    spans = [jnp.pad(x, (0, groups * each - size)).reshape(groups, each) for x in targets[1:]]
+        return _start(folds, tables, size)
+    classes = -(-size // GROUP)
+    each = -(-size // classes)
+    order = jnp.argsort(targets.degree)
+    spans = [jnp.pad(take(x, order), (0, classes * each - size)).reshape(classes, each) for x in targets[1:]]
 
-    def group(span: tuple[Array, Array]) -> list[State]:
+    def walk(span: tuple[Array, Array]) -> list[State]:
         start, degree = span
         uneven = each * degree.max().astype(jnp.float32) > 2 * degree.sum().astype(jnp.float32) + PIECE
         return jax.lax.cond(
@@ -153,12 +178,16 @@ def _reduce(folds: list[Fold], tables: list[Table], targets: Targets, edges: Edg
             lambda: _together(folds, tables, edges, start, degree),
         )
 
-    states = jax.lax.map(group, tuple(spans))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], states)
+    states, back = jax.lax.map(walk, tuple(spans)), jnp.argsort(order)
+    return jax.tree.map(lambda x: take(x.reshape(-1, *x.shape[2:]), back), states)
+
+
+def _start(folds: list[Fold], tables: list[Array], size: int) -> list[State]:
+    return [fold.start(size, table.shape[1]) for fold, table in zip(folds, tables, strict=True)]
 
 
 def _together(
-    folds: list[Fold], tables: list[Table], edges: Edges, start: Array, degree: Array
+    folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array
 ) -> list[State]:
     last = start + jnp.maximum(degree - 1, 0)
 
@@ -168,21 +197,21 @@ def _together(
             fold.step(state, row, i < degree) for fold, state, row in zip(folds, states, rows, strict=True)
         ]
 
-    return jax.lax.fori_loop(0, degree.max(), slot, [fold.start(start.size) for fold in folds])
+    return jax.lax.fori_loop(0, degree.max(), slot, _start(folds, tables, start.size))
 
 
 def _one_by_one(
-    folds: list[Fold], tables: list[Table], edges: Edges, start: Array, degree: Array
+    folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array
 ) -> list[State]:
     def node(span: tuple[Array, Array]) -> list[State]:
-        return _read_all(folds, tables, edges, *span, [fold.start(1) for fold in folds])
+        return _read_all(folds, tables, edges, *span, _start(folds, tables, 1))
 
     states = jax.lax.map(node, (start, degree))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
 
 
 def _read_all(
-    folds: list[Fold], tables: list[Table], edges: Edges, start: Array, degree: Array, states: list[State]
+    folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array, states: list[State]
 ) -> list[State]:
     """One node reads all its edges, a piece at a time."""
 
@@ -195,7 +224,7 @@ def _read_all(
     return jax.lax.fori_loop(0, (degree + PIECE - 1) // PIECE, piece, states)
 
 
-def _rows(tables: list[Table], edges: Edges, at: Array) -> list[Table]:
+def _rows(tables: list[Array], edges: Edges, at: Array) -> list[Array]:
     """The rows that these edges read, times their weights."""
     src = take(edges.indices, at)
     src = src if edges.place is None else take(edges.place, src)

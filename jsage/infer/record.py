@@ -57,13 +57,14 @@ def write_stages(
 ) -> None:
     """Run stages, the last of them into `path`; go on with what an earlier, killed call of this run left.
 
-    `run` says what the run is: a folder left by another one is refused with ValueError, and so is a file whose
-    checksum is not the recorded one. Progress is recorded every `seconds`.
+    `run` says what the run is: a folder left by another one is refused with ValueError, and so is a file
+    whose checksum is not the recorded one. Progress is recorded every `seconds`.
 
     >>> import tempfile
     >>> def stages():
-    ...     half = yield Stage("half", (4, 1), np.dtype("f4"), [(0, 4)], lambda a, b: np.ones((b - a, 1), "f4"))
-    ...     yield Stage("all", (4, 1), np.dtype("f4"), [(0, 2), (2, 4)], lambda a, b: half[a:b] + half[a:b])
+    ...     f4, ones = np.dtype("f4"), np.ones((4, 1), "f4")
+    ...     half = yield Stage("half", (4, 1), f4, [(0, 4)], lambda a, b: ones[a:b])
+    ...     yield Stage("all", (4, 1), f4, [(0, 2), (2, 4)], lambda a, b: half[a:b] + half[a:b])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_stages(f"{folder}/out.npy", {"what": "an example"}, stages())
     ...     np.load(f"{folder}/out.npy").ravel()

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jsage.graph import Graph
-from jsage.infer.exchange import answered, heard
-from jsage.infer.layer import Edges, Targets, begin, go_on, receive
+from jsage.infer.exchange import answered
+from jsage.infer.layer import Edges, Targets, begin, changed, go_on, receive, send, unchanged
 from jsage.infer.record import Progress, Stage, Stages, fingerprint, parts_by_edges, parts_of, write_stages
-from jsage.infer.whole import check, closure, edges_into, layer_of
+from jsage.infer.whole import check, closure, edges_into, layer_of, positions
 from jsage.typing import HostArray
 
 
@@ -100,7 +100,7 @@ def _stages(
         below = _Below(rows, tables, place, device)
         ids = every if nodes is None else nodes
         rows = yield _layer(model, params, k, below, ids, graph, options)
-        place = None if nodes is None else _positions(ids, graph.num_nodes)
+        place = None if nodes is None else positions(ids, graph.num_nodes)
         kept.append((rows, place))
     if model.jump:
         ids = every if wanted is None else wanted
@@ -111,12 +111,14 @@ def _stages(
 
 def _sent(model: Any, params: PyTree, k: int, rows: np.ndarray, options: Streaming):
     """The tables that layer `k` reads of neighbours; those that it makes are stages of their own."""
-    tables = []
-    for i, same in enumerate(_same(model, params, k, rows)):
-        if same:
+    tables, same = [], _same(model, params, k, rows)
+    for i, skip in enumerate(same):
+        if skip:
             tables.append(rows)
         else:
-            tables.append((yield _rowwise(f"sent-{k}-{i}", partial(_send, model, k, i, params), [rows], options)))
+            only = tuple(j != i for j in range(len(same)))
+            send = partial(_send, model, k, only, params)
+            tables.append((yield _rowwise(f"sent-{k}-{i}", send, [rows], options)))
     return tables
 
 
@@ -148,14 +150,12 @@ def _layer(
         part = ids[first:last]
         if degree[first] > options.edges:
             return _hub(model, k, params, cut, part)
-        order = np.argsort(degree[first:last], kind="stable")
         own, table, edges = cut(part, edges_into(graph.indptr, part))
         start = np.cumsum(degree[first:last]) - degree[first:last]
         size = min(options.rows, ids.size)
-        targets = Targets(*(_padded(x[order].astype(np.int32), size) for x in (own[1], start, degree[first:last])))
-        out = np.empty_like(rows := np.asarray(call(own[0], table, targets, edges))[: last - first])
-        out[order] = rows
-        return out
+        spans = (own[1], start, degree[first:last])
+        targets = Targets(*(_padded(x.astype(np.int32), size) for x in spans))
+        return np.asarray(call(own[0], table, targets, edges))[: last - first]
 
     own, table, edges = cut(ids[:1], np.zeros(0, np.int64))
     like = jax.eval_shape(call, own[0], table, Targets(*[np.zeros(1, np.int32)] * 3), edges)
@@ -189,8 +189,8 @@ def _hub(model: Any, k: int, params: PyTree, cut: Callable[..., Any], part: np.n
         count = min(size, last - at)
         own, tables, edges = cut(part, np.arange(at, at + count))
         row = np.asarray(own[0][own[1][:1]])
-        states = _begin(model, k, params, row) if states is None else states
-        states = _go_on(model, k, params, states, tables, np.int32(count), edges)
+        states = _begin(model, k, params, row, tables) if states is None else states
+        states = _go_on(model, k, params, row, states, (tables, np.int32(count), edges))
     return np.asarray(_end(model, k, params, row, np.array([last - first], np.int32), states))
 
 
@@ -200,12 +200,6 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
     out = np.zeros((size, *array.shape[1:]), array.dtype)
     out[: len(array)] = array
     return out
-
-
-def _positions(ids: np.ndarray, num_nodes: int) -> np.ndarray:
-    place = np.zeros(num_nodes, np.int32)
-    place[ids] = np.arange(ids.size, dtype=np.int32)
-    return place
 
 
 def _describe(
@@ -236,7 +230,7 @@ def _program(model: Any, params: PyTree, features: np.ndarray | None) -> str:
         ids, targets = jnp.arange(2), Targets(*[jnp.zeros(2, jnp.int32)] * 3)
         h, kept = _inputs(model, params, features, ids), []
         for k in range(model.num_layers):
-            tables = [sent for _, sent in heard(layer_of(model, params, k), h)]
+            tables = send(layer_of(model, params, k), h)
             h = receive(layer_of(model, params, k), h, tables, targets, Edges(ids))
             kept.append(h)
         return [h, model.apply(params, kept, method="finish") if model.jump else h]
@@ -252,8 +246,8 @@ def _inputs(model: Any, params: PyTree, features: Any, nodes: Any) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _send(model: Any, k: int, i: int, params: PyTree, rows: Any) -> Array:
-    return heard(layer_of(model, params, k), rows)[i][1]
+def _send(model: Any, k: int, skip: tuple[bool, ...], params: PyTree, rows: Any) -> Array:
+    return changed(layer_of(model, params, k), rows, list(skip))[0]
 
 
 def _same(model: Any, params: PyTree, k: int, rows: np.ndarray) -> list[bool]:
@@ -261,25 +255,29 @@ def _same(model: Any, params: PyTree, k: int, rows: np.ndarray) -> list[bool]:
     found: list[bool] = []
 
     def look(params: PyTree, rows: Array) -> None:
-        found.extend(sent is rows for _, sent in heard(layer_of(model, params, k), rows))
+        found.extend(unchanged(layer_of(model, params, k), rows))
 
     jax.eval_shape(look, params, jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype))
     return found
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _part(model: Any, k: int, params: PyTree, rows: Any, tables: Any, targets: Targets, edges: Edges) -> Array:
+def _part(
+    model: Any, k: int, params: PyTree, rows: Any, tables: Any, targets: Targets, edges: Edges
+) -> Array:
     return receive(layer_of(model, params, k), rows, tables, targets, edges)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _begin(model: Any, k: int, params: PyTree, row: Any) -> list[Any]:
-    return begin(layer_of(model, params, k), row)
+def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any) -> list[Any]:
+    return begin(layer_of(model, params, k), row, tables)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _go_on(model: Any, k: int, params: PyTree, states: Any, tables: Any, count: Any, edges: Edges) -> list[Any]:
-    return go_on(layer_of(model, params, k), states, tables, count, edges)
+def _go_on(
+    model: Any, k: int, params: PyTree, row: Any, states: Any, read: tuple[Any, Any, Any]
+) -> list[Any]:
+    return go_on(layer_of(model, params, k), row, states, *read)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -38,8 +38,8 @@ def embed_all(
     `features` is None for a model with identity embeddings alone. With `nodes` only their rows are returned,
     in that order, and each layer computes only the nodes that they depend on.
 
-    A layer is one program, compiled once for each size of graph (the sizes of subsets are rounded up, by an
-    eighth at most). Memory beyond the tables: the rows of two layers, whatever the largest degree.
+    A layer is one program, compiled once for each size of graph; the sizes of subsets are rounded up, by an
+    eighth or so. Memory beyond the tables: the rows of two layers, whatever the largest degree.
 
     Raises ValueError for features or nodes that do not fit the graph.
 
@@ -57,12 +57,17 @@ def embed_all(
     graph, features = jax.device_put((graph, features))
     last = Kept(_inputs(model, params, graph.indptr, features), None)
     kept: list[Kept] = []
-    for k, ids in enumerate(_by_degree(graph, nodes, model.num_layers)):
-        rows = _layer(model, k, params, last, graph, (jnp.asarray(ids[0]), jnp.int32(ids[1])))
-        last = Kept(rows, jax.device_put(_positions(*ids, graph.num_nodes)))
+    for k, step in enumerate(_steps(graph, nodes, model.num_layers)):
+        placed = None if step is None else (jnp.asarray(step[0]), jnp.int32(step[1]))
+        rows = _layer(model, k, params, last, graph, placed)
+        last = Kept(
+            rows, None if step is None else jnp.asarray(positions(step[0][: step[1]], graph.num_nodes))
+        )
         kept.append(last)
         if not model.jump:
             kept.clear()
+    if nodes is None and not model.jump:
+        return last.rows
     wanted = jnp.arange(graph.num_nodes) if nodes is None else jnp.asarray(nodes, jnp.int32)
     return _finish(model, params, kept or [last], wanted)
 
@@ -109,6 +114,17 @@ def edges_into(indptr: np.ndarray, nodes: Ids) -> Int[np.ndarray, " num_edges"]:
     return np.repeat(start - before, degree) + np.arange(degree.sum())
 
 
+def positions(ids: Ids, num_nodes: int) -> Int[np.ndarray, " num_nodes"]:
+    """Where each node is among these; 0 for one that is not.
+
+    >>> positions(np.array([2, 0]), num_nodes=4)
+    array([1, 0, 0, 0], dtype=int32)
+    """
+    place = np.zeros(num_nodes, np.int32)
+    place[ids] = np.arange(ids.size, dtype=np.int32)
+    return place
+
+
 def check(graph: Graph, features: HostArray | None, nodes: HostArray | None) -> None:
     """Raise ValueError for features or nodes that do not fit the graph.
 
@@ -127,29 +143,19 @@ def check(graph: Graph, features: HostArray | None, nodes: HostArray | None) -> 
     if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"nodes must be a vector of ids, got {ids.dtype} of shape {ids.shape}")
     if ids.min() < 0 or ids.max() >= graph.num_nodes:
-        raise ValueError(
-            f"nodes must be ids in 0 .. {graph.num_nodes - 1}, got {ids.min()} .. {ids.max()}"
-        )
+        raise ValueError(f"nodes must be ids in 0 .. {graph.num_nodes - 1}, got {ids.min()} .. {ids.max()}")
 
 
-def _by_degree(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple[Ids, int]]:
-    """Each layer's nodes by rising degree, and how many they are; the rest of a subset's is padding."""
-    degree = np.diff(np.asarray(graph.indptr))
+def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple[Ids, int] | None]:
+    """Each layer's nodes, padded, and how many they are; None: all."""
     if nodes is None:
-        order = np.argsort(degree, kind="stable").astype(np.int32)
-        return [(order, order.size)] * num_layers
-    steps = []
+        return [None] * num_layers
+    steps: list[tuple[Ids, int] | None] = []
     for ids in closure(graph, nodes, num_layers):
-        ids = ids[np.argsort(degree[ids], kind="stable")]
         unit = max(2 ** (int(ids.size - 1).bit_length() - 3), 1)
-        steps.append((np.pad(ids, (0, -ids.size % unit)), ids.size))
+        padded = np.pad(ids, (0, -ids.size % unit))
+        steps.append((padded, ids.size) if padded.size < graph.num_nodes else None)
     return steps
-
-
-def _positions(ids: Ids, count: int, num_nodes: int) -> Ids:
-    place = np.zeros(num_nodes, np.int32)
-    place[ids[:count]] = np.arange(count, dtype=np.int32)
-    return place
 
 
 @partial(jax.jit, static_argnums=0)
@@ -162,12 +168,11 @@ def _inputs(model: Any, params: PyTree, indptr: Array, features: Array | None) -
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _layer(
-    model: Any, k: int, params: PyTree, below: Kept, graph: Graph, ids_and_count: tuple[Array, Array]
+    model: Any, k: int, params: PyTree, below: Kept, graph: Graph, step: tuple[Array, Array] | None
 ) -> Array:
-    ids, count = ids_and_count
+    ids, count = (jnp.arange(graph.num_nodes), graph.num_nodes) if step is None else step
     apply, start = layer_of(model, params, k), take(graph.indptr, ids)
-    live = jnp.arange(ids.size) < count
-    degree = jnp.where(live, take(graph.indptr, ids + 1) - start, 0)
+    degree = jnp.where(jnp.arange(ids.size) < count, take(graph.indptr, ids + 1) - start, 0)
     own = ids if below.place is None else take(below.place, ids)
     edges = Edges(graph.indices, graph.edge_data.get("weight"), below.place)
     return receive(apply, below.rows, send(apply, below.rows), Targets(own, start, degree), edges)
@@ -176,7 +181,7 @@ def _layer(
 @partial(jax.jit, static_argnums=0)
 def _finish(model: Any, params: PyTree, kept: list[Kept], wanted: Array) -> Array:
     def part(ids: Array) -> Array:
-        rows = [take(layer.rows, take(layer.place, ids)) for layer in kept]
+        rows = [take(layer.rows, ids if layer.place is None else take(layer.place, ids)) for layer in kept]
         return model.apply(params, rows, method="finish") if model.jump else rows[0]
 
     return in_parts(part, (wanted,), ROWS)

@@ -74,7 +74,10 @@ class LSTM(nn.Module):
             return jax.tree.map(keep, new, state)
 
         if isinstance(block, Folds):
-            loose, variables = cell.clone(parent=None, name=None), {"params": self.variables["params"]["cell"]}
+            loose, variables = (
+                cell.clone(parent=None, name=None),
+                {"params": self.variables["params"]["cell"]},
+            )
             return block.fold(h, start, lambda *slot: loose.apply(variables, *slot, method=read))[1]
         rows, mask = block.slots(h)
         if self.has_rng("order"):

@@ -113,7 +113,7 @@ class GraphSAGE(nn.Module):
     def inputs(
         self, h: Float[Array, "rows d"] | None, nodes: Int[Array, " rows"]
     ) -> Float[Array, "rows d_in"]:
-        """The rows that the first layer reads of these nodes: their features, identity embeddings, or both."""
+        """What the first layer reads of these nodes: their features, identity embeddings, or both."""
         if self.identity is None:
             return _present(h)
         table = take(self.embed.embedding, nodes)
