@@ -16,6 +16,7 @@ import importlib.metadata
 import itertools
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,7 @@ class Tables:
         from torch_geometric import EdgeIndex
 
         size = (self.num_nodes, self.num_nodes)
-        edges = EdgeIndex(self.edges(), sparse_size=size, sort_order="col", trim=False)
-        return edges.fill_cache_()
+        return EdgeIndex(self.edges(), sparse_size=size, sort_order="col").fill_cache_()
 
     def edges(self) -> torch.Tensor:
         dst = torch.repeat_interleave(torch.arange(self.num_nodes), self.indptr.diff().long())
@@ -172,4 +172,5 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=UserWarning)  # torch's sparse tensors are in beta, it says
     serve(Inference(Path(sys.argv[1])))

@@ -1,12 +1,13 @@
 """One layer over many nodes that read their whole neighbourhoods, in memory bounded whatever their degrees.
 
 Some thousand nodes at a time are sorted by degree and cut into classes of some hundred. A class is walked
-edge by edge, all its nodes at once, as long as its degrees are alike; one with a node of far more edges than the
+edge by edge, all its nodes at once, as long as its degrees are alike; one with a node of far more edges than
 others is walked node by node, many edges at once. Nothing of size `[num_edges, d]` exists, and shapes do not
 depend on the degrees.
 """
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,7 @@ def go_on(
     return _read_all(folds, tables, edges, jnp.zeros((), jnp.int32), count, states)
 
 
-def in_parts(function, arrays, rows: int):
+def in_parts(function: Callable[..., Any], arrays: Any, rows: int) -> Any:
     """`function` on `rows` rows of each array at a time; the last part begins earlier, so as to be full.
 
     >>> import jax.numpy as jnp
@@ -151,11 +152,11 @@ def in_parts(function, arrays, rows: int):
     return jax.lax.fori_loop(0, -(-total // rows), step, out)
 
 
-def _call(function, arrays):
+def _call(function: Callable[..., Any], arrays: Any) -> Any:
     return function(arrays) if isinstance(arrays, Targets) else function(*arrays)
 
 
-def _cut(arrays, at, rows: int):
+def _cut(arrays: Any, at: Any, rows: int) -> Any:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), arrays)
 
 

@@ -1,9 +1,9 @@
 """Exact embeddings written to a file part by part: tables on the host or memory-mapped, resumable."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,38 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jsage.graph import Graph
-from jsage.infer.exchange import answered
-from jsage.infer.layer import Edges, Targets, begin, changed, go_on, receive, send, unchanged
-from jsage.infer.record import Progress, Stage, Stages, fingerprint, parts_by_edges, parts_of, write_stages
-from jsage.infer.whole import check, closure, edges_into, layer_of, positions
+from jsage.infer.layer import Edges, Targets, changed, receive, send, unchanged
+from jsage.infer.parts import Below, Run, Streaming, layer_stage, padded
+from jsage.infer.record import Stage, Stages, fingerprint, parts_of, write_stages
+from jsage.infer.whole import check, closure, layer_of, positions
 from jsage.typing import HostArray
 
-
-class Streaming(NamedTuple):
-    """How `embed_to_file` goes about it."""
-
-    nodes: HostArray | None = None
-    """Whose rows are written, in this order; None: all."""
-    rows: int = 16_384
-    """Nodes of one part, at most."""
-    edges: int = 2**20
-    """Edges of one part, at most; a node with more is read in pieces of so many."""
-    gather_on_host: bool = False
-    """Read neighbours' rows on the host and send only those: for tables that the device cannot hold."""
-    seconds: float = 2.0
-    """How often progress is recorded."""
-    progress: Callable[[Progress], None] | None = None
-    """Called after each part."""
-
-
-class _Below(NamedTuple):
-    """What a layer reads."""
-
-    rows: np.ndarray
-    tables: list[np.ndarray]
-    place: np.ndarray | None
-    """Each node's position in them; None: its id."""
-    on_device: tuple[Array, list[Array]] | None
+Read = Callable[[int, int], list[np.ndarray | None]]
 
 
 def embed_to_file(
@@ -73,139 +48,76 @@ def embed_to_file(
     (3, 4)
     """
     check(graph, features, options.nodes)
-    host: Graph = jax.tree.map(np.asarray, graph)
     table = None if features is None else np.asarray(features)
-    run = _describe(model, params, host, table, options)
-    stages = _stages(model, jax.device_put(params), host, table, options)
-    write_stages(path, run, stages, seconds=options.seconds, progress=options.progress)
+    run = Run(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
+    what, stages = _describe(run, table), _stages(run, table)
+    write_stages(path, what, stages, seconds=options.seconds, progress=options.progress)
 
 
-def _stages(
-    model: Any, params: PyTree, graph: Graph, features: np.ndarray | None, options: Streaming
-) -> Stages:
-    wanted = None if options.nodes is None else np.asarray(options.nodes, np.int32)
-    layers: list[Any] = [None] * model.num_layers
-    if wanted is not None:
-        layers = [*closure(graph, wanted, model.num_layers)[:-1], wanted]
-        layers = [*layers[:-1], np.unique(wanted)] if model.jump else layers
-    every = np.arange(graph.num_nodes, dtype=np.int32)
-    if model.identity is None and features is not None:
-        rows = features
-    else:
-        rows = yield _rowwise("inputs", partial(_inputs, model, params), [features, every], options)
-    place, kept = None, []
-    for k, nodes in enumerate(layers):
-        tables = yield from _sent(model, params, k, rows, options)
-        device = None if options.gather_on_host else jax.device_put((rows, tables))
-        below = _Below(rows, tables, place, device)
-        ids = every if nodes is None else nodes
-        rows = yield _layer(model, params, k, below, ids, graph, options)
-        place = None if nodes is None else positions(ids, graph.num_nodes)
+def _stages(run: Run, features: np.ndarray | None) -> Stages:
+    model, every = run.model, np.arange(run.graph.num_nodes, dtype=np.int32)
+    wanted = every if run.options.nodes is None else np.asarray(run.options.nodes, np.int32)
+    rows, place, kept = features, None, []
+    if model.identity is not None or features is None:
+        read: Read = lambda first, last: [_slice(features, first, last), every[first:last]]  # noqa: E731
+        rows = yield _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
+    for k, ids in enumerate(_layers(run, wanted)):
+        tables = yield from _sent(run, k, rows)
+        device = None if run.options.gather_on_host else jax.device_put((rows, tables))
+        rows = yield layer_stage(run, k, Below(rows, tables, place, device), every if ids is None else ids)
+        place = None if ids is None else positions(ids, every.size)
         kept.append((rows, place))
     if model.jump:
-        ids = every if wanted is None else wanted
-        at = [ids if place is None else place[ids] for _, place in kept]
-        tables = [rows for rows, _ in kept]
-        yield _rowwise("finish", partial(_finish, model, params, tables), [*at], options)
+        read = lambda first, last: [_at(*layer, wanted[first:last]) for layer in kept]  # noqa: E731
+        yield _rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size)
 
 
-def _sent(model: Any, params: PyTree, k: int, rows: np.ndarray, options: Streaming):
+def _layers(run: Run, wanted: np.ndarray) -> list[np.ndarray | None]:
+    """The nodes of each layer; None: all."""
+    depth = run.model.num_layers
+    if run.options.nodes is None:
+        return [None] * depth
+    below = closure(run.graph, wanted, depth)
+    return [*below[:-1], below[-1] if run.model.jump else wanted]
+
+
+def _sent(run: Run, k: int, rows: np.ndarray) -> Generator[Stage, np.ndarray, list[np.ndarray]]:
     """The tables that layer `k` reads of neighbours; those that it makes are stages of their own."""
-    tables, same = [], _same(model, params, k, rows)
+    tables, same = [], _same(run, k, rows)
     for i, skip in enumerate(same):
-        if skip:
-            tables.append(rows)
+        if not skip:
+            others = tuple(j != i for j in range(len(same)))
+            make = partial(_send, run.model, k, others, run.params)
+            read: Read = lambda first, last: [rows[first:last]]  # noqa: E731
+            tables.append((yield _rowwise(run, f"sent-{k}-{i}", make, read, len(rows))))
         else:
-            only = tuple(j != i for j in range(len(same)))
-            send = partial(_send, model, k, only, params)
-            tables.append((yield _rowwise(f"sent-{k}-{i}", send, [rows], options)))
+            tables.append(rows)
     return tables
 
 
-def _rowwise(
-    name: str, function: Callable[..., Any], arrays: list[np.ndarray | None], options: Streaming
-) -> Stage:
-    """A stage whose rows are a function of the same rows of some arrays."""
-    total = next(len(array) for array in arrays if array is not None)
+def _rowwise(run: Run, name: str, function: Callable[..., Any], read: Read, total: int) -> Stage:
+    """A stage whose rows are a function of the same rows of what `read` reads."""
+    size = min(run.options.rows, total)
 
     def compute(first: int, last: int) -> np.ndarray:
-        size = min(options.rows, total)
-        cut = [None if array is None else _padded(array[first:last], size) for array in arrays]
+        cut = [None if array is None else padded(array, size) for array in read(first, last)]
         return np.asarray(function(*cut))[: last - first]
 
-    shape = jax.eval_shape(
-        function, *[None if a is None else jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype) for a in arrays]
-    )
-    return Stage(name, (total, shape.shape[1]), np.dtype(shape.dtype), parts_of(total, options.rows), compute)
+    like = jax.eval_shape(function, *read(0, 1))
+    return Stage(name, (total, like.shape[1]), np.dtype(like.dtype), parts_of(total, size), compute)
 
 
-def _layer(
-    model: Any, params: PyTree, k: int, below: _Below, ids: np.ndarray, graph: Graph, options: Streaming
-) -> Stage:
-    degree = graph.indptr[ids + 1] - graph.indptr[ids]
-    call = partial(_part, model, k, params)
-    cut = partial(_cut, below, graph=graph, options=options)
-
-    def compute(first: int, last: int) -> np.ndarray:
-        part = ids[first:last]
-        if degree[first] > options.edges:
-            return _hub(model, k, params, cut, part)
-        own, table, edges = cut(part, edges_into(graph.indptr, part))
-        start = np.cumsum(degree[first:last]) - degree[first:last]
-        size = min(options.rows, ids.size)
-        spans = (own[1], start, degree[first:last])
-        targets = Targets(*(_padded(x.astype(np.int32), size) for x in spans))
-        return np.asarray(call(own[0], table, targets, edges))[: last - first]
-
-    own, table, edges = cut(ids[:1], np.zeros(0, np.int64))
-    like = jax.eval_shape(call, own[0], table, Targets(*[np.zeros(1, np.int32)] * 3), edges)
-    parts = parts_by_edges(degree, options.rows, options.edges)
-    return Stage(f"layer-{k}", (ids.size, like.shape[1]), np.dtype(like.dtype), parts, compute)
+def _slice(array: np.ndarray | None, first: int, last: int) -> np.ndarray | None:
+    return None if array is None else array[first:last]
 
 
-def _cut(below: _Below, part: np.ndarray, at: np.ndarray, *, graph: Graph, options: Streaming):
-    """Own rows and the positions among them, tables, and the edges at these places, of fixed sizes."""
-    contiguous = at.size > 0 and at[-1] - at[0] == at.size - 1
-    span = slice(at[0], at[-1] + 1) if contiguous else at
-    src, weight = graph.indices[span], graph.edge_data.get("weight")
-    src, own = (src, part) if below.place is None else (below.place[src], below.place[part])
-    weight = None if weight is None else _padded(weight[span], options.edges)
-    if below.on_device is not None:
-        rows, tables = below.on_device
-        return (rows, own), tables, Edges(_padded(src, options.edges), weight)
-    unique, src = np.unique(src, return_inverse=True)
-    size = max(1 << int(unique.size - 1).bit_length() if unique.size else 1, 256)
-    tables = [_padded(table[unique], size) for table in below.tables]
-    edges = Edges(_padded(src.astype(np.int32), options.edges), weight)
-    return (_padded(below.rows[own], options.rows), np.arange(part.size)), tables, edges
+def _at(rows: np.ndarray, place: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
+    return rows[ids if place is None else place[ids]]
 
 
-def _hub(model: Any, k: int, params: PyTree, cut: Callable[..., Any], part: np.ndarray) -> np.ndarray:
-    """One node with more edges than a part holds, a piece at a time."""
-    graph, size = cut.keywords["graph"], cut.keywords["options"].edges
-    first, last = int(graph.indptr[part[0]]), int(graph.indptr[part[0] + 1])
-    states = None
-    for at in range(first, last, size):
-        count = min(size, last - at)
-        own, tables, edges = cut(part, np.arange(at, at + count))
-        row = np.asarray(own[0][own[1][:1]])
-        states = _begin(model, k, params, row, tables) if states is None else states
-        states = _go_on(model, k, params, row, states, (tables, np.int32(count), edges))
-    return np.asarray(_end(model, k, params, row, np.array([last - first], np.int32), states))
-
-
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    if len(array) == size:
-        return np.ascontiguousarray(array)
-    out = np.zeros((size, *array.shape[1:]), array.dtype)
-    out[: len(array)] = array
-    return out
-
-
-def _describe(
-    model: Any, params: PyTree, graph: Graph, features: np.ndarray | None, options: Streaming
-) -> dict[str, Any]:
+def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
     """What the run is; large tables by their shapes, types and evenly spaced rows."""
+    model, params, graph, options = run
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in flat]
     tables = {"features": features, "indices": graph.indices, **graph.edge_data}
@@ -245,53 +157,22 @@ def _inputs(model: Any, params: PyTree, features: Any, nodes: Any) -> Array:
     return model.apply(params, features, nodes, method="inputs")
 
 
+@partial(jax.jit, static_argnums=0)
+def _finish(model: Any, params: PyTree, *rows: Any) -> Array:
+    return model.apply(params, rows, method="finish")
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _send(model: Any, k: int, skip: tuple[bool, ...], params: PyTree, rows: Any) -> Array:
     return changed(layer_of(model, params, k), rows, list(skip))[0]
 
 
-def _same(model: Any, params: PyTree, k: int, rows: np.ndarray) -> list[bool]:
+def _same(run: Run, k: int, rows: np.ndarray) -> list[bool]:
     """Which of the tables that a layer sends are its own input."""
     found: list[bool] = []
 
     def look(params: PyTree, rows: Array) -> None:
-        found.extend(unchanged(layer_of(model, params, k), rows))
+        found.extend(unchanged(layer_of(run.model, params, k), rows))
 
-    jax.eval_shape(look, params, jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype))
+    jax.eval_shape(look, run.params, jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype))
     return found
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _part(
-    model: Any, k: int, params: PyTree, rows: Any, tables: Any, targets: Targets, edges: Edges
-) -> Array:
-    return receive(layer_of(model, params, k), rows, tables, targets, edges)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any) -> list[Any]:
-    return begin(layer_of(model, params, k), row, tables)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _go_on(
-    model: Any, k: int, params: PyTree, row: Any, states: Any, read: tuple[Any, Any, Any]
-) -> list[Any]:
-    return go_on(layer_of(model, params, k), row, states, *read)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _end(model: Any, k: int, params: PyTree, row: Any, degree: Any, states: Any) -> Array:
-    return answered(layer_of(model, params, k), row, degree, states)
-
-
-def _finish(model: Any, params: PyTree, tables: list[np.ndarray], *at: Any) -> Any:
-    if any(isinstance(ids, jax.core.Tracer) for ids in at):
-        rows = [jnp.zeros((2, table.shape[1]), table.dtype) for table in tables]
-        return model.apply(params, rows, method="finish")
-    return _jump(model, params, [table[ids] for table, ids in zip(tables, at, strict=True)])
-
-
-@partial(jax.jit, static_argnums=0)
-def _jump(model: Any, params: PyTree, rows: Any) -> Array:
-    return model.apply(params, rows, method="finish")

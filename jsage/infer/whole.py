@@ -77,7 +77,8 @@ def layer_of(model: Any, params: PyTree, k: int) -> Apply:
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage import GraphSAGE, Tree
-    >>> model, h, block = GraphSAGE(hidden=8, out=4, num_layers=1), jnp.ones((2, 3)), Tree(jnp.array([[True]]))
+    >>> h, block = jnp.ones((2, 3)), Tree(jnp.ones((1, 1), bool))
+    >>> model = GraphSAGE(hidden=8, out=4, num_layers=1)
     >>> params = model.init(jax.random.key(0), h, (block,))
     >>> layer_of(model, params, 0)(h, block).shape
     (1, 4)
