@@ -23,7 +23,8 @@ from benchmarks.process import Worker
 from jsage import data
 
 OURS = ("jsage", "device")
-PEER_FORMS = ("sparse", "sparse_projected", "torch_sparse")
+FORMS = ("sparse", "sparse_projected", "torch_sparse", "segments", "loader")
+"""PyG's."""
 
 Form = tuple[str, str]
 
@@ -147,9 +148,7 @@ def cpu() -> dict[str, str]:
 def options() -> argparse.ArgumentParser:
     made = parser("infer", __doc__)
     made.add_argument("--peer-python", help="an interpreter that has torch and torch_geometric")
-    made.add_argument(
-        "--peer-forms", nargs="+", default=list(PEER_FORMS), help="of PyG's forms, which to run"
-    )
+    made.add_argument("--peer-forms", nargs="+", default=list(FORMS[:3]), help="which of PyG's forms to run")
     made.add_argument("--hidden", type=int, default=256, help="width of the hidden layer (default: 256)")
     made.add_argument("--out", type=int, default=47, help="width of the result (default: 47)")
     made.add_argument("--rounds", type=int, default=3, help="rounds that are timed (default: 3)")
