@@ -1,6 +1,7 @@
 """Layer-wise inference against Algorithm 1 in NumPy, for every aggregator and option, in both modes."""
 
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -129,7 +130,7 @@ def test_sampling_as_many_as_there_are_gives_the_same():
     nodes = jnp.arange(NUM_NODES, 2 * NUM_NODES)  # none of them reads the hub
     degree = int(np.diff(np.asarray(GRAPH.indptr))[:HUB].max())
     blocks = sample_blocks(jax.random.key(0), GRAPH, nodes, (degree, degree))
-    close(model.apply(params, table, blocks), expected[np.asarray(nodes)])
+    close(model.apply(params, jnp.asarray(table), blocks), expected[np.asarray(nodes)])
 
 
 def test_a_graph_without_edges(tmp_path):
@@ -160,8 +161,7 @@ def test_programs_do_not_depend_on_degrees_and_hold_no_edge_rows():
         return jax.nn.relu(rows)
 
     model, nodes, num_edges = GraphSAGE(hidden=8, out=4, act=act), 512, 60_000
-    _, params, *_ = case("mean", "plain")
-    table, random = features(0, nodes, 16), np.random.default_rng(0)
+    table, random = jnp.asarray(features(0, nodes, 16)), np.random.default_rng(0)
     some = from_edges([0], [1], 2)
     blocks = sample_blocks(jax.random.key(0), some, jnp.arange(2), (1, 1))
     params = model.init(jax.random.key(0), table[:2], blocks)
@@ -173,7 +173,7 @@ def test_programs_do_not_depend_on_degrees_and_hold_no_edge_rows():
     embed_all(model, params, hub, 2 * table)
     embed_all(model, jax.tree.map(jnp.negative, params), even, table)
     assert not traces
-    args = model, 0, params, whole.Kept(jnp.asarray(table), None), hub, None
+    args = model, 0, params, whole.Kept(table, None), hub, None
     memory = whole._layer.lower(*args).compile().memory_analysis()
     assert memory.temp_size_in_bytes < num_edges * 16  # a quarter of what one row an edge would be
 
@@ -226,17 +226,17 @@ def stop_after(parts):
 @pytest.mark.parametrize("option", ["narrowing", "jump_concat, residual, batch norm"])
 def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_bits(option, tmp_path):
     model, params, table, _ = case("mean", option)
-    told = []
+    told, some = [], SMALL._replace(rows=30, edges=150)
     run = partial(embed_to_file, model=model, params=params, graph=GRAPH, features=table)
-    run(str(tmp_path / "once.npy"), options=SMALL._replace(progress=told.append))
+    run(str(tmp_path / "once.npy"), options=some._replace(progress=told.append))
     expected, path = (tmp_path / "once.npy").read_bytes(), tmp_path / "again.npy"
     assert [p.done for p in told if p.stage == "layer-1"][-1] == NODES == told[-1].total
-    for parts in range(len(told)):
+    for parts in range(0, len(told), 2):
         again = []
         with pytest.raises(Stop):
-            run(str(path), options=SMALL._replace(progress=stop_after(parts)))
+            run(str(path), options=some._replace(progress=stop_after(parts)))
         assert not path.exists()
-        run(str(path), options=SMALL._replace(progress=again.append))
+        run(str(path), options=some._replace(progress=again.append))
         assert len(again) == len(told) - parts - 1  # what was written is not computed again
         assert path.read_bytes() == expected
         path.unlink()

@@ -177,13 +177,18 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> int:
     if not done:
         np.lib.format.write_array_header_1_0(out, header)
         return out.tell()
-    np.lib.format.read_magic(out)
-    found = np.lib.format.read_array_header_1_0(out)
-    offset, left, actual = out.tell(), done * stage.shape[1] * stage.dtype.itemsize, 1
+    left, actual = done * stage.shape[1] * stage.dtype.itemsize, 1
+    try:
+        np.lib.format.read_magic(out)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(out)
+        whole = (shape, dtype) == (stage.shape, stage.dtype)
+    except ValueError:
+        whole = False
+    offset = out.tell()
     end = offset + left
     while left and (data := out.read(min(left, 2**24))):
         actual, left = zlib.adler32(data, actual), left - len(data)
-    if left or actual != checksum or found[0] != stage.shape:
+    if left or actual != checksum or not whole:
         raise ValueError(
             f"{out.name} is damaged: {done} rows do not have the recorded checksum; "
             f"delete the folder {os.path.dirname(out.name)} to start anew"
