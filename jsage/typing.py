@@ -4,7 +4,7 @@ Shapes are written in jaxtyping's notation: ``Int[Array, "num_nodes+1"]`` is an 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
@@ -31,3 +31,17 @@ Metrics: TypeAlias = dict[str, Scalar]
 
 LossFn: TypeAlias = Callable[[PyTree, PyTree, Any, PRNGKey], tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
 """`(params, stats, batch, key) -> (loss, (metrics, stats))`; `stats` holds variables that are not trained."""
+
+
+@runtime_checkable
+class Folds(Protocol):
+    """A block that walks its slots in order and never holds all of them: whole neighbourhoods."""
+
+    def fold(
+        self,
+        h: Float[Array, "num_src d"],
+        start: Callable[[int], Any],
+        step: Callable[[Any, Float[Array, "rows d"], Bool[Array, " rows"]], Any],
+    ) -> Any:
+        """The states of all destinations: `start(rows)`, then `step(state, rows, live)` for each slot."""
+        ...

@@ -1,6 +1,7 @@
 """Aggregators with parameters: modules called as `(h, block) -> pooled`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, UInt32
 from jsage import aggregate
 from jsage.block import Block, Indexed, Tree
 from jsage.chunk import by_chunk
-from jsage.typing import AggregateFn
+from jsage.typing import AggregateFn, Folds
 
 FEW = 64
 """Up to so many slots are put in order by comparing all pairs, more by a sort."""
@@ -80,10 +81,15 @@ class LSTM(nn.Module):
         empty = lambda rows: (jnp.zeros((rows, width), dtype),) * 2  # noqa: E731
         params, alone = _parameters(cell, empty(1), h[:1]), cell.clone(parent=None, name=None)
 
-        def read(params, h, block):
-            step = lambda state, row: alone.apply({"params": params}, state, row)[0]  # noqa: E731
-            return _last_state(step, empty(block.num_dst), *block.slots(h))
+        def step(params, state, row, live):
+            new, _ = alone.apply({"params": params}, state, row)
+            return jax.tree.map(lambda a, b: jnp.where(live[:, None], a, b), new, state)
 
+        def read(params, h, block):
+            return _last_state(partial(step, params), empty(block.num_dst), *block.slots(h))
+
+        if isinstance(block, Folds):
+            return block.fold(h, empty, partial(step, params))[1]
         if not isinstance(block, Indexed | Tree):
             rows, mask = block.slots(h)
             own = jnp.zeros((block.num_dst, h.shape[1]), rows.dtype)  # not read
@@ -109,14 +115,9 @@ def _parameters(module: nn.Module, *inputs: Any) -> PyTree:
 
 
 def _last_state(step: Callable, start: PyTree, rows: Array, mask: Array) -> Array:
-    """The hidden state after all live slots; `step(state, row)` gives the next state."""
-
-    def read(state, slot):
-        row, live = slot
-        keep = lambda old, new: jnp.where(live[:, None], new, old)  # noqa: E731
-        return jax.tree.map(keep, state, step(state, row)), None
-
-    (_, hidden), _ = jax.lax.scan(read, start, (jnp.swapaxes(rows, 0, 1), mask.T))
+    """The hidden state after all slots; `step(state, row, live)` gives the next state."""
+    slots = jnp.swapaxes(rows, 0, 1), mask.T
+    (_, hidden), _ = jax.lax.scan(lambda state, slot: (step(state, *slot), None), start, slots)
     return hidden
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jsage.block import Block, Indexed, as_tree
 from jsage.gather import take
@@ -90,7 +90,7 @@ class GraphSAGE(nn.Module):
         for k, block in enumerate(blocks):
             h = self.layer(k, h, block, live=live[k], deterministic=deterministic)
             kept = [*(block.own(rows) for rows in kept), h] if self.jump else kept
-        return self.head(self.jump(kept)) if self.jump else h
+        return self.finish(kept) if self.jump else h
 
     def layer(
         self,
@@ -110,11 +110,24 @@ class GraphSAGE(nn.Module):
         out = self.act(out)
         return self.skips[k](block.own(h), out) if self.residual else out
 
+    def inputs(
+        self, h: Float[Array, "rows d"] | None, nodes: Int[Array, " rows"]
+    ) -> Float[Array, "rows d_in"]:
+        """What the first layer reads of these nodes: their features, identity embeddings, or both."""
+        if self.identity is None:
+            return _present(h)
+        table = take(self.embed.embedding, nodes)
+        return table if h is None else jnp.concatenate([h, table.astype(h.dtype)], 1)
+
+    def finish(self, kept: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows out"]:
+        """The result of a model with `jump`, from every layer's rows."""
+        if self.jump is None:
+            raise ValueError("this model has no jump: its last layer's rows are the result")
+        return self.head(self.jump(kept))
+
     def _inputs(self, h: Array | None, block: Block) -> tuple[Array, Block]:
         if self.identity is None:
-            if h is None:
-                raise ValueError("no features and no identity=(num_nodes, width): pass one of them")
-            return h, block
+            return _present(h), block
         table = self.embed.embedding
         if h is None:
             return table, block
@@ -140,6 +153,12 @@ class Skip(nn.Module):
         if own.shape[1] != out.shape[1]:
             own = nn.Dense(out.shape[1], use_bias=False, dtype=out.dtype, name="dense")(own)
         return out + own.astype(out.dtype)
+
+
+def _present(h: Array | None) -> Array:
+    if h is None:
+        raise ValueError("no features and no identity=(num_nodes, width): pass one of them")
+    return h
 
 
 def _normalized(norm: Any, h: Array, live: Array | None, deterministic: bool) -> Array:

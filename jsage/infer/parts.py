@@ -1,0 +1,168 @@
+"""One layer over nodes in parts, with the tables that it reads on the host or on the device."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jsage.graph import Graph
+from jsage.infer.exchange import answered
+from jsage.infer.layer import Edges, Targets, begin, go_on, receive
+from jsage.infer.record import Progress, Stage, parts_by_edges
+from jsage.infer.whole import edges_into, layer_of
+from jsage.typing import HostArray
+
+Span: TypeAlias = slice | np.ndarray
+
+
+class Streaming(NamedTuple):
+    """How `embed_to_file` goes about it."""
+
+    nodes: HostArray | None = None
+    """Whose rows are written, in this order; None: all."""
+    rows: int = 16_384
+    """Nodes of one part, at most."""
+    edges: int = 2**20
+    """Edges of one part, at most; a node with more is read in pieces of so many."""
+    gather_on_host: bool = False
+    """Read neighbours' rows on the host and send only those: for tables that the device cannot hold."""
+    seconds: float = 2.0
+    """How often progress is recorded."""
+    progress: Callable[[Progress], None] | None = None
+    """Called after each part."""
+
+
+class Run(NamedTuple):
+    """What all parts share; the graph is on the host."""
+
+    model: Any
+    params: PyTree
+    graph: Graph
+    options: Streaming
+
+
+class Below(NamedTuple):
+    """What a layer reads."""
+
+    rows: np.ndarray
+    tables: list[np.ndarray]
+    place: np.ndarray | None
+    """Each node's position in them; None: its id."""
+    on_device: tuple[Array, list[Array]] | None
+
+
+class _Read(NamedTuple):
+    """What one part reads."""
+
+    rows: Any
+    own: Any
+    tables: Any
+    edges: Edges
+
+
+def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
+    """Layer `k` over these nodes.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage import GraphSAGE, from_edges, full_block
+    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), np.eye(3, dtype=np.float32)
+    >>> model = GraphSAGE(hidden=8, out=4, num_layers=1)
+    >>> params = model.init(jax.random.key(0), features, (full_block(graph),))
+    >>> run = Run(model, params, jax.tree.map(np.asarray, graph), Streaming())
+    >>> stage = layer_stage(run, 0, Below(features, [features], None, None), np.array([0, 2]))
+    >>> stage.shape, stage.compute(0, 2).shape
+    ((2, 4), (2, 4))
+    """
+    indptr, options = run.graph.indptr, run.options
+    degree = indptr[ids + 1] - indptr[ids]
+    call = partial(_part, run.model, k, run.params)
+
+    def compute(first: int, last: int) -> np.ndarray:
+        part, edges = ids[first:last], degree[first:last]
+        if edges[0] > options.edges:
+            return _hub(run, k, below, part)
+        read = _cut(run, below, part, _span(indptr, part))
+        spans = read.own, np.cumsum(edges) - edges, edges
+        size = min(options.rows, ids.size)
+        targets = Targets(*(padded(x.astype(np.int32), size) for x in spans))
+        return np.asarray(call(read._replace(own=None), targets))[: last - first]
+
+    read, one = _cut(run, below, ids[:1], slice(0, 0)), np.zeros(1, np.int32)
+    like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
+    parts = parts_by_edges(degree, options.rows, options.edges)
+    return Stage(f"layer-{k}", (ids.size, like.shape[1]), np.dtype(like.dtype), parts, compute)
+
+
+def padded(array: np.ndarray, size: int) -> np.ndarray:
+    """An array with zeros after it.
+
+    >>> padded(np.array([1, 2]), 4)
+    array([1, 2, 0, 0])
+    """
+    if len(array) == size:
+        return np.ascontiguousarray(array)
+    out = np.zeros((size, *array.shape[1:]), array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+def _span(indptr: np.ndarray, part: np.ndarray) -> Span:
+    """Where the edges into these nodes are."""
+    if np.all(np.diff(part) == 1):
+        return slice(int(indptr[part[0]]), int(indptr[part[-1] + 1]))
+    return edges_into(indptr, part)
+
+
+def _cut(run: Run, below: Below, part: np.ndarray, span: Span) -> _Read:
+    """Own rows and the positions among them, tables, and the edges at these places, of fixed sizes."""
+    graph, options = run.graph, run.options
+    size = min(options.edges, max(graph.indices.shape[0], 1))
+    src, weight = graph.indices[span], graph.edge_data.get("weight")
+    src, own = (src, part) if below.place is None else (below.place[src], below.place[part])
+    weight = None if weight is None else padded(weight[span], size)
+    if below.on_device is not None:
+        rows, tables = below.on_device
+        return _Read(rows, own, tables, Edges(padded(src, size), weight))
+    unique, src = np.unique(src, return_inverse=True)
+    room = max(1 << int(max(unique.size, 1) - 1).bit_length(), 256)
+    tables = [padded(table[unique], room) for table in below.tables]
+    edges = Edges(padded(src.astype(np.int32), size), weight)
+    return _Read(padded(below.rows[own], options.rows), np.arange(part.size), tables, edges)
+
+
+def _hub(run: Run, k: int, below: Below, part: np.ndarray) -> np.ndarray:
+    """One node with more edges than a part holds, a piece at a time."""
+    first, last = int(run.graph.indptr[part[0]]), int(run.graph.indptr[part[0] + 1])
+    fixed, states, row = (run.model, k, run.params), None, None
+    for at in range(first, last, run.options.edges):
+        end = min(at + run.options.edges, last)
+        read = _cut(run, below, part, slice(at, end))
+        row = np.asarray(read.rows[read.own[:1]])
+        states = _begin(*fixed, row, read.tables) if states is None else states
+        states = _go_on(*fixed, row, states, (read.tables, np.int32(end - at), read.edges))
+    return np.asarray(_end(*fixed, row, np.array([last - first], np.int32), states))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _part(model: Any, k: int, params: PyTree, read: _Read, targets: Targets) -> Array:
+    return receive(layer_of(model, params, k), read.rows, read.tables, targets, read.edges)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any) -> list[Any]:
+    return begin(layer_of(model, params, k), row, tables)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _go_on(
+    model: Any, k: int, params: PyTree, row: Any, states: Any, read: tuple[Any, Any, Any]
+) -> list[Any]:
+    return go_on(layer_of(model, params, k), row, states, *read)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _end(model: Any, k: int, params: PyTree, row: Any, degree: Any, states: Any) -> Array:
+    return answered(layer_of(model, params, k), row, degree, states)
