@@ -12,6 +12,7 @@ scores.
 import argparse
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,15 @@ from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots
 from experiments.tasks import TASKS, Task, make_task
 from jsage import data
+from jsage.block import Block
+from jsage.classes import degree_classes
 from jsage.data import Dataset
-from jsage.graph import Graph
+from jsage.graph import Graph, in_degrees
 from jsage.nn.conv import l2_normalize
 from jsage.sample import full_block
 
-EXACT_LIMIT = 500_000_000
-"""Edges x width up to which inference reads whole neighbourhoods (2 GB of messages)."""
+MESSAGES = 200_000_000
+"""Numbers (edges or slots x width) that inference may hold at once: 0.8 GB."""
 
 
 def option(default: Any, text: str) -> Any:
@@ -96,7 +99,7 @@ class Found(NamedTuple):
     runs: list[Run]
     scores: list[dict[str, float]]
     outputs: np.ndarray
-    traces: int
+    traces: Counter[str]
 
 
 def train_all(
@@ -120,7 +123,7 @@ def train_all(
         threshold = task.threshold(val, np.asarray(dataset.val))
         runs.append(run)
         scores.append(task.scores(outputs, np.asarray(dataset.test), threshold))
-    return Found(runs, scores, outputs, len(programs.traces))
+    return Found(runs, scores, outputs, programs.traces)
 
 
 def load(config: Config) -> tuple[Dataset, Graph]:
@@ -147,10 +150,20 @@ def load(config: Config) -> tuple[Dataset, Graph]:
 def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> Tables:
     """What the programs read, on the device."""
     features = None if dataset.features is None else jnp.asarray(dataset.features)
-    width = 0 if features is None else features.shape[1]
-    small = graph.num_edges * max(width, config.hidden) <= EXACT_LIMIT or config.full_batch
-    full = full_block(graph, slots=config.aggregator == "lstm") if small else None
-    return Tables(graph, features, jnp.asarray(task.labels), full)
+    width = config.identity if features is None else features.shape[1]
+    return Tables(graph, features, jnp.asarray(task.labels), whole(graph, max(width, config.hidden), config))
+
+
+def whole(graph: Graph, width: int, config: Config) -> Block | None:
+    """The graph as one block, for exact inference and for `--full-batch`.
+
+    An edge list compiles fastest; a graph with many messages goes in degree classes, which hold none. The
+    LSTM reads slots: None where their table is too large.
+    """
+    if config.aggregator == "lstm":
+        slots = graph.num_nodes * int(in_degrees(graph).max(initial=0))
+        return full_block(graph, slots=True) if slots * width <= MESSAGES or config.full_batch else None
+    return full_block(graph) if graph.num_edges * width <= MESSAGES else degree_classes(graph)
 
 
 def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dict]]) -> dict:
@@ -166,7 +179,7 @@ def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dic
         "runs": config.runs,
         "epochs": [len(run.history) for run in found.runs],
         "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in found.runs])),
-        "traces": found.traces,
+        "traces": found.traces["epoch"],
         "baselines": {name: float(np.mean([s[task.metric] for s in rows])) for name, rows in scores.items()},
         "config": dataclasses.asdict(config),
     }
@@ -196,6 +209,8 @@ def parse(arguments: list[str] | None = None, name: str = "classify", text: str 
     options["fanouts"] = hops + (hops[-1],) * (options["layers"] - len(hops))
     if options["resume"] and not options["out"]:
         parser.error("--resume needs the --out folder of the run to go on with")
+    if options["json"] and not Path(options["json"]).absolute().parent.is_dir():
+        parser.error(f"argument --json: no folder {Path(options['json']).absolute().parent} to write into")
     if options["dropout"] >= 1:
         parser.error(f"argument --dropout: expected a rate below 1, got {options['dropout']}")
     return Config(**options)

@@ -1,6 +1,7 @@
 """One training run: compiled programs made once for all runs, and the loop over epochs."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,8 +35,8 @@ class Programs(NamedTuple):
     start: Callable[[jax.Array, Tables], TrainState]
     epoch: Callable[[TrainState, Tables, jax.Array, jax.Array], tuple[TrainState, dict]]
     predict: Callable[[Any, Any, Tables, jax.Array], jax.Array]
-    traces: list[int]
-    """One entry for each time that `epoch` was traced."""
+    traces: Counter[str]
+    """How often `epoch` and `predict` were traced; `predict` is once for each number of nodes."""
 
 
 class Splits(NamedTuple):
@@ -61,14 +62,14 @@ class Run(NamedTuple):
 def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs:
     """Jit the start, the scanned epoch and the prediction; every table is an argument."""
     optimizer = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(config.lr))
-    traces: list[int] = []
+    traces: Counter[str] = Counter()
 
     def start(key, tables):
         stats = dict(learner.init(jax.random.fold_in(key, 0), tables))
         return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
 
     def epoch(state, tables, seeds, mask):
-        traces.append(1)
+        traces["epoch"] += 1
 
         def loss_fn(params, stats, batch, key):
             seeds, mask = batch
@@ -82,6 +83,7 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
         return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 
     def predict(params, stats, tables, nodes):
+        traces["predict"] += 1
         return learner.predict({"params": params, **stats}, tables, nodes)
 
     return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)

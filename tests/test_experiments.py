@@ -1,5 +1,6 @@
 """The main job, run as its users run it: on the digits, and on small graphs of every kind."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from experiments import classify
 from experiments.learners import sage
 from experiments.tasks import make_task
 from jsage import checkpoint, data
+from jsage.block import Segments
+from jsage.classes import Classes
 from jsage.graph import edges
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +165,7 @@ def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in found.runs[0].history]
     assert history == read_lines(digits_run[1] / "graphsage-0")
     assert found.scores[0]["accuracy"] < 0.5
+    assert found.traces == {"epoch": 1, "predict": 2}  # of 30 epochs: validation nodes, then test nodes
 
 
 # name: labels, features, options; the metric, and what it must reach on nodes that were not trained on
@@ -199,6 +203,50 @@ def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
     assert result["test_mean"] > max(least, guess[0] + 0.1)
 
 
+def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbour_drawn(
+    tmp_path: Path, monkeypatch
+):
+    path = write_npz(tmp_path, "classes", features=True)
+    config = classify.parse(["--dataset", path, "--fanouts", "40,40", "--hidden", "8"])
+    dataset, graph = classify.load(config)
+    assert np.diff(graph.indptr).max() < 40
+    task = make_task(dataset)
+    learner = sage(config, task.width, graph.num_nodes, identity=False)
+    tables = classify.make_tables(graph, dataset, task, config)
+    monkeypatch.setattr(classify, "MESSAGES", 0)
+    in_classes = classify.make_tables(graph, dataset, task, config)
+    assert (type(tables.full), type(in_classes.full)) == (Segments, Classes)
+    variables = learner.init(jax.random.key(0), tables)
+    run = jax.jit(learner.predict)
+    edges, classes, drawn = (
+        run(variables, where, dataset.test) for where in (tables, in_classes, tables._replace(full=None))
+    )
+    np.testing.assert_allclose(classes, edges, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(drawn, edges, rtol=1e-5, atol=1e-6)
+
+
+def test_an_lstm_samples_where_its_slots_would_not_fit(tmp_path: Path, monkeypatch):
+    config = classify.parse(["--dataset", write_npz(tmp_path, "classes", features=True)])
+    config = dataclasses.replace(config, aggregator="lstm")
+    graph = classify.load(config)[1]
+    block = classify.whole(graph, 64, config)
+    assert block.order.shape == (60, np.diff(graph.indptr).max())
+    monkeypatch.setattr(classify, "MESSAGES", block.order.size * 64 - 1)
+    assert classify.whole(graph, 64, config) is None
+
+
+def test_real_values_of_a_real_graph(data_folder: Path, capsys):
+    """Monthly visits of Wikipedia pages, by `--labels`; the features know little of them, the links more."""
+    path = str(data_folder / "chameleon.npz")
+    options = ("--dataset", path, "--labels", "y_value", *MODEL, "--epochs", "15", "--fanouts", "5,5")
+    assert classify.run([*options, "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["metric"], result["traces"], result["config"]["labels"]) == ("r2", 1, "y_value")
+    assert result["baselines"]["mean of training"] == pytest.approx(0, abs=0.05)
+    print(result)
+    assert result["test_mean"] > 0.1
+
+
 BAD = {
     "layers": (("--layers", "0"), "--layers: expected a whole number of at least 1, got '0'"),
     "epochs": (("--epochs", "many"), "--epochs: expected a whole number of at least 1, got 'many'"),
@@ -206,6 +254,10 @@ BAD = {
     "lr": (("--lr", "nan"), "--lr: expected a number of at least 0, got 'nan'"),
     "dropout": (("--dropout", "1"), "--dropout: expected a rate below 1, got 1.0"),
     "aggregator": (("--aggregator", "median"), "--aggregator: invalid choice: 'median'"),
+    "norm": (("--norm", "instance"), "--norm: invalid choice: 'instance'"),
+    "task": (("--task", "links"), "--task: invalid choice: 'links'"),
+    "runs": (("--runs", "-1"), "--runs: expected a whole number of at least 1, got '-1'"),
+    "json": (("--json", "/no/such/r.json"), "--json: no folder /no/such to write into"),
     "unknown": (("--depth", "3"), "unrecognized arguments: --depth 3"),
     "resume": (("--resume",), "--resume needs the --out folder"),
 }
@@ -224,7 +276,13 @@ def test_a_bad_option_is_one_clear_line(case: str, capsys):
 
 def test_bad_input_is_one_clear_line(tmp_path: Path, capsys):
     path = write_npz(tmp_path, "classes", features=False)
+    half, file = tmp_path / "half.npz", tmp_path / "file"
+    half.write_bytes(Path(path).read_bytes()[:1000])
+    file.touch()
     cases = {
+        ("--dataset", str(half)): "half.npz: not a complete .npz file",
+        ("--dataset", str(file)): "file: not a complete .npz file",
+        ("--dataset", path, *TINY, "--epochs", "1", "--out", str(file)): "Not a directory",
         (
             "--dataset",
             "nowhere.npz",
