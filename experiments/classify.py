@@ -5,7 +5,7 @@
     python -m experiments.classify --dataset cora.npz --runs 5
     python -m experiments.classify --dataset graph_directory --aggregator max --fanouts 25,10
 
-One recipe serves every data set; the model with the least validation loss is tested. README.md has the
+One recipe serves every data set; the model with the best validation score is tested. README.md has the
 scores.
 """
 
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fit import Run, Splits, compile_programs, fit
+from experiments.fit import Run, Splits, best, compile_programs, fit
 from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage
 from experiments.output import write_json
 from experiments.record import Record
@@ -32,7 +32,7 @@ from jsage import data
 from jsage.block import Block
 from jsage.classes import degree_classes
 from jsage.data import Dataset
-from jsage.graph import Graph, in_degrees
+from jsage.graph import Graph, edges, in_degrees, induced_subgraph
 from jsage.nn.conv import l2_normalize
 from jsage.sample import full_block
 
@@ -67,7 +67,7 @@ class Config:
     labels: str = option("y", "the array of the .npz that holds the labels")
     balanced: bool = option(False, "weigh rare classes up")
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
-    patience: int = option(50, "epochs without a better validation loss before stopping")
+    patience: int = option(50, "steps without a better validation score before stopping; 5 epochs at least")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")
     resume: bool = option(False, "go on with the runs in --out; give the other options again")
@@ -108,19 +108,21 @@ def train_all(
     """Train with seeds `0 .. runs-1` on the training graph; test each on the whole graph."""
     programs = compile_programs(learner, task, config)
     tables = make_tables(training_graph, dataset, task, config)
-    whole = tables if training_graph is dataset.graph else make_tables(dataset.graph, dataset, task, config)
-    splits = Splits(jnp.asarray(dataset.train), jnp.asarray(dataset.val))
+    same = training_graph is dataset.graph
+    everything = tables if same else make_tables(dataset.graph, dataset, task, config)
+    val = np.asarray(dataset.val)
+    splits = Splits(jnp.asarray(dataset.train), val, *around(val, tables, config))
     test = jnp.asarray(dataset.test)
     runs, scores, outputs = [], [], np.empty(0)
     for seed in range(config.runs):
         folder = Path(config.out) / f"{name.lower()}-{seed}" if config.out else None
         with Record(name, seed, config, len(dataset.train), folder) as record:
             run = fit(programs, task, tables, splits, config, record)
-        val, outputs = (
+        found, outputs = (
             np.asarray(programs.predict(run.params, run.stats, where, nodes))
-            for where, nodes in ((tables, splits.val), (whole, test))
+            for where, nodes in ((splits.tables, splits.place), (everything, test))
         )
-        threshold = task.threshold(val, np.asarray(dataset.val))
+        threshold = task.threshold(found, splits.val)
         runs.append(run)
         scores.append(task.scores(outputs, np.asarray(dataset.test), threshold))
     return Found(runs, scores, outputs, programs.traces)
@@ -154,6 +156,25 @@ def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> T
     return Tables(graph, features, jnp.asarray(task.labels), whole(graph, max(width, config.hidden), config))
 
 
+def around(nodes: np.ndarray, tables: Tables, config: Config) -> tuple[Tables, jax.Array]:
+    """The tables cut to what the outputs of `nodes` depend on, and the nodes' ids there.
+
+    A graph without features stays whole, as its embeddings go by node id; so does one that is mostly read.
+    """
+    graph, features, labels, _ = tables
+    src, dst = map(np.asarray, edges(graph))
+    read = np.zeros(graph.num_nodes, bool)
+    read[nodes] = True
+    for _ in range(config.layers):
+        read[src[read[dst]]] = True
+    ids = np.flatnonzero(read)
+    if features is None or 2 * len(ids) > graph.num_nodes:
+        return tables, jnp.asarray(nodes)
+    cut, width = induced_subgraph(graph, ids), max(features.shape[1], config.hidden)
+    place = jnp.asarray(np.searchsorted(ids, nodes).astype(np.int32))
+    return Tables(cut, features[ids], labels[ids], whole(cut, width, config)), place
+
+
 def whole(graph: Graph, width: int, config: Config) -> Block | None:
     """The graph as one block, for exact inference and for `--full-batch`.
 
@@ -169,13 +190,13 @@ def whole(graph: Graph, width: int, config: Config) -> Block | None:
 def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dict]]) -> dict:
     """The JSON of an experiment."""
     test = [score[task.metric] for score in found.scores]
-    best = [min(run.history, key=lambda row: row["val_loss"]) for run in found.runs]
+    kept = [best(run.history, task) for run in found.runs]
     return {
         "dataset": config.dataset,
         "metric": task.metric,
         "test_mean": float(np.mean(test)),
         "test_std": float(np.std(test)),
-        "val_mean": float(np.mean([row[f"val_{task.metric}"] for row in best])),
+        "val_mean": float(np.mean([row[f"val_{task.metric}"] for row in kept])),
         "runs": config.runs,
         "epochs": [len(run.history) for run in found.runs],
         "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in found.runs])),

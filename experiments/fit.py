@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from experiments.classify import Config
 
 
+MIN_PATIENCE = 5
+"""Epochs that a run is given to do better, however many steps they have."""
+
+
 class Programs(NamedTuple):
     """The compiled parts of a run."""
 
@@ -40,14 +44,20 @@ class Programs(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Node ids."""
+    """What is trained on, and where it is validated."""
 
     train: jax.Array
-    val: jax.Array
+    """Node ids in the training tables."""
+    val: np.ndarray
+    """Node ids in the data set."""
+    tables: Tables
+    """What validation reads: all that the outputs of its nodes depend on, or the whole graph."""
+    place: jax.Array
+    """The validation nodes' ids in `tables`."""
 
 
 class Run(NamedTuple):
-    """What a run leaves: the best variables on validation, and how it went."""
+    """What a run leaves: the variables with the best validation score, and how it went."""
 
     params: Any
     stats: Any
@@ -92,31 +102,45 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
 def fit(
     programs: Programs, task: Task, tables: Tables, splits: Splits, config: "Config", record: Record
 ) -> Run:
-    """Train one run to the end, or on from its last checkpoint; the best validation loss is kept."""
+    """Train one run to the end, or on from its last checkpoint; the best validation score is kept.
+
+    `config.patience` counts steps, so that small training sets get many epochs: `MIN_PATIENCE` at least.
+    """
     key = jax.random.key(record.seed, impl="philox4x32")
     state = programs.start(key, tables)
     batch_size = min(config.batch_size, splits.train.shape[0])
+    patience = max(MIN_PATIENCE, config.patience * batch_size // splits.train.shape[0])
     stopping = init_stopping(state)
     state, stopping, history = record.restore(state, stopping)
-    while len(history) < config.epochs and not should_stop(stopping, config.patience):
+    while len(history) < config.epochs and not should_stop(stopping, patience):
         began, number = time.perf_counter(), len(history) + 1
         seeds, mask = shuffle(jax.random.fold_in(key, number), splits.train, batch_size)
         state, sums = programs.epoch(state, tables, seeds, mask)
         row = {"epoch": number, "loss": float(sums["loss"]) / float(sums["weight"])}
         row["seconds"] = time.perf_counter() - began
-        row |= validate(programs, task, tables, splits, state)
-        stopping = observe(stopping, -row["val_loss"], state)
+        row |= validate(programs, task, splits, state)
+        stopping = observe(stopping, rank(row, task), state)
         history.append(row)
-        last = number == config.epochs or should_stop(stopping, config.patience)
+        last = number == config.epochs or should_stop(stopping, patience)
         record.keep(history, {"state": state, "stopping": stopping}, last=last)
     return Run(stopping.params, stopping.stats, history)
 
 
-def validate(programs: Programs, task: Task, tables: Tables, splits: Splits, state: TrainState) -> dict:
+def validate(programs: Programs, task: Task, splits: Splits, state: TrainState) -> dict:
     """Loss and score of the validation nodes."""
-    outputs = programs.predict(state.params, state.stats, tables, splits.val)
-    labels = tables.labels[splits.val]
+    outputs = programs.predict(state.params, state.stats, splits.tables, splits.place)
+    labels = splits.tables.labels[splits.place]
     losses = task.loss(outputs, labels, jnp.ones(len(labels), bool))
-    host, nodes = np.asarray(outputs), np.asarray(splits.val)
-    score = task.scores(host, nodes, task.threshold(host, nodes))[task.metric]
+    host = np.asarray(outputs)
+    score = task.scores(host, splits.val, task.threshold(host, splits.val))[task.metric]
     return {"val_loss": float(losses.mean()), f"val_{task.metric}": float(score)}
+
+
+def rank(row: dict, task: Task) -> float:
+    """How good an epoch is: its validation score, and of nearly equal ones the lower loss."""
+    return row[f"val_{task.metric}"] - 1e-4 * row["val_loss"]
+
+
+def best(history: list[dict], task: Task) -> dict:
+    """The epoch that is kept."""
+    return max(history, key=lambda row: np.float32(rank(row, task)))
