@@ -50,7 +50,7 @@ class Config:
     """Every option; the defaults are the one recipe."""
 
     dataset: str = option("digits", "digits, communities, an .npz file or a graph directory")
-    aggregator: str = option("mean", "how neighbours are reduced")
+    aggregator: str = option("gcn", "how neighbours are reduced")
     fanouts: tuple[int, ...] = option(
         (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
     )
@@ -59,8 +59,8 @@ class Config:
     layers: int = option(2, "number of layers, one hop each")
     epochs: int = option(200, "passes over the training nodes, at most")
     lr: float = option(0.01, "learning rate of Adam")
-    weight_decay: float = option(0.005, "L2 penalty on the parameters")
-    dropout: float = option(0.7, "rate on every layer's inputs")
+    weight_decay: float = option(0.001, "L2 penalty on the parameters")
+    dropout: float = option(0.5, "rate on every layer's inputs")
     norm: str = option("none", "normalisation of the hidden layers")
     identity: int = option(128, "width of learned embeddings, for graphs without features")
     task: str | None = option(None, "read from the labels unless given")

@@ -81,7 +81,9 @@ def _multilabel(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
         counts = [metrics.multilabel_confusion(outputs - level, labels[nodes]) for level in levels]
         return levels[np.argmax([metrics.micro_f1(count) for count in counts])]
 
-    losses = lambda out, y, mask: loss.binary_cross_entropy(out, y, mask, weights)  # noqa: E731
+    def losses(out, y, mask):  # the sum over labels, as large beside the weight decay as that of one class
+        return y.shape[1] * loss.binary_cross_entropy(out, y, mask, weights)
+
     return Task("multilabel", "micro_f1", labels.shape[1], labels, losses, scores, threshold)
 
 

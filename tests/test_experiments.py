@@ -1,6 +1,7 @@
 """The main job, run as its users run it: on the digits, and on small graphs of every kind."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from numpy.testing import assert_array_equal
+from rich.console import Console
 
-from experiments import classify
+from experiments import classify, record
 from experiments.fit import best
 from experiments.learners import sage
 from experiments.tasks import make_task
@@ -41,7 +43,20 @@ KEYS = {
     "config",
 }
 # What the tests' scores rest on is said here, so that the recipe may change without them.
-MODEL = ("--hidden", "64", "--lr", "0.01", "--weight-decay", "0.001", "--dropout", "0.2", "--norm", "none")
+MODEL = (
+    "--aggregator",
+    "mean",
+    "--hidden",
+    "64",
+    "--lr",
+    "0.01",
+    "--weight-decay",
+    "0.001",
+    "--dropout",
+    "0.2",
+    "--norm",
+    "none",
+)
 DIGITS = (*MODEL, "--epochs", "30", "--runs", "2", "--save-every", "15")
 SMALL = ("--layers", "1", "--fanouts", "4", "--hidden", "8", "--identity", "8")
 TINY = (*SMALL, "--lr", "0.1", "--weight-decay", "0", "--dropout", "0", "--norm", "none")
@@ -131,6 +146,19 @@ def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
         picture = (out / name).read_bytes()
         assert picture.startswith(PNG)
         assert len(picture) > 10_000
+
+
+def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left(monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(record, "Console", lambda stderr: terminal)
+    rows = [{"epoch": n, "loss": 2.5 / n, "seconds": 0.5, "val_loss": 1.0, "val_f1": 0.75} for n in (1, 2)]
+    with record.Record("GraphSAGE", 3, classify.parse(["--epochs", "8"]), 1200, None) as shown:
+        for n in (1, 2):
+            shown.keep(rows[:n], None, last=False)
+    last = screen.getvalue().split("\r")[-2]
+    for part in ("GraphSAGE run 3", "2/8", "loss 1.250", "val_f1 0.750", "2,400 seeds/s", "0:00:"):
+        assert part in last, repr(screen.getvalue())
 
 
 def test_a_second_run_into_the_same_folder_is_refused(digits_run, capsys):
