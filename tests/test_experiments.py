@@ -283,9 +283,9 @@ def test_patience_counts_steps_and_ties_go_to_the_lower_loss(tmp_path: Path):
     task = make_task(classify.load(classify.parse([]))[0])
     assert best(rows, task) is rows[1]
     assert best([*rows, {"val_accuracy": 0.51, "val_loss": 9.0}], task)["val_loss"] == 9.0
-    path = write_npz(tmp_path, "classes", features=True)
+    path = write_npz(tmp_path, "classes", features=False)
     frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
-    for size, epochs in (("30", 9), ("15", 6), ("1", 6)):  # the first epoch, then 8 steps or 5 epochs
+    for size, epochs in (("30", 9), ("15", 6)):  # the first epoch, then 8 steps or 5 epochs
         options = ("--dataset", path, *frozen, "--patience", "8", "--batch-size", size)
         assert classify.main(classify.parse(list(options)))["epochs"] == [epochs]
 
@@ -308,8 +308,7 @@ def test_real_values_of_a_real_graph(data_folder: Path, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["metric"], result["traces"], result["config"]["labels"]) == ("r2", 1, "y_value")
     assert result["baselines"]["mean of training"] == pytest.approx(0, abs=0.05)
-    print(result)
-    assert result["test_mean"] > 0.1
+    assert result["test_mean"] > 0.25
 
 
 BAD = {
