@@ -71,7 +71,8 @@ class Run(NamedTuple):
 
 def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs:
     """Jit the start, the scanned epoch and the prediction; every table is an argument."""
-    optimizer = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(config.lr))
+    decay = optax.add_decayed_weights(config.weight_decay, mask=not_embeddings)
+    optimizer = optax.chain(decay, optax.adam(config.lr))
     traces: Counter[str] = Counter()
 
     def start(key, tables):
@@ -97,6 +98,11 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
         return learner.predict({"params": params, **stats}, tables, nodes)
 
     return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
+
+
+def not_embeddings(params: Any) -> Any:
+    """Which parameters decay: Adam would take an unread row's decay for a gradient, and lose the row."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[0].key != "embed", params)
 
 
 def fit(

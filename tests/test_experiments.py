@@ -19,7 +19,7 @@ from numpy.testing import assert_array_equal
 from rich.console import Console
 
 from experiments import classify, record
-from experiments.fit import best
+from experiments.fit import best, compile_programs
 from experiments.learners import sage
 from experiments.tasks import make_task
 from jsage import checkpoint, data
@@ -288,6 +288,25 @@ def test_patience_counts_steps_and_ties_go_to_the_lower_loss(tmp_path: Path):
     for size, epochs in (("30", 9), ("15", 6)):  # the first epoch, then 8 steps or 5 epochs
         options = ("--dataset", path, *frozen, "--patience", "8", "--batch-size", size)
         assert classify.main(classify.parse(list(options)))["epochs"] == [epochs]
+
+
+def test_embeddings_do_not_decay_and_the_other_parameters_do(tmp_path: Path):
+    """With nothing left to learn, weight decay alone moves the parameters."""
+    path = write_npz(tmp_path, "classes", features=False)
+    config = classify.parse(["--dataset", path, *SMALL, "--weight-decay", "0.1", "--lr", "0.1"])
+    dataset, graph = classify.load(config)
+    task = make_task(dataset)._replace(loss=lambda out, y, mask: 0.0 * out[:, 0])
+    learner = sage(config, task.width, 60, identity=True)
+    programs = compile_programs(learner, task, config)
+    tables = classify.make_tables(graph, dataset, task, config)
+    state = programs.start(jax.random.key(0), tables)
+    before = jax.tree.map(np.asarray, state.params)
+    state, _ = programs.epoch(state, tables, dataset.train[None, :16], jnp.ones((1, 16), bool))
+    np.testing.assert_array_equal(state.params["embed"]["embedding"], before["embed"]["embedding"])
+    kernel = before["convs_0"]["neigh"]["kernel"]
+    np.testing.assert_allclose(
+        state.params["convs_0"]["neigh"]["kernel"], kernel - 0.1 * np.sign(kernel), atol=1e-5
+    )
 
 
 def test_an_lstm_samples_where_its_slots_would_not_fit(tmp_path: Path, monkeypatch):
