@@ -67,7 +67,9 @@ class Config:
     labels: str = option("y", "the array of the .npz that holds the labels")
     balanced: bool = option(False, "weigh rare classes up")
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
-    patience: int = option(50, "steps without a better validation score before stopping; 5 epochs at least")
+    patience: int = option(
+        50, "steps without a better validation score or loss before stopping; 5 epochs at least"
+    )
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")
     resume: bool = option(False, "go on with the runs in --out; give the other options again")

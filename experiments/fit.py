@@ -110,7 +110,8 @@ def fit(
 ) -> Run:
     """Train one run to the end, or on from its last checkpoint; the best validation score is kept.
 
-    `config.patience` counts steps, so that small training sets get many epochs: `MIN_PATIENCE` at least.
+    It ends when neither that score nor the validation loss has got better for `config.patience` steps, so
+    that small training sets get many epochs: `MIN_PATIENCE` at least.
     """
     key = jax.random.key(record.seed, impl="philox4x32")
     state = programs.start(key, tables)
@@ -126,6 +127,8 @@ def fit(
         row["seconds"] = time.perf_counter() - began
         row |= validate(programs, task, splits, state)
         stopping = observe(stopping, rank(row, task), state)
+        if row["val_loss"] < min((old["val_loss"] for old in history), default=np.inf):
+            stopping = stopping._replace(since=jnp.zeros_like(stopping.since))
         history.append(row)
         last = number == config.epochs or should_stop(stopping, patience)
         record.keep(history, {"state": state, "stopping": stopping}, last=last)
