@@ -30,7 +30,7 @@ def baseline(task: Task, train: np.ndarray, test: np.ndarray) -> tuple[str, dict
 
 def print_tables(task: Task, dataset: Dataset, scores: Scores, outputs: np.ndarray) -> None:
     """Overall scores of every model, and for classes those of each class in the last GraphSAGE run."""
-    console = Console()
+    console = Console(width=None if Console().is_terminal else 120)
     names = list(next(iter(scores.values()))[0])
     table = Table("model", *names, title=f"{len(dataset.test):,} test nodes")
     for model, runs in scores.items():
