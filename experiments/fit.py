@@ -126,7 +126,7 @@ def fit(
         row = {"epoch": number, "loss": float(sums["loss"]) / float(sums["weight"])}
         row["seconds"] = time.perf_counter() - began
         row |= validate(programs, task, splits, state)
-        stopping = observe(stopping, rank(row, task), state)
+        stopping = observe(stopping, rank(row, (history or [row])[0], task), state)
         if row["val_loss"] < min((old["val_loss"] for old in history), default=np.inf):
             stopping = stopping._replace(since=jnp.zeros_like(stopping.since))
         history.append(row)
@@ -145,11 +145,14 @@ def validate(programs: Programs, task: Task, splits: Splits, state: TrainState) 
     return {"val_loss": float(losses.mean()), f"val_{task.metric}": float(score)}
 
 
-def rank(row: dict, task: Task) -> float:
-    """How good an epoch is: its validation score, and of nearly equal ones the lower loss."""
-    return row[f"val_{task.metric}"] - 1e-4 * row["val_loss"]
+def rank(row: dict, first: dict, task: Task) -> float:
+    """How good an epoch is: its validation score, less a tenth of its loss beside the first epoch's.
+
+    Few validation nodes make scores jump, and an early one must not win by luck.
+    """
+    return row[f"val_{task.metric}"] - 0.1 * row["val_loss"] / first["val_loss"]
 
 
 def best(history: list[dict], task: Task) -> dict:
     """The epoch that is kept."""
-    return max(history, key=lambda row: np.float32(rank(row, task)))
+    return max(history, key=lambda row: np.float32(rank(row, history[0], task)))

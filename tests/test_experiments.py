@@ -140,8 +140,9 @@ def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
         assert rows[0].keys() == {"epoch", "loss", "val_loss", "val_accuracy"}
         assert rows[-1]["loss"] < rows[0]["loss"]
         assert checkpoint.steps(out / name / "checkpoints") == [15, 30]
-    best = [max(row["val_accuracy"] for row in read_lines(out / f"graphsage-{i}")) for i in (0, 1)]
-    assert result["val_mean"] == pytest.approx(np.mean(best))
+    task = make_task(data.digits())
+    kept = [best(read_lines(out / f"graphsage-{i}"), task)["val_accuracy"] for i in (0, 1)]
+    assert result["val_mean"] == pytest.approx(np.mean(kept))
     for name in ("curves.png", "confusion.png"):
         picture = (out / name).read_bytes()
         assert picture.startswith(PNG)
@@ -278,11 +279,17 @@ def test_validation_reads_all_that_its_nodes_depend_on_and_no_more(layers: int, 
     assert classify.around(nodes, bare, config)[0] is bare
 
 
-def test_patience_counts_steps_and_ties_go_to_the_lower_loss(tmp_path: Path):
-    rows = [{"val_accuracy": 0.5, "val_loss": loss} for loss in (1.0, 0.9, 0.95)]
-    task = make_task(classify.load(classify.parse([]))[0])
-    assert best(rows, task) is rows[1]
-    assert best([*rows, {"val_accuracy": 0.51, "val_loss": 9.0}], task)["val_loss"] == 9.0
+def test_the_best_epoch_has_a_good_score_and_a_low_loss():
+    task = make_task(data.digits())
+    rows = [
+        {"val_accuracy": score, "val_loss": loss} for score, loss in ((0.5, 2.0), (0.6, 1.9), (0.59, 1.0))
+    ]
+    assert best(rows, task) is rows[2]
+    assert best([*rows, {"val_accuracy": 0.61, "val_loss": 1.1}], task)["val_loss"] == 1.1
+    assert best([rows[1], rows[1] | {"val_loss": 1.8}], task)["val_loss"] == 1.8
+
+
+def test_patience_counts_steps(tmp_path: Path):
     path = write_npz(tmp_path, "classes", features=False)
     frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
     for size, epochs in (("30", 9), ("15", 6)):  # the first epoch, then 8 steps or 5 epochs
