@@ -5,13 +5,14 @@
     python -m experiments.classify --dataset cora.npz --runs 5
     python -m experiments.classify --dataset graph_directory --aggregator max --fanouts 25,10
 
-One recipe serves every data set; the model with the least validation loss is tested. README.md has the
+One recipe serves every data set; the model with the best validation score is tested. README.md has the
 scores.
 """
 
 import argparse
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +22,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fit import Run, Splits, compile_programs, fit
+from experiments.fit import Run, Splits, best, compile_programs, fit
 from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage
 from experiments.output import write_json
 from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots
 from experiments.tasks import TASKS, Task, make_task
 from jsage import data
+from jsage.block import Block
+from jsage.classes import degree_classes
 from jsage.data import Dataset
-from jsage.graph import Graph
+from jsage.graph import Graph, edges, in_degrees, induced_subgraph
 from jsage.nn.conv import l2_normalize
 from jsage.sample import full_block
 
-EXACT_LIMIT = 500_000_000
-"""Edges x width up to which inference reads whole neighbourhoods (2 GB of messages)."""
+MESSAGES = 200_000_000
+"""Numbers (edges or slots x width) that inference may hold at once: 0.8 GB."""
 
 
 def option(default: Any, text: str) -> Any:
@@ -47,7 +50,7 @@ class Config:
     """Every option; the defaults are the one recipe."""
 
     dataset: str = option("digits", "digits, communities, an .npz file or a graph directory")
-    aggregator: str = option("mean", "how neighbours are reduced")
+    aggregator: str = option("gcn", "how neighbours are reduced")
     fanouts: tuple[int, ...] = option(
         (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
     )
@@ -56,15 +59,17 @@ class Config:
     layers: int = option(2, "number of layers, one hop each")
     epochs: int = option(200, "passes over the training nodes, at most")
     lr: float = option(0.01, "learning rate of Adam")
-    weight_decay: float = option(0.005, "L2 penalty on the parameters")
-    dropout: float = option(0.7, "rate on every layer's inputs")
+    weight_decay: float = option(0.001, "L2 penalty on the parameters")
+    dropout: float = option(0.5, "rate on every layer's inputs")
     norm: str = option("none", "normalisation of the hidden layers")
     identity: int = option(128, "width of learned embeddings, for graphs without features")
     task: str | None = option(None, "read from the labels unless given")
     labels: str = option("y", "the array of the .npz that holds the labels")
     balanced: bool = option(False, "weigh rare classes up")
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
-    patience: int = option(50, "epochs without a better validation loss before stopping")
+    patience: int = option(
+        50, "steps without a better validation score or loss before stopping; 5 epochs at least"
+    )
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")
     resume: bool = option(False, "go on with the runs in --out; give the other options again")
@@ -96,7 +101,7 @@ class Found(NamedTuple):
     runs: list[Run]
     scores: list[dict[str, float]]
     outputs: np.ndarray
-    traces: int
+    traces: Counter[str]
 
 
 def train_all(
@@ -105,22 +110,24 @@ def train_all(
     """Train with seeds `0 .. runs-1` on the training graph; test each on the whole graph."""
     programs = compile_programs(learner, task, config)
     tables = make_tables(training_graph, dataset, task, config)
-    whole = tables if training_graph is dataset.graph else make_tables(dataset.graph, dataset, task, config)
-    splits = Splits(jnp.asarray(dataset.train), jnp.asarray(dataset.val))
+    same = training_graph is dataset.graph
+    everything = tables if same else make_tables(dataset.graph, dataset, task, config)
+    val = np.asarray(dataset.val)
+    splits = Splits(jnp.asarray(dataset.train), val, *around(val, tables, config))
     test = jnp.asarray(dataset.test)
     runs, scores, outputs = [], [], np.empty(0)
     for seed in range(config.runs):
         folder = Path(config.out) / f"{name.lower()}-{seed}" if config.out else None
         with Record(name, seed, config, len(dataset.train), folder) as record:
             run = fit(programs, task, tables, splits, config, record)
-        val, outputs = (
+        found, outputs = (
             np.asarray(programs.predict(run.params, run.stats, where, nodes))
-            for where, nodes in ((tables, splits.val), (whole, test))
+            for where, nodes in ((splits.tables, splits.place), (everything, test))
         )
-        threshold = task.threshold(val, np.asarray(dataset.val))
+        threshold = task.threshold(found, splits.val)
         runs.append(run)
         scores.append(task.scores(outputs, np.asarray(dataset.test), threshold))
-    return Found(runs, scores, outputs, len(programs.traces))
+    return Found(runs, scores, outputs, programs.traces)
 
 
 def load(config: Config) -> tuple[Dataset, Graph]:
@@ -147,26 +154,55 @@ def load(config: Config) -> tuple[Dataset, Graph]:
 def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> Tables:
     """What the programs read, on the device."""
     features = None if dataset.features is None else jnp.asarray(dataset.features)
-    width = 0 if features is None else features.shape[1]
-    small = graph.num_edges * max(width, config.hidden) <= EXACT_LIMIT or config.full_batch
-    full = full_block(graph, slots=config.aggregator == "lstm") if small else None
-    return Tables(graph, features, jnp.asarray(task.labels), full)
+    width = config.identity if features is None else features.shape[1]
+    return Tables(graph, features, jnp.asarray(task.labels), whole(graph, max(width, config.hidden), config))
+
+
+def around(nodes: np.ndarray, tables: Tables, config: Config) -> tuple[Tables, jax.Array]:
+    """The tables cut to what the outputs of `nodes` depend on, and the nodes' ids there.
+
+    A graph without features stays whole, as its embeddings go by node id; so does one that is mostly read.
+    """
+    graph, features, labels, _ = tables
+    src, dst = map(np.asarray, edges(graph))
+    read = np.zeros(graph.num_nodes, bool)
+    read[nodes] = True
+    for _ in range(config.layers):
+        read[src[read[dst]]] = True
+    ids = np.flatnonzero(read)
+    if features is None or 2 * len(ids) > graph.num_nodes:
+        return tables, jnp.asarray(nodes)
+    cut, width = induced_subgraph(graph, ids), max(features.shape[1], config.hidden)
+    place = jnp.asarray(np.searchsorted(ids, nodes).astype(np.int32))
+    return Tables(cut, features[ids], labels[ids], whole(cut, width, config)), place
+
+
+def whole(graph: Graph, width: int, config: Config) -> Block | None:
+    """The graph as one block, for exact inference and for `--full-batch`.
+
+    An edge list compiles fastest; a graph with many messages goes in degree classes, which hold none. The
+    LSTM reads slots: None where their table is too large.
+    """
+    if config.aggregator == "lstm":
+        slots = graph.num_nodes * int(in_degrees(graph).max(initial=0))
+        return full_block(graph, slots=True) if slots * width <= MESSAGES or config.full_batch else None
+    return full_block(graph) if graph.num_edges * width <= MESSAGES else degree_classes(graph)
 
 
 def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dict]]) -> dict:
     """The JSON of an experiment."""
     test = [score[task.metric] for score in found.scores]
-    best = [min(run.history, key=lambda row: row["val_loss"]) for run in found.runs]
+    kept = [best(run.history, task) for run in found.runs]
     return {
         "dataset": config.dataset,
         "metric": task.metric,
         "test_mean": float(np.mean(test)),
         "test_std": float(np.std(test)),
-        "val_mean": float(np.mean([row[f"val_{task.metric}"] for row in best])),
+        "val_mean": float(np.mean([row[f"val_{task.metric}"] for row in kept])),
         "runs": config.runs,
         "epochs": [len(run.history) for run in found.runs],
         "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in found.runs])),
-        "traces": found.traces,
+        "traces": found.traces["epoch"],
         "baselines": {name: float(np.mean([s[task.metric] for s in rows])) for name, rows in scores.items()},
         "config": dataclasses.asdict(config),
     }
@@ -196,6 +232,8 @@ def parse(arguments: list[str] | None = None, name: str = "classify", text: str 
     options["fanouts"] = hops + (hops[-1],) * (options["layers"] - len(hops))
     if options["resume"] and not options["out"]:
         parser.error("--resume needs the --out folder of the run to go on with")
+    if options["json"] and not Path(options["json"]).absolute().parent.is_dir():
+        parser.error(f"argument --json: no folder {Path(options['json']).absolute().parent} to write into")
     if options["dropout"] >= 1:
         parser.error(f"argument --dropout: expected a rate below 1, got {options['dropout']}")
     return Config(**options)

@@ -1,6 +1,7 @@
 """One training run: compiled programs made once for all runs, and the loop over epochs."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,25 +29,35 @@ if TYPE_CHECKING:
     from experiments.classify import Config
 
 
+MIN_PATIENCE = 5
+"""Epochs that a run is given to do better, however many steps they have."""
+
+
 class Programs(NamedTuple):
     """The compiled parts of a run."""
 
     start: Callable[[jax.Array, Tables], TrainState]
     epoch: Callable[[TrainState, Tables, jax.Array, jax.Array], tuple[TrainState, dict]]
     predict: Callable[[Any, Any, Tables, jax.Array], jax.Array]
-    traces: list[int]
-    """One entry for each time that `epoch` was traced."""
+    traces: Counter[str]
+    """How often `epoch` and `predict` were traced; `predict` is once for each number of nodes."""
 
 
 class Splits(NamedTuple):
-    """Node ids."""
+    """What is trained on, and where it is validated."""
 
     train: jax.Array
-    val: jax.Array
+    """Node ids in the training tables."""
+    val: np.ndarray
+    """Node ids in the data set."""
+    tables: Tables
+    """What validation reads: all that the outputs of its nodes depend on, or the whole graph."""
+    place: jax.Array
+    """The validation nodes' ids in `tables`."""
 
 
 class Run(NamedTuple):
-    """What a run leaves: the best variables on validation, and how it went."""
+    """What a run leaves: the variables with the best validation score, and how it went."""
 
     params: Any
     stats: Any
@@ -60,15 +71,16 @@ class Run(NamedTuple):
 
 def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs:
     """Jit the start, the scanned epoch and the prediction; every table is an argument."""
-    optimizer = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(config.lr))
-    traces: list[int] = []
+    decay = optax.add_decayed_weights(config.weight_decay, mask=not_embeddings)
+    optimizer = optax.chain(decay, optax.adam(config.lr))
+    traces: Counter[str] = Counter()
 
     def start(key, tables):
         stats = dict(learner.init(jax.random.fold_in(key, 0), tables))
         return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
 
     def epoch(state, tables, seeds, mask):
-        traces.append(1)
+        traces["epoch"] += 1
 
         def loss_fn(params, stats, batch, key):
             seeds, mask = batch
@@ -82,39 +94,65 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
         return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 
     def predict(params, stats, tables, nodes):
+        traces["predict"] += 1
         return learner.predict({"params": params, **stats}, tables, nodes)
 
     return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
 
 
+def not_embeddings(params: Any) -> Any:
+    """Which parameters decay: Adam would take an unread row's decay for a gradient, and lose the row."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[0].key != "embed", params)
+
+
 def fit(
     programs: Programs, task: Task, tables: Tables, splits: Splits, config: "Config", record: Record
 ) -> Run:
-    """Train one run to the end, or on from its last checkpoint; the best validation loss is kept."""
+    """Train one run to the end, or on from its last checkpoint; the best validation score is kept.
+
+    It ends when neither that score nor the validation loss has got better for `config.patience` steps, so
+    that small training sets get many epochs: `MIN_PATIENCE` at least.
+    """
     key = jax.random.key(record.seed, impl="philox4x32")
     state = programs.start(key, tables)
     batch_size = min(config.batch_size, splits.train.shape[0])
+    patience = max(MIN_PATIENCE, config.patience * batch_size // splits.train.shape[0])
     stopping = init_stopping(state)
     state, stopping, history = record.restore(state, stopping)
-    while len(history) < config.epochs and not should_stop(stopping, config.patience):
+    while len(history) < config.epochs and not should_stop(stopping, patience):
         began, number = time.perf_counter(), len(history) + 1
         seeds, mask = shuffle(jax.random.fold_in(key, number), splits.train, batch_size)
         state, sums = programs.epoch(state, tables, seeds, mask)
         row = {"epoch": number, "loss": float(sums["loss"]) / float(sums["weight"])}
         row["seconds"] = time.perf_counter() - began
-        row |= validate(programs, task, tables, splits, state)
-        stopping = observe(stopping, -row["val_loss"], state)
+        row |= validate(programs, task, splits, state)
+        stopping = observe(stopping, rank(row, (history or [row])[0], task), state)
+        if row["val_loss"] < min((old["val_loss"] for old in history), default=np.inf):
+            stopping = stopping._replace(since=jnp.zeros_like(stopping.since))
         history.append(row)
-        last = number == config.epochs or should_stop(stopping, config.patience)
+        last = number == config.epochs or should_stop(stopping, patience)
         record.keep(history, {"state": state, "stopping": stopping}, last=last)
     return Run(stopping.params, stopping.stats, history)
 
 
-def validate(programs: Programs, task: Task, tables: Tables, splits: Splits, state: TrainState) -> dict:
+def validate(programs: Programs, task: Task, splits: Splits, state: TrainState) -> dict:
     """Loss and score of the validation nodes."""
-    outputs = programs.predict(state.params, state.stats, tables, splits.val)
-    labels = tables.labels[splits.val]
+    outputs = programs.predict(state.params, state.stats, splits.tables, splits.place)
+    labels = splits.tables.labels[splits.place]
     losses = task.loss(outputs, labels, jnp.ones(len(labels), bool))
-    host, nodes = np.asarray(outputs), np.asarray(splits.val)
-    score = task.scores(host, nodes, task.threshold(host, nodes))[task.metric]
+    host = np.asarray(outputs)
+    score = task.scores(host, splits.val, task.threshold(host, splits.val))[task.metric]
     return {"val_loss": float(losses.mean()), f"val_{task.metric}": float(score)}
+
+
+def rank(row: dict, first: dict, task: Task) -> float:
+    """How good an epoch is: its validation score, less a tenth of its loss beside the first epoch's.
+
+    Few validation nodes make scores jump, and an early one must not win by luck.
+    """
+    return row[f"val_{task.metric}"] - 0.1 * row["val_loss"] / first["val_loss"]
+
+
+def best(history: list[dict], task: Task) -> dict:
+    """The epoch that is kept."""
+    return max(history, key=lambda row: np.float32(rank(row, history[0], task)))

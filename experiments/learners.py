@@ -20,15 +20,16 @@ from jsage.typing import AggregateFn
 if TYPE_CHECKING:
     from experiments.classify import Config
 
-AGGREGATORS: dict[str, AggregateFn] = {
-    "mean": aggregate.mean,
-    "gcn": aggregate.gcn,
-    "max": aggregate.max,
-    "sum": aggregate.sum,
-    "pool": Pool(),
-    "meanpool": Pool(reduce=aggregate.mean),
-    "lstm": LSTM(),
+AGGREGATORS: dict[str, Callable[[int], AggregateFn]] = {
+    "mean": lambda width: aggregate.mean,
+    "gcn": lambda width: aggregate.gcn,
+    "max": lambda width: aggregate.max,
+    "sum": lambda width: aggregate.sum,
+    "pool": Pool,
+    "meanpool": partial(Pool, reduce=aggregate.mean),
+    "lstm": LSTM,
 }
+"""name -> the aggregator from its width, which only those with parameters have"""
 NORMS: dict[str, Callable[[], nn.Module] | None] = {
     "none": None,
     "layer": nn.LayerNorm,
@@ -43,7 +44,7 @@ class Tables(NamedTuple):
     features: Array | None
     labels: Array
     full: Block | None
-    """The whole graph as one block; None where it is too large: then inference samples too."""
+    """The whole graph as one block; None where an LSTM could not read it: then inference samples too."""
 
 
 class Learner(NamedTuple):
@@ -63,7 +64,7 @@ def sage_model(config: "Config", width: int, num_nodes: int | None = None) -> Gr
         hidden=config.hidden,
         out=width,
         num_layers=config.layers,
-        conv=partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator]),
+        conv=partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden)),
         norm=NORMS[config.norm],
         dropout=config.dropout,
         identity=None if num_nodes is None else (num_nodes, config.identity),

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.fit import best
 from experiments.tasks import Task
 from jsage import metrics
 from jsage.data import Dataset
@@ -29,7 +30,7 @@ def baseline(task: Task, train: np.ndarray, test: np.ndarray) -> tuple[str, dict
 
 def print_tables(task: Task, dataset: Dataset, scores: Scores, outputs: np.ndarray) -> None:
     """Overall scores of every model, and for classes those of each class in the last GraphSAGE run."""
-    console = Console()
+    console = Console(width=None if Console().is_terminal else 120)
     names = list(next(iter(scores.values()))[0])
     table = Table("model", *names, title=f"{len(dataset.test):,} test nodes")
     for model, runs in scores.items():
@@ -68,13 +69,13 @@ def _curves(path: Path, task: Task, histories: list[list[dict]]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for history in histories:
         epochs = [row["epoch"] for row in history]
-        best = min(history, key=lambda row: row["val_loss"])
+        kept = best(history, task)
         left.plot(epochs, [row["loss"] for row in history], color="C0", alpha=0.7)
         left.plot(epochs, [row["val_loss"] for row in history], color="C1", alpha=0.7)
         right.plot(epochs, [row[f"val_{task.metric}"] for row in history], color="C1", alpha=0.7)
-        right.plot(best["epoch"], best[f"val_{task.metric}"], "o", color="C3")
+        right.plot(kept["epoch"], kept[f"val_{task.metric}"], "o", color="C3")
     left.legend(left.lines[:2], ["training (with dropout)", "validation"])
-    right.legend(right.lines[1:2], ["least validation loss: kept"], loc="lower right")
+    right.legend(right.lines[1:2], ["the best: kept"], loc="lower right")
     left.set(xlabel="epoch", ylabel="loss")
     right.set(xlabel="epoch", ylabel=f"validation {task.metric}")
     for axes in (left, right):

@@ -1,5 +1,7 @@
 """The main job, run as its users run it: on the digits, and on small graphs of every kind."""
 
+import dataclasses
+import io
 import json
 import os
 import signal
@@ -9,16 +11,21 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from numpy.testing import assert_array_equal
+from rich.console import Console
 
-from experiments import classify
+from experiments import classify, record
+from experiments.fit import best, compile_programs
 from experiments.learners import sage
 from experiments.tasks import make_task
 from jsage import checkpoint, data
-from jsage.graph import edges
+from jsage.block import Segments
+from jsage.classes import Classes
+from jsage.graph import edges, from_edges
 
 ROOT = Path(__file__).parents[1]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,7 +43,20 @@ KEYS = {
     "config",
 }
 # What the tests' scores rest on is said here, so that the recipe may change without them.
-MODEL = ("--hidden", "64", "--lr", "0.01", "--weight-decay", "0.001", "--dropout", "0.2", "--norm", "none")
+MODEL = (
+    "--aggregator",
+    "mean",
+    "--hidden",
+    "64",
+    "--lr",
+    "0.01",
+    "--weight-decay",
+    "0.001",
+    "--dropout",
+    "0.2",
+    "--norm",
+    "none",
+)
 DIGITS = (*MODEL, "--epochs", "30", "--runs", "2", "--save-every", "15")
 SMALL = ("--layers", "1", "--fanouts", "4", "--hidden", "8", "--identity", "8")
 TINY = (*SMALL, "--lr", "0.1", "--weight-decay", "0", "--dropout", "0", "--norm", "none")
@@ -120,12 +140,26 @@ def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
         assert rows[0].keys() == {"epoch", "loss", "val_loss", "val_accuracy"}
         assert rows[-1]["loss"] < rows[0]["loss"]
         assert checkpoint.steps(out / name / "checkpoints") == [15, 30]
-    best = [min(read_lines(out / f"graphsage-{i}"), key=lambda row: row["val_loss"]) for i in (0, 1)]
-    assert result["val_mean"] == pytest.approx(np.mean([row["val_accuracy"] for row in best]))
+    task = make_task(data.digits())
+    kept = [best(read_lines(out / f"graphsage-{i}"), task)["val_accuracy"] for i in (0, 1)]
+    assert result["val_mean"] == pytest.approx(np.mean(kept))
     for name in ("curves.png", "confusion.png"):
         picture = (out / name).read_bytes()
         assert picture.startswith(PNG)
         assert len(picture) > 10_000
+
+
+def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left(monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(record, "Console", lambda stderr: terminal)
+    rows = [{"epoch": n, "loss": 2.5 / n, "seconds": 0.5, "val_loss": 1.0, "val_f1": 0.75} for n in (1, 2)]
+    with record.Record("GraphSAGE", 3, classify.parse(["--epochs", "8"]), 1200, None) as shown:
+        for n in (1, 2):
+            shown.keep(rows[:n], None, last=False)
+    last = screen.getvalue().split("\r")[-2]
+    for part in ("GraphSAGE run 3", "2/8", "loss 1.250", "val_f1 0.750", "2,400 seeds/s", "0:00:"):
+        assert part in last, repr(screen.getvalue())
 
 
 def test_a_second_run_into_the_same_folder_is_refused(digits_run, capsys):
@@ -162,6 +196,7 @@ def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in found.runs[0].history]
     assert history == read_lines(digits_run[1] / "graphsage-0")
     assert found.scores[0]["accuracy"] < 0.5
+    assert found.traces == {"epoch": 1, "predict": 2}  # of 30 epochs: validation nodes, then test nodes
 
 
 # name: labels, features, options; the metric, and what it must reach on nodes that were not trained on
@@ -199,6 +234,109 @@ def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
     assert result["test_mean"] > max(least, guess[0] + 0.1)
 
 
+def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbour_drawn(
+    tmp_path: Path, monkeypatch
+):
+    path = write_npz(tmp_path, "classes", features=True)
+    config = classify.parse(["--dataset", path, "--fanouts", "20,20", "--hidden", "8"])
+    dataset, graph = classify.load(config)
+    assert np.diff(graph.indptr).max() <= 20
+    task = make_task(dataset)
+    learner = sage(config, task.width, graph.num_nodes, identity=False)
+    tables = classify.make_tables(graph, dataset, task, config)
+    monkeypatch.setattr(classify, "MESSAGES", 0)
+    in_classes = classify.make_tables(graph, dataset, task, config)
+    assert (type(tables.full), type(in_classes.full)) == (Segments, Classes)
+    variables = learner.init(jax.random.key(0), tables)
+    run = jax.jit(learner.predict)
+    edges, classes, drawn = (
+        run(variables, where, dataset.test) for where in (tables, in_classes, tables._replace(full=None))
+    )
+    np.testing.assert_allclose(classes, edges, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(drawn, edges, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_validation_reads_all_that_its_nodes_depend_on_and_no_more(layers: int, tmp_path: Path):
+    """A ring of 60 nodes: two nodes' outputs are those on the whole graph, from a piece of it."""
+    path = write_npz(tmp_path, "classes", features=True)
+    config = classify.parse(["--dataset", path, "--layers", str(layers), "--hidden", "8"])
+    dataset, _ = classify.load(config)
+    src = np.arange(60)
+    ring = from_edges(np.concatenate([src, src]), np.concatenate([(src + 1) % 60, (src + 2) % 60]), 60)
+    task, nodes = make_task(dataset), np.array([59, 30])
+    tables = classify.make_tables(ring, dataset, task, config)
+    cut, place = classify.around(nodes, tables, config)
+    read = {(v - hop) % 60 for v in nodes for hop in range(2 * layers + 1)}
+    np.testing.assert_array_equal(cut.features, tables.features[np.array(sorted(read))])
+    np.testing.assert_array_equal(cut.labels[place], task.labels[nodes])
+    learner = sage(config, task.width, 60, identity=False)
+    variables, run = learner.init(jax.random.key(0), tables), jax.jit(learner.predict)
+    np.testing.assert_allclose(
+        run(variables, cut, place), run(variables, tables, jnp.asarray(nodes)), rtol=1e-5, atol=1e-6
+    )
+    bare = tables._replace(features=None)
+    assert classify.around(nodes, bare, config)[0] is bare
+
+
+def test_the_best_epoch_has_a_good_score_and_a_low_loss():
+    task = make_task(data.digits())
+    rows = [
+        {"val_accuracy": score, "val_loss": loss} for score, loss in ((0.5, 2.0), (0.6, 1.9), (0.59, 1.0))
+    ]
+    assert best(rows, task) is rows[2]
+    assert best([*rows, {"val_accuracy": 0.61, "val_loss": 1.1}], task)["val_loss"] == 1.1
+    assert best([rows[1], rows[1] | {"val_loss": 1.8}], task)["val_loss"] == 1.8
+
+
+def test_patience_counts_steps(tmp_path: Path):
+    path = write_npz(tmp_path, "classes", features=False)
+    frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
+    for size, epochs in (("30", 9), ("15", 6)):  # the first epoch, then 8 steps or 5 epochs
+        options = ("--dataset", path, *frozen, "--patience", "8", "--batch-size", size)
+        assert classify.main(classify.parse(list(options)))["epochs"] == [epochs]
+
+
+def test_embeddings_do_not_decay_and_the_other_parameters_do(tmp_path: Path):
+    """With nothing left to learn, weight decay alone moves the parameters."""
+    path = write_npz(tmp_path, "classes", features=False)
+    config = classify.parse(["--dataset", path, *SMALL, "--weight-decay", "0.1", "--lr", "0.1"])
+    dataset, graph = classify.load(config)
+    task = make_task(dataset)._replace(loss=lambda out, y, mask: 0.0 * out[:, 0])
+    learner = sage(config, task.width, 60, identity=True)
+    programs = compile_programs(learner, task, config)
+    tables = classify.make_tables(graph, dataset, task, config)
+    state = programs.start(jax.random.key(0), tables)
+    before = jax.tree.map(np.asarray, state.params)
+    state, _ = programs.epoch(state, tables, dataset.train[None, :16], jnp.ones((1, 16), bool))
+    np.testing.assert_array_equal(state.params["embed"]["embedding"], before["embed"]["embedding"])
+    kernel = before["convs_0"]["neigh"]["kernel"]
+    np.testing.assert_allclose(
+        state.params["convs_0"]["neigh"]["kernel"], kernel - 0.1 * np.sign(kernel), atol=1e-5
+    )
+
+
+def test_an_lstm_samples_where_its_slots_would_not_fit(tmp_path: Path, monkeypatch):
+    config = classify.parse(["--dataset", write_npz(tmp_path, "classes", features=True)])
+    config = dataclasses.replace(config, aggregator="lstm")
+    graph = classify.load(config)[1]
+    block = classify.whole(graph, 64, config)
+    assert block.order.shape == (60, np.diff(graph.indptr).max())
+    monkeypatch.setattr(classify, "MESSAGES", block.order.size * 64 - 1)
+    assert classify.whole(graph, 64, config) is None
+
+
+def test_real_values_of_a_real_graph(data_folder: Path, capsys):
+    """Monthly visits of Wikipedia pages, by `--labels`; the features know little of them, the links more."""
+    path = str(data_folder / "chameleon.npz")
+    options = ("--dataset", path, "--labels", "y_value", *MODEL, "--epochs", "15", "--fanouts", "5,5")
+    assert classify.run([*options, "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["metric"], result["traces"], result["config"]["labels"]) == ("r2", 1, "y_value")
+    assert result["baselines"]["mean of training"] == pytest.approx(0, abs=0.05)
+    assert result["test_mean"] > 0.25
+
+
 BAD = {
     "layers": (("--layers", "0"), "--layers: expected a whole number of at least 1, got '0'"),
     "epochs": (("--epochs", "many"), "--epochs: expected a whole number of at least 1, got 'many'"),
@@ -206,6 +344,10 @@ BAD = {
     "lr": (("--lr", "nan"), "--lr: expected a number of at least 0, got 'nan'"),
     "dropout": (("--dropout", "1"), "--dropout: expected a rate below 1, got 1.0"),
     "aggregator": (("--aggregator", "median"), "--aggregator: invalid choice: 'median'"),
+    "norm": (("--norm", "instance"), "--norm: invalid choice: 'instance'"),
+    "task": (("--task", "links"), "--task: invalid choice: 'links'"),
+    "runs": (("--runs", "-1"), "--runs: expected a whole number of at least 1, got '-1'"),
+    "json": (("--json", "/no/such/r.json"), "--json: no folder /no/such to write into"),
     "unknown": (("--depth", "3"), "unrecognized arguments: --depth 3"),
     "resume": (("--resume",), "--resume needs the --out folder"),
 }
@@ -224,7 +366,13 @@ def test_a_bad_option_is_one_clear_line(case: str, capsys):
 
 def test_bad_input_is_one_clear_line(tmp_path: Path, capsys):
     path = write_npz(tmp_path, "classes", features=False)
+    half, file = tmp_path / "half.npz", tmp_path / "file"
+    half.write_bytes(Path(path).read_bytes()[:1000])
+    file.touch()
     cases = {
+        ("--dataset", str(half)): "half.npz: not a complete .npz file",
+        ("--dataset", str(file)): "file: not a complete .npz file",
+        ("--dataset", path, *TINY, "--epochs", "1", "--out", str(file)): "Not a directory",
         (
             "--dataset",
             "nowhere.npz",
