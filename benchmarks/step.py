@@ -98,11 +98,8 @@ def make_step(
         def on_trees(params, stats, batch, key):
             return given_blocks(params, stats, sample(key, tables.graph, batch[0])[0], batch, key)
 
-        if capacities is None:
-            loss_fn = on_trees
-        else:
-            loss_fn = compacted(given_blocks, tables.graph, fanouts, capacities)
-        return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
+        compact = capacities and compacted(given_blocks, tables.graph, fanouts, capacities)
+        return train_epoch(make_update(compact or on_trees, optimizer), state, (seeds, mask))
 
     def update(state, tables, blocks, batch):
         def loss_fn(params, stats, batch, key):

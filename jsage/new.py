@@ -155,8 +155,8 @@ def embed_new(
     for first in range(0, count, size):
         seeds = graph.num_nodes + np.minimum(np.arange(first, first + size), capacity - 1).astype(np.int32)
         if fanouts is None:
-            rooms, last = _rooms(model, joined, features, new, seeds)
-            out = _whole(model, rooms, last, params, joined, features, seeds)
+            sizes = _rooms(model, joined, features, new, seeds)
+            out = _whole(model, sizes, params, joined, features, seeds)
         else:
             out = _sampled(model, tuple(fanouts), params, joined, features, seeds)
         rows.append(np.asarray(out))
@@ -192,8 +192,9 @@ def _sampled(model, fanouts, params, joined, features, seeds):
     return apply_blocks(model, params, features, joined, blocks)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _whole(model, rooms, last, params, joined, features, seeds):
+@partial(jax.jit, static_argnums=(0, 1))
+def _whole(model, sizes, params, joined, features, seeds):
+    rooms, last = sizes
     blocks, _ = whole_blocks(joined, seeds, rooms, more=joined.features, last=last)
     return apply_blocks(model, params, features, joined, blocks)
 

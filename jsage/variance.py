@@ -64,7 +64,7 @@ def variance_report(
     exact, cost, seconds = _exactly(model, params, graph, features, seeds)
     report = [
         _compare(
-            tuple(hops), partial(_sampled, model, tuple(hops), params, graph, features), seeds, mask, exact
+            tuple(hops), partial(_sampled, model, tuple(hops), params, (graph, features)), seeds, mask, exact
         )
         for hops in fanouts
     ]
@@ -105,7 +105,7 @@ def _exactly(model: Any, params: PyTree, graph: AnyGraph, features: Array, seeds
     for batch in seeds:
         rooms, last = fit_rooms(graph, batch, model.num_layers)
         needed = last if reads_rows(model, *features.shape, len(batch), rooms) else None
-        call = partial(_whole, model, rooms, needed, params, graph, features, batch)
+        call = partial(_whole, model, (rooms, needed), params, (graph, features), batch)
         out, taken = jax.block_until_ready(call())
         began = time.perf_counter()
         jax.block_until_ready(call())
@@ -141,8 +141,9 @@ def _choice(outputs: np.ndarray) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _sampled(model, fanouts, params, graph, features, key: PRNGKey, seeds):
+def _sampled(model, fanouts, params, tables, key: PRNGKey, seeds):
     """Outputs, and how many rows each seed's tree reads."""
+    graph, features = tables
     blocks: Any = sample_blocks_by_node(key, graph, seeds, fanouts)
     first, *rest = blocks
     rows = 1 + first.mask.sum(1)  # of each node met, then of each seed's
@@ -156,7 +157,8 @@ def _sampled(model, fanouts, params, graph, features, key: PRNGKey, seeds):
     return model.apply(params, features, blocks), rows
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _whole(model, rooms, last, params, graph, features, seeds):
+@partial(jax.jit, static_argnums=(0, 1))
+def _whole(model, sizes, params, tables, seeds):
+    (rooms, last), (graph, features) = sizes, tables
     blocks, taken = whole_blocks(graph, seeds, rooms, last=last)
     return model.apply(params, features, blocks), taken
