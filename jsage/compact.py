@@ -178,7 +178,7 @@ def measure_capacities(
 ) -> tuple[int | None, ...]:
     """Capacities that random batches of `nodes` fit: the most of 8 batches and 4 %; on the host, once.
 
-    A frontier that compaction would shrink by less than a tenth stays a tree (None).
+    A frontier that compaction would shrink by less than 7 % stays a tree (None).
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.data import digits
@@ -186,16 +186,32 @@ def measure_capacities(
     >>> measure_capacities(jax.random.key(0), dataset.graph, dataset.train, 100, fanouts=(10, 10))
     (896,)
     """
-    sizes = [int(size) for size in batch_size * np.cumprod([1 + fanout for fanout in fanouts])]
     seeds = epoch(key, nodes, batch_size)[0][:8]
-
-    def count(graph: Graph, batch: tuple[PRNGKey, Array]) -> Array:
-        return jnp.array(_sample(batch[0], graph, batch[1], fanouts, sizes[:-1], draw)[1])
-
     keys = jax.random.split(key, seeds.shape[0])
-    counts = jax.jit(lambda graph, batches: jax.lax.map(partial(count, graph), batches))(graph, (keys, seeds))
-    rows = -(-(1.04 * np.asarray(counts).max(0)).astype(int) // 128) * 128
-    return tuple(int(row) if row < 0.9 * size else None for row, size in zip(rows, sizes, strict=False))
+    rooms = [int(size) for size in batch_size * np.cumprod([1 + fanout for fanout in fanouts[:-1]])]
+    capacities: list[int | None] = list(rooms)
+    while True:  # without one frontier's compaction the next one meets more nodes
+        tried = [room if capacity else None for room, capacity in zip(rooms, capacities, strict=True)]
+
+        def count(graph: Graph, batch: tuple[PRNGKey, Array], tried: Capacities = tried) -> list[Array]:
+            return _sample(batch[0], graph, batch[1], fanouts, tried, draw)[1]
+
+        counts = jax.jit(lambda graph, batches, f=count: jax.lax.map(partial(f, graph), batches))
+        most = iter([int(found.max()) for found in counts(graph, (keys, seeds))])
+        capacities = _worthwhile([size and next(most) for size in tried], batch_size, fanouts)
+        if [bool(size) for size in tried] == [bool(size) for size in capacities]:
+            return tuple(capacities)
+
+
+def _worthwhile(most: Sequence[int | None], rows: int, fanouts: Sequence[int]) -> list[int | None]:
+    """Rounded capacities, None where the frontier before has hardly more slots."""
+    capacities: list[int | None] = []
+    for nodes, fanout in zip(most, fanouts, strict=False):
+        slots = rows * (1 + fanout)
+        room = nodes and -(-int(1.04 * nodes) // 128) * 128
+        capacities.append(room if room and room < 0.93 * slots else None)
+        rows = capacities[-1] or slots
+    return capacities
 
 
 def _sample(

@@ -18,6 +18,9 @@ Live: TypeAlias = Bool[Array, "rows k"]
 Weight: TypeAlias = Float[Array, "rows k"] | None
 Pooled: TypeAlias = Float[Array, "rows d"]
 
+CHUNK = 512
+"""Rows that `spread` adds at once."""
+
 
 def take(table: Array, ids: Int[Array, "..."]) -> Array:
     """Rows of a table at positions that are known to be legal.
@@ -77,10 +80,51 @@ def _sum_forward(table, src, mask, weight=None):
 
 def _sum_backward(saved, cotangent):
     table, src, mask, weight = saved
-    return _pull(table, src, weight, lambda i: jnp.where(mask[:, i, None], cotangent, 0))
+
+    def slots(cotangent):
+        return _pull(table, src, weight, lambda i: jnp.where(mask[:, i, None], cotangent, 0))
+
+    if weight is not None or table.shape[0] > 2 * src.size:
+        return slots(cotangent)
+    first = lambda cotangent: spread(cotangent, src, mask, table.shape[0]).astype(table.dtype)  # noqa: E731
+    # A CPU adds row after row, so copies are cheaper there; others add many rows at once.
+    d_table = jax.lax.platform_dependent(cotangent, cpu=first, default=lambda c: slots(c)[0])
+    return d_table, None, None, None
 
 
 gather_sum.defvjp(_sum_forward, _sum_backward)
+
+
+def spread(rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int) -> Float[Array, "num_src d"]:
+    """`out[s] = sum of rows[r] over the live slots with src[r, i] == s`, in float32 at least.
+
+    The first slot of each source is found through a table of positions, and its row is copied there; only
+    the rows of the others are added, so a table whose rows are mostly read once is written once.
+
+    >>> import jax.numpy as jnp
+    >>> rows, src = jnp.array([[1.0], [10.0]]), jnp.array([[2, 0], [2, 2]])
+    >>> spread(rows, src, jnp.array([[True, True], [True, False]]), 3).ravel()
+    Array([ 1.,  0., 11.], dtype=float32)
+    """
+    fanout, size = src.shape[1], src.size
+    ids, live, slot = src.ravel(), mask.ravel(), jnp.arange(size, dtype=jnp.int32)
+    first = jnp.full(num_src, size, jnp.int32)
+    first = first.at[ids].min(jnp.where(live, slot, size), mode="promise_in_bounds")
+    wide_rows = rows.astype(wide(rows))
+    out = jnp.where((first < size)[:, None], take(wide_rows, jnp.minimum(first, size - 1) // fanout), 0)
+    again = live & (take(first, ids) != slot)
+    rank = jnp.cumsum(again, dtype=jnp.int32)
+    listed = (
+        jnp.zeros(size + CHUNK, jnp.int32).at[jnp.where(again, rank - 1, size + CHUNK)].set(slot, mode="drop")
+    )
+
+    def add(i, out):
+        here = jax.lax.dynamic_slice(listed, (i * CHUNK,), (CHUNK,))
+        more = (i * CHUNK + jnp.arange(CHUNK, dtype=jnp.int32) < rank[-1])[:, None]
+        read = jnp.where(more, take(wide_rows, here // fanout), 0)
+        return out.at[take(ids, here)].add(read, mode="promise_in_bounds")
+
+    return jax.lax.fori_loop(0, (rank[-1] + CHUNK - 1) // CHUNK, add, out)
 
 
 @jax.custom_vjp

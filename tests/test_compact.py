@@ -245,6 +245,18 @@ class TestCapacities:
         keys = jax.random.split(key, 20)
         assert sum(bool(sample(key, jax.random.permutation(key, nodes)[:100])) for key in keys) >= 18
 
+    def test_a_tree_before_a_compacted_frontier_is_measured_as_such(self):
+        """The first hop meets other nodes only, so it stays a tree, whose copies draw apart in the second."""
+        src, dst = np.random.default_rng(1).integers(0, 20_000, (2, 200_000), np.int32)
+        graph_ = from_edges(np.append(src, src % 500), np.append(dst, dst), 20_000)
+        nodes, key, fanouts = jnp.arange(20_000), jax.random.key(0), (2, 12, 2)
+        capacities = measure_capacities(key, graph_, nodes, 200, fanouts)
+        assert capacities[0] is None
+        assert capacities[1] is not None
+        sample = jax.jit(lambda key, seeds: sample_compact_blocks(key, graph_, seeds, fanouts, capacities)[1])
+        keys = jax.random.split(key, 20)
+        assert sum(bool(sample(key, jax.random.permutation(key, nodes)[:200])) for key in keys) >= 18
+
     def test_nothing_to_gain_leaves_trees(self):
         wide = from_edges(np.arange(1, 2000), np.zeros(1999, np.int32), num_nodes=2000)
         assert measure_capacities(jax.random.key(0), wide, jnp.arange(1), 1, (1000, 2)) == (None,)

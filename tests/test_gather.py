@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import NUM_NODES, WIDTH, features
 
-from jsage.gather import gather_max, gather_sum, messages, segment_max, slot_max, take
+from jsage.gather import CHUNK, gather_max, gather_sum, messages, segment_max, slot_max, spread, take
 
 ROWS, K = 6, 3
 REDUCE = {"sum": gather_sum, "max": gather_max}
@@ -143,3 +143,35 @@ def test_the_maximum_over_slots_shares_its_gradient_between_live_ties_and_reads_
     np.testing.assert_array_equal(out[:, 0], [3, 1, 0])
     (grad,) = pull(jnp.array([[8.0], [5.0], [7.0]]))
     np.testing.assert_array_equal(grad[..., 0], [[4, 4, 0], [5, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("num_src", [1, 7, 4000])
+@pytest.mark.parametrize("live", [0.0, 0.7, 1.0])
+def test_spread_is_a_scatter_add(num_src: int, live: float):
+    """Sources read once, many times, by dead slots alone and never; more repetitions than one chunk holds."""
+    rng = np.random.default_rng(num_src)
+    rows = rng.normal(size=(300, WIDTH)).astype(np.float32)
+    src = rng.integers(0, num_src, (300, 5)).astype(np.int32)
+    mask = rng.random(src.shape) < live
+    assert num_src > 7 or live == 0 or mask.sum() > 2 * CHUNK
+    expected = np.zeros((num_src, WIDTH))
+    for row, ids, alive in zip(rows.astype(np.float64), src, mask, strict=True):
+        np.add.at(expected, ids[alive], row)
+    got = jax.jit(spread, static_argnums=3)(jnp.asarray(rows), jnp.asarray(src), jnp.asarray(mask), num_src)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_padding_is_never_spread():
+    rows = jnp.array([[1.0], [jnp.nan]])
+    src, mask = jnp.array([[0, 1], [0, 2]]), jnp.array([[True, True], [False, False]])
+    np.testing.assert_array_equal(spread(rows, src, mask, 3), [[1.0], [1.0], [0.0]])
+
+
+def test_the_gradient_is_the_same_by_copies_and_by_adding():
+    """`gather_sum` copies first slots on a CPU where the table is small, and adds all of them elsewhere."""
+    src = jnp.asarray(np.random.default_rng(0).integers(0, 9, (6, 4)), jnp.int32)
+    mask = src != 3
+    small, large = jnp.asarray(features(0, 9)), jnp.asarray(features(0, 200))
+    pull = jnp.asarray(features(1, 6))
+    grads = [jax.vjp(lambda table: gather_sum(table, src, mask), t)[1](pull)[0] for t in (small, large)]
+    np.testing.assert_allclose(grads[0], grads[1][:9], rtol=1e-5, atol=1e-6)
