@@ -1,7 +1,5 @@
 """Features on a device: whole lanes on a TPU, and a model that does not mind."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +14,12 @@ from jsage.sample import sample_blocks
 ROWS = features(0, NUM_NODES, 5)
 
 
+class Chip:
+    """As much of a TPU as `place_features` asks about."""
+
+    platform = "tpu"
+
+
 @pytest.mark.parametrize("rows", [ROWS, jnp.asarray(ROWS), ROWS.astype(np.float16)])
 def test_rows_are_padded_with_zeros_to_whole_lanes(rows):
     placed = place_features(rows, lanes=8)
@@ -27,7 +31,7 @@ def test_rows_are_padded_with_zeros_to_whole_lanes(rows):
 
 def test_only_a_tpu_pads_unless_it_is_told_to(monkeypatch):
     assert place_features(ROWS).shape == ROWS.shape
-    tpu = SimpleNamespace(platform="tpu")
+    tpu = Chip()
     assert (place._platform(jax.devices()[1]), place._platform(tpu), place._platform(None)) == (
         "cpu",
         "tpu",
