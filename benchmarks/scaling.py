@@ -6,8 +6,7 @@ Rows of kind `nodes` are on uniform random graphs made here: every neighbour of 
 the tables, the worst there is for caches. Larger tables fit caches less, so a step is slower however it is
 written: `explained_seconds` is the smallest graph's step plus what its reads of features and edges cost more
 at the rates of random reads that this graph's tables allow, and `ratio_beyond_caches` compares the step to
-it. All other kinds are on `--graph`, on trees and compacted, with (25, 10) and 1024 seeds where these do
-not vary.
+it. All other kinds are on `--graph`, on trees and compacted.
 """
 
 import argparse

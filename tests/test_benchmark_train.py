@@ -148,9 +148,12 @@ class TestTrain:
         monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: 1e9)
         monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
         monkeypatch.setattr(train, "random_rate", lambda: 1e7)
+        cleared = []
+        monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))  # keeps the suite's programs
         options = ["--fanouts=10,3", "--batch-size=100", "--steps=2", "--forms=compacted"]
         (row,) = run(train, folder, tmp_path / "train.json", *options)
         (capacity,) = row["capacities"]
+        assert cleared == [True]
         assert 200 < capacity < 1100
         flops = 2 * (4 * capacity * 8 * 8 + 6 * 100 * 8 * 4)
         assert row["floor"]["flops"] == flops
