@@ -5,7 +5,7 @@ large. The arrays double when they are full. Both make the cost of an edge const
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -16,7 +16,8 @@ from jsage.keyed import read_rows
 from jsage.mirror import Mirror, longer
 from jsage.typing import EdgeData, HostArray
 
-Ids = Int[HostArray, " num_edges"] | Sequence[int]
+Ids: TypeAlias = HostArray | Sequence[int] | Sequence[float]
+"""Whole numbers, one an edge; anything else is refused with a message."""
 
 
 class Grown(NamedTuple):

@@ -99,9 +99,9 @@ class Pieces(NamedTuple):
             "avoid: pass fanouts no smaller than any degree, which read every neighbour too"
         )
 
-    def sources(self, h: Rows) -> tuple[Rows, Block]:
+    def sources(self, h: Rows) -> tuple[Float[Array, "rows d"], Block]:
         """All rows, where the table is small beside the destinations; else a copy of those that are read."""
-        if h.shape[0] <= 4 * self.num_dst:
+        if isinstance(h.shape[0], int) and h.shape[0] <= 4 * self.num_dst:
             more = jnp.zeros((0, h.shape[1])) if self.more is None else self.more
             return jnp.concatenate([h, more.astype(h.dtype)]), self._replace(more=None)
         if self.room is None:

@@ -125,7 +125,7 @@ def test_samples_and_embeddings_are_those_of_the_ordinary_graph():
     out = embed_new(model, params, graph, table, new)
     src, dst, weight = np.array([*listed.edges, [5, 63, 1.0], [6, 63, 2.0], [63, 5, 3.0]], np.float64).T
     rebuilt = from_edges(src.astype(int), dst.astype(int), 64, weight=weight.astype(np.float32))
-    both = np.concatenate([listed.features, np.ones((1, WIDTH), np.float32)])
+    both = jnp.concatenate([listed.features, np.ones((1, WIDTH), np.float32)])
     np.testing.assert_allclose(
         out, model.apply(params, both, (full_block(rebuilt),) * 2)[63:], rtol=1e-5, atol=1e-5
     )
