@@ -1,5 +1,9 @@
 """Layer-wise inference against Algorithm 1 in NumPy, for every aggregator and option, in both modes."""
 
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 

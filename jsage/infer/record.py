@@ -126,7 +126,7 @@ class _Record:
         try:
             content = json.loads(self.file.read_text())
             whole = content.pop("checksum") == _checksum(content)
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             whole, content = False, {}
         if not whole:
             raise ValueError(f"{self.file} is damaged: delete the folder {self.file.parent} to start anew")
