@@ -6,6 +6,7 @@ from jsage import block as block
 from jsage import data as data
 from jsage import draw as draw
 from jsage import graph as graph
+from jsage import infer as infer
 from jsage import loss as loss
 from jsage import metrics as metrics
 from jsage import nn as nn
@@ -22,6 +23,8 @@ from jsage.block import edge_list as edge_list
 from jsage.data import Dataset as Dataset
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges
+from jsage.infer import embed_all as embed_all
+from jsage.infer import embed_to_file as embed_to_file
 from jsage.nn import LSTM as LSTM
 from jsage.nn import GraphSAGE as GraphSAGE
 from jsage.nn import Pool as Pool
