@@ -1,5 +1,9 @@
 """Layer-wise inference against Algorithm 1 in NumPy, for every aggregator and option, in both modes."""
 
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -297,15 +301,14 @@ def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "JAX_PLATFORMS": "cpu"}
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
-    with start("once.npy") as once:
-        parts = once.communicate()[0].split("\n")[:-1]
-    with start("killed.npy", "slow") as killed:
+    with start("once.npy") as once, start("killed.npy", "slow") as killed:
         assert killed.stdout is not None
         for line in killed.stdout:
             if line.startswith("layer-1 "):
                 killed.send_signal(signal.SIGKILL)
                 break
         assert killed.wait() == -signal.SIGKILL
+        parts = once.communicate()[0].split("\n")[:-1]
     assert not (tmp_path / "killed.npy").exists()
     with start("killed.npy") as resumed:
         rest = resumed.communicate()[0].split("\n")[:-1]

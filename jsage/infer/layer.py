@@ -18,12 +18,14 @@ from jsage.infer.exchange import Apply, Fold, State, answered, heard
 
 Table: TypeAlias = Float[Array, "num_src d"]
 
-ROWS = 16_384
+ROWS = 65_536
 """Nodes whose results are computed at once."""
-GROUP = 512
+GROUP = 1024
 """Nodes of a class, which are walked together."""
 PIECE = 128
 """Edges of one node that are read at once."""
+UNEVEN = 2
+"""A class is walked node by node where walking all its nodes at once would read so many times its edges."""
 NARROW, FULL = 16, 64
 """Rows between these widths are padded to the latter: XLA's loops over so few columns are far slower."""
 
@@ -172,7 +174,7 @@ def _reduce(folds: list[Fold], tables: list[Array], targets: Targets, edges: Edg
 
     def walk(span: tuple[Array, Array]) -> list[State]:
         start, degree = span
-        uneven = each * degree.max().astype(jnp.float32) > 2 * degree.sum().astype(jnp.float32) + PIECE
+        uneven = each * degree.max().astype(jnp.float32) > UNEVEN * degree.sum().astype(jnp.float32) + PIECE
         return jax.lax.cond(
             uneven,
             lambda: _one_by_one(folds, tables, edges, start, degree),

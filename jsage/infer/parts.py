@@ -23,9 +23,9 @@ class Streaming(NamedTuple):
 
     nodes: HostArray | None = None
     """Whose rows are written, in this order; None: all."""
-    rows: int = 16_384
+    rows: int = 65_536
     """Nodes of one part, at most."""
-    edges: int = 2**20
+    edges: int = 2**22
     """Edges of one part, at most; a node with more is read in pieces of so many."""
     gather_on_host: bool = False
     """Read neighbours' rows on the host and send only those: for tables that the device cannot hold."""

@@ -13,6 +13,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ class _Record:
         try:
             content = json.loads(self.file.read_text())
             whole = content.pop("checksum") == _checksum(content)
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             whole, content = False, {}
         if not whole:
             raise ValueError(f"{self.file} is damaged: delete the folder {self.file.parent} to start anew")
@@ -150,33 +151,42 @@ def _next(stages: Stages, array: np.ndarray | None) -> Stage | None:
 def _run(
     stage: Stage, file: Path, record: _Record, seconds: float, progress: Callable[[Progress], None] | None
 ) -> None:
-    """Compute what is missing of a stage."""
+    """Compute what is missing of a stage; a part is written while the next one is computed."""
     done, checksum = record.stages.get(stage.name, (0, 1))
-    with file.open("r+b" if done else "w+b") as out:
-        offset = _open(out, stage, done, checksum)
-        recorded = time.monotonic()
+    with file.open("r+b" if done else "w+b") as out, ThreadPoolExecutor(1) as writer:
+        _open(out, stage, done, checksum)
+        recorded, written = time.monotonic(), None
         for first, last in stage.parts:
             if first < done:
                 continue
             rows = np.ascontiguousarray(stage.compute(first, last), stage.dtype)
-            data = memoryview(rows.reshape(-1).view(np.uint8))
-            out.seek(offset + first * stage.shape[1] * stage.dtype.itemsize)
-            out.write(data)
-            checksum = zlib.adler32(data, checksum)
-            if last == stage.shape[0] or time.monotonic() - recorded >= seconds:
-                out.flush()
-                record.write(stage.name, last, checksum)
+            checksum = checksum if written is None else written.result()
+            if first > done and time.monotonic() - recorded >= seconds:
+                record.write(stage.name, first, checksum)
                 recorded = time.monotonic()
+            if progress is not None and first > done:
+                progress(Progress(stage.name, first, stage.shape[0]))
+            written = writer.submit(_append, out, rows, checksum)
+        if written is not None:
+            record.write(stage.name, stage.shape[0], written.result())
             if progress is not None:
-                progress(Progress(stage.name, last, stage.shape[0]))
+                progress(Progress(stage.name, stage.shape[0], stage.shape[0]))
 
 
-def _open(out: Any, stage: Stage, done: int, checksum: int) -> int:
-    """Where the rows begin; a file that is there already is held against its checksum, and cut."""
+def _append(out: Any, rows: np.ndarray, checksum: int) -> int:
+    """Write rows, and return the checksum of all so far."""
+    data = memoryview(rows.reshape(-1).view(np.uint8))
+    out.write(data)
+    out.flush()
+    return zlib.adler32(data, checksum)
+
+
+def _open(out: Any, stage: Stage, done: int, checksum: int) -> None:
+    """Go to where the next rows belong; a file that is there is held against its checksum, and cut."""
     header = {"descr": stage.dtype.str, "fortran_order": False, "shape": stage.shape}
     if not done:
         np.lib.format.write_array_header_1_0(out, header)
-        return out.tell()
+        return
     left, actual = done * stage.shape[1] * stage.dtype.itemsize, 1
     try:
         np.lib.format.read_magic(out)
@@ -184,8 +194,7 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> int:
         whole = (shape, dtype) == (stage.shape, stage.dtype)
     except ValueError:
         whole = False
-    offset = out.tell()
-    end = offset + left
+    end = out.tell() + left
     while left and (data := out.read(min(left, 2**24))):
         actual, left = zlib.adler32(data, actual), left - len(data)
     if left or actual != checksum or not whole:
@@ -194,7 +203,7 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> int:
             f"delete the folder {os.path.dirname(out.name)} to start anew"
         )
     out.truncate(end)
-    return offset
+    out.seek(end)
 
 
 def _checksum(content: dict) -> int:
