@@ -15,8 +15,8 @@ from jsage import export as export
 from jsage import graph as graph
 from jsage import grow as grow
 from jsage import host as host
-from jsage import keyed as keyed
 from jsage import infer as infer
+from jsage import keyed as keyed
 from jsage import loss as loss
 from jsage import metrics as metrics
 from jsage import new as new
@@ -43,11 +43,11 @@ from jsage.data import Dataset as Dataset
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges
 from jsage.grow import GrowingGraph as GrowingGraph
+from jsage.infer import embed_all as embed_all
+from jsage.infer import embed_to_file as embed_to_file
 from jsage.keyed import sample_blocks_by_node as sample_blocks_by_node
 from jsage.new import NewNodes as NewNodes
 from jsage.new import embed_new as embed_new
-from jsage.infer import embed_all as embed_all
-from jsage.infer import embed_to_file as embed_to_file
 from jsage.nn import LSTM as LSTM
 from jsage.nn import GraphSAGE as GraphSAGE
 from jsage.nn import Pool as Pool
