@@ -13,7 +13,6 @@ Forms, all of two `SAGEConv` layers with mean aggregation, on every node's whole
 
 import contextlib
 import importlib.metadata
-import itertools
 import sys
 import time
 import warnings
@@ -141,9 +140,7 @@ def read_layers(path: str) -> list[SAGEConv]:
     with np.load(path) as arrays:
         found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     convs = []
-    for k in itertools.count():
-        if f"self_{k}" not in found:
-            return convs
+    for k in range(len(found) // 3):
         conv = SAGEConv(*found[f"self_{k}"].shape)
         conv.load_state_dict(
             {
@@ -153,6 +150,7 @@ def read_layers(path: str) -> list[SAGEConv]:
             }
         )
         convs.append(conv)
+    return convs
 
 
 def lacking() -> dict[str, str | None]:

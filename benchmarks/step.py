@@ -89,8 +89,7 @@ def make_step(
         nodes, live = batch
         logits: Any = model.apply(params, tables.features, blocks, rngs={"order": key})
         losses = cross_entropy(logits, tables.labels[nodes], live)
-        sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
-        return masked_mean(losses, live), (sums, stats)
+        return masked_mean(losses, live), ({"loss": losses.sum(), "weight": jnp.float32(live.sum())}, stats)
 
     def epoch(state, tables, seeds, mask):
         given_blocks = partial(loss_of, tables=tables)
@@ -98,8 +97,10 @@ def make_step(
         def on_trees(params, stats, batch, key):
             return given_blocks(params, stats, sample(key, tables.graph, batch[0])[0], batch, key)
 
-        compact = capacities and compacted(given_blocks, tables.graph, fanouts, capacities)
-        return train_epoch(make_update(compact or on_trees, optimizer), state, (seeds, mask))
+        loss_fn = on_trees
+        if capacities is not None:
+            loss_fn = compacted(given_blocks, tables.graph, fanouts, capacities)
+        return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 
     def update(state, tables, blocks, batch):
         def loss_fn(params, stats, batch, key):

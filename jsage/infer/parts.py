@@ -76,7 +76,7 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
     >>> stage.shape, stage.compute(0, 2).shape
     ((2, 4), (2, 4))
     """
-    indptr, options = run.graph.indptr, run.options
+    indptr, options = np.asarray(run.graph.indptr), run.options
     degree = indptr[ids + 1] - indptr[ids]
     call = partial(_part, run.model, k, run.params)
 
@@ -90,13 +90,14 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
         targets = Targets(*(padded(x.astype(np.int32), size) for x in spans))
         return np.asarray(call(read._replace(own=None), targets))[: last - first]
 
-    read, one = _cut(run, below, ids[:1], slice(0, 0)), np.zeros(1, np.int32)
+    one: Any = np.zeros(1, np.int32)
+    read = _cut(run, below, ids[:1], slice(0, 0))
     like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
     parts = parts_by_edges(degree, options.rows, options.edges)
     return Stage(f"layer-{k}", (ids.size, like.shape[1]), np.dtype(like.dtype), parts, compute)
 
 
-def padded(array: np.ndarray, size: int) -> np.ndarray:
+def padded(array: Any, size: int) -> Any:
     """An array with zeros after it.
 
     >>> padded(np.array([1, 2]), 4)
@@ -119,8 +120,9 @@ def _span(indptr: np.ndarray, part: np.ndarray) -> Span:
 def _cut(run: Run, below: Below, part: np.ndarray, span: Span) -> _Read:
     """Own rows and the positions among them, tables, and the edges at these places, of fixed sizes."""
     graph, options = run.graph, run.options
+    indices: Any = graph.indices
     size = min(options.edges, max(graph.indices.shape[0], 1))
-    src, weight = graph.indices[span], graph.edge_data.get("weight")
+    src, weight = indices[span], graph.edge_data.get("weight")
     src, own = (src, part) if below.place is None else (below.place[src], below.place[part])
     weight = None if weight is None else padded(weight[span], size)
     if below.on_device is not None:
