@@ -142,10 +142,14 @@ def gather_rate(table: Array, repetitions: int = 5) -> float:
 
 
 def _gather_rate(table: Array, chunk: int, repetitions: int) -> float:
+    read, rows = random_reads(table, chunk)
+    return rows * table[:1].nbytes / min(alternate({"gather": read}, repetitions)["gather"])
+
+
+def random_reads(table: Array, chunk: int = 8192) -> tuple[Callable[[], Array], int]:
+    """A call that reads random rows, `chunk` at a time, into a reused buffer; and how many it reads."""
     chunks = max(2, round(min(2e8 / table[:1].nbytes, 4e6) / chunk))
-    shape = (chunks, chunk)
-    keys = jax.random.split(jax.random.key(0), repetitions + 1)
-    ids = iter([jax.block_until_ready(jax.random.randint(key, shape, 0, len(table))) for key in keys])
+    ids = jax.random.randint(jax.random.key(0), (chunks, chunk), 0, len(table))
 
     @jax.jit
     def loop(table, ids):
@@ -153,8 +157,7 @@ def _gather_rate(table: Array, chunk: int, repetitions: int) -> float:
             0, chunks, lambda i, _: take(table, ids[i]), jnp.zeros((chunk, *table.shape[1:]), table.dtype)
         )
 
-    times = alternate({"gather": lambda: loop(table, next(ids))}, repetitions)
-    return chunks * chunk * table[:1].nbytes / min(times["gather"])
+    return lambda: loop(table, ids), chunks * chunk
 
 
 def random_rate(impl: str = "philox4x32", size: int = 2**18, repetitions: int = 5) -> float:

@@ -72,7 +72,7 @@ COLUMNS: dict[str, list[Column]] = {
         TIME,
         mega("temporaries MB", "temp_bytes"),
         mega("peak MB", "peak_rss_bytes"),
-        ("row reads GB/s", lambda row: _rate(row, "gather_bytes_per_second", 1e9)),
+        ("row reads M/s", lambda row: _rate(row, "row_reads_per_second", 1e6)),
         ("edge reads M/s", lambda row: _rate(row, "edge_reads_per_second", 1e6)),
         plain("to the smallest", "ratio", "{:.2f}"),
         plain("beyond caches", "ratio_beyond_caches", "{:.2f}"),

@@ -5,15 +5,17 @@
 Rows of kind `nodes` are on uniform random graphs made here: every neighbour of a batch is somewhere else in
 the tables, the worst there is for caches. Larger tables fit caches less, so a step is slower however it is
 written: `explained_seconds` is the smallest graph's step plus what its reads of features and edges cost more
-at the rates of random reads that this graph's tables allow, and `ratio_beyond_caches` compares the step to
-it. All other kinds are on `--graph`, on trees and compacted.
+at the rates at which this graph's tables are read at random, and `ratio_beyond_caches` compares the step to
+it. All these graphs are held at once and take turns, so `peak_rss_bytes` is of all.
+
+All other kinds are on `--graph`, on trees and compacted.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +23,9 @@ import numpy as np
 
 from benchmarks.common import (
     alternate,
-    gather_rate,
     parser,
     peak_rss_bytes,
+    random_reads,
     reset_peak_rss,
     run,
     summary,
@@ -45,12 +47,21 @@ CLASSES, STEPS = 40, 16
 KEY = partial(jax.random.key, impl="philox4x32")
 
 
+class Case(NamedTuple):
+    """A step that is measured."""
+
+    tables: Tables
+    train: jax.Array
+    classes: int
+    batch_size: int
+    fanouts: tuple[int, ...]
+    capacities: Capacities | None = None
+
+
 def main(options: argparse.Namespace) -> list[dict]:
     """First the kinds that vary on `--graph`, then growing graphs."""
     rows = list(vary(options)) if options.kinds != ["nodes"] else []
-    if "nodes" in options.kinds:
-        rows += explain([nodes(size, options) for size in options.nodes])
-    return rows
+    return rows + (nodes(options) if "nodes" in options.kinds else [])
 
 
 def vary(options: argparse.Namespace) -> Iterator[dict]:
@@ -59,34 +70,52 @@ def vary(options: argparse.Namespace) -> Iterator[dict]:
     tables, train, classes = place(dataset), jnp.asarray(dataset.train), num_classes(dataset)
     for kind in (kind for kind in options.kinds if kind != "nodes"):
         for batch_size, fanouts in VARIED[kind]:
-            capacities: dict[str, Capacities | None] = {"trees": None}
+            reset_peak_rss()
+            cases = {"trees": Case(tables, train, classes, batch_size, fanouts)}
             if len(fanouts) > 1:
                 found = measure_capacities(KEY(1), tables.graph, train, batch_size, fanouts)
-                capacities["compacted"] = found
-            rows = measure(tables, train, (batch_size, fanouts, classes), capacities, options)
-            yield from ({"kind": kind, **row} for row in rows)
+                cases["compacted"] = cases["trees"]._replace(capacities=found)
+            programs = {form: compiled(case, options.hidden) for form, case in cases.items()}
+            times = alternate({form: call for form, (call, _) in programs.items()}, options.repetitions)
+            for form, (_, figures) in programs.items():
+                row = {"kind": kind, "form": form, **figures, **summary(times[form], STEPS)}
+                yield row | {"peak_rss_bytes": peak_rss_bytes()}
 
 
-def nodes(size: int, options: argparse.Namespace) -> dict:
-    """The row of a random graph of this size, and the random-access bandwidth of its tables."""
-    reset_peak_rss()
-    tables = random_tables(size, options.degree, options.num_features)
-    train = np.random.default_rng(1).choice(size, min(size, STEPS * BASE[0]), replace=False).astype(np.int32)
-    (row,) = measure(tables, jnp.asarray(train), (*BASE, CLASSES), {"trees": None}, options)
-    rates = {"gather_bytes_per_second": gather_rate(tables.features)}
-    rates["edge_reads_per_second"] = gather_rate(tables.graph.indices) / 4
-    return {"kind": "nodes", **row, **rates}
+def nodes(options: argparse.Namespace) -> list[dict]:
+    """A row a random graph, with the rates at which its tables are read; all graphs take turns."""
+    calls: dict[tuple[str, int], Callable[[], Any]] = {}
+    figures: dict[int, dict] = {}
+    for size in options.nodes:
+        tables = random_tables(size, options.degree, options.num_features)
+        seeds = np.random.default_rng(1).choice(size, min(size, STEPS * BASE[0]), replace=False)
+        case = Case(tables, jnp.asarray(seeds.astype(np.int32)), CLASSES, *BASE)
+        calls["step", size], figures[size] = compiled(case, options.hidden)
+        calls["rows", size], rows = random_reads(tables.features)
+        calls["edges", size], edges = random_reads(tables.graph.indices)
+        figures[size] |= {"rows": rows, "edges": edges}
+    times = alternate(calls, options.repetitions)
+    return explain([summed(figures[size], times, size) for size in options.nodes])
+
+
+def summed(figures: dict, times: dict[tuple[str, int], list[float]], size: int) -> dict:
+    """The row of one random graph."""
+    figures = dict(figures)
+    rates = {
+        f"{name[:-1]}_reads_per_second": figures.pop(name) / min(times[name, size])
+        for name in ("rows", "edges")
+    }
+    step = summary(times["step", size], STEPS)
+    return {"kind": "nodes", "form": "trees", **figures, **step, **rates, "peak_rss_bytes": peak_rss_bytes()}
 
 
 def explain(rows: list[dict]) -> list[dict]:
     """Compare each row to the first: the same step with reads as slow as the tables' size makes them."""
     for row in rows:
         extra = sum(
-            amount * (1 / row[rate] - 1 / rows[0][rate])
-            for amount, rate in (
-                (row["gathered_bytes"], "gather_bytes_per_second"),
-                (row["edge_reads"], "edge_reads_per_second"),
-            )
+            row[f"{name}_reads"]
+            * (1 / row[f"{name}_reads_per_second"] - 1 / rows[0][f"{name}_reads_per_second"])
+            for name in ("row", "edge")
         )
         row["explained_seconds"] = rows[0]["seconds_min"] + max(extra, 0.0)
         row["ratio"] = row["seconds_min"] / rows[0]["seconds_min"]
@@ -94,58 +123,31 @@ def explain(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def measure(
-    tables: Tables,
-    train: jax.Array,
-    shape: tuple[int, Sequence[int], int],
-    capacities: dict[str, Capacities | None],
-    options: argparse.Namespace,
-) -> list[dict]:
-    """A row a form of the scanned step."""
-    batch_size, fanouts, classes = shape
+def compiled(case: Case, hidden: int) -> tuple[Callable[[], Any], dict]:
+    """A call that trains `STEPS` steps on from where the last one left off, and what is known before."""
+    tables, train, classes, batch_size, fanouts, capacities = case
     seeds, mask = (jnp.resize(x, (STEPS, batch_size)) for x in epoch(KEY(0), train, batch_size))
-    calls: dict[str, Callable[[], Any]] = {}
-    memory = {}
-    for form, found in capacities.items():
-        step = make_step(fanouts, classes, hidden=options.hidden, capacities=found)
-        state = jax.jit(step.start)(KEY(0), tables)
-        arguments = (tables, seeds, mask)
-        program = jax.jit(step.epoch, donate_argnums=0).lower(state, *arguments).compile()
-        calls[form] = turn(program, state, arguments)
-        memory[form] = {"capacities": found, "temp_bytes": temp_bytes(program)}
-    times = alternate(calls, options.repetitions)
-    rows = int(batch_size * np.prod([1 + fanout for fanout in fanouts]))
-    common = {
+    step = make_step(fanouts, classes, hidden=hidden, capacities=capacities)
+    states = [jax.jit(step.start)(KEY(0), tables)]
+    program = jax.jit(step.epoch, donate_argnums=0).lower(states[0], tables, seeds, mask).compile()
+
+    def call():
+        states[0], sums = program(states[0], tables, seeds, mask)
+        return sums
+
+    read = int(batch_size * np.prod([1 + fanout for fanout in fanouts]))
+    return call, {
         "num_nodes": tables.graph.num_nodes,
         "num_edges": tables.graph.num_edges,
         "num_features": tables.features.shape[1],
         "batch_size": batch_size,
         "fanouts": list(fanouts),
-        "hidden": options.hidden,
-        "gathered_bytes": rows * tables.features[:1].nbytes,
-        "edge_reads": rows - batch_size,
+        "hidden": hidden,
+        "capacities": capacities,
+        "row_reads": read,
+        "edge_reads": read - batch_size,
+        "temp_bytes": temp_bytes(program),
     }
-    return [
-        {
-            **common,
-            "form": form,
-            **summary(times[form], STEPS),
-            **memory[form],
-            "peak_rss_bytes": peak_rss_bytes(),
-        }
-        for form in calls
-    ]
-
-
-def turn(program: Callable, state: Any, arguments: tuple) -> Callable[[], Any]:
-    """Train on from where the last call left off."""
-    states = [state]
-
-    def call():
-        states[0], sums = program(states[0], *arguments)
-        return sums
-
-    return call
 
 
 def random_tables(num_nodes: int, degree: int, num_features: int, seed: int = 0) -> Tables:

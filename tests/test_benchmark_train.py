@@ -1,6 +1,7 @@
 """The benchmarks `train` and `scaling` on tiny graphs, and the page that is made of what they write."""
 
 import json
+import time
 from collections import Counter
 from functools import partial
 
@@ -186,9 +187,9 @@ class TestScaling:
         assert tables.features.shape == (50, 3)
 
     def test_caches_explain_what_slower_reads_cost(self):
-        same = {"gathered_bytes": 1e6, "edge_reads": 1e4}
-        small = same | {"seconds_min": 0.010, "gather_bytes_per_second": 1e9, "edge_reads_per_second": 1e7}
-        large = same | {"seconds_min": 0.030, "gather_bytes_per_second": 1e8, "edge_reads_per_second": 5e6}
+        same = {"row_reads": 1e6, "edge_reads": 1e4}
+        small = same | {"seconds_min": 0.010, "row_reads_per_second": 1e9, "edge_reads_per_second": 1e7}
+        large = same | {"seconds_min": 0.030, "row_reads_per_second": 1e8, "edge_reads_per_second": 5e6}
         first, last = scaling.explain([small, large])
         assert (first["ratio"], first["ratio_beyond_caches"]) == (1.0, 1.0)
         assert last["explained_seconds"] == pytest.approx(0.010 + 0.009 + 0.001)
@@ -199,7 +200,7 @@ class TestScaling:
         monkeypatch.setattr(scaling, "VARIED", varied)
         monkeypatch.setattr(scaling, "BASE", (25, (3, 2)))
         monkeypatch.setattr(scaling, "STEPS", 2)
-        monkeypatch.setattr(scaling, "gather_rate", lambda table: 1e9)
+        monkeypatch.setattr(scaling, "random_reads", lambda table: (lambda: time.sleep(0.01), 1000))
         target = tmp_path / "scaling.json"
         rows = run(
             scaling,
@@ -220,6 +221,7 @@ class TestScaling:
         small, large = rows[-2:]
         assert (small["num_nodes"], large["num_edges"]) == (200, 8000)
         assert small["temp_bytes"] == large["temp_bytes"] > 0
+        assert 3e4 < large["row_reads_per_second"] <= 1e5
         assert plot.main([str(target), str(tmp_path / "scaling.svg")]) == 0
         assert "<svg" in (tmp_path / "scaling.svg").read_text()
         page = report.sections(tmp_path)
