@@ -83,10 +83,10 @@ def test_rows_that_are_not_read_may_hold_anything(layout, monkeypatch):
     params = parameters(module, h, block)
 
     @quick
-    def run(h):
+    def run(params, h):
         return jax.value_and_grad(lambda params, h: module.apply(params, h, block).sum(), (0, 1))(params, h)
 
-    clean, poisoned = run(h), run(jnp.where(live[:, None], h, jnp.nan))
+    clean, poisoned = run(params, h), run(params, jnp.where(live[:, None], h, jnp.nan))
     jax.tree.map(np.testing.assert_array_equal, clean, poisoned)
 
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, UInt32
 from jsage import aggregate
 from jsage.block import Block, Indexed, Tree
 from jsage.chunk import by_chunk
-from jsage.nn.act import relu
 from jsage.typing import AggregateFn, Folds
 
 FEW = 64
@@ -35,7 +34,7 @@ class Pool(nn.Module):
     features: int | None = None
     """Width of the dense layer; None keeps that of its input."""
     reduce: AggregateFn = aggregate.max
-    act: Callable[[Array], Array] = relu
+    act: Callable[[Array], Array] = nn.relu
     dtype: DTypeLike | None = None
     """Dtype of the computation; parameters are float32."""
 
