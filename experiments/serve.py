@@ -85,8 +85,9 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     limits = Limits(
         options.max_body, options.max_nodes, options.timeout, options.max_waiting, options.wait / 1000
     )
+    app = make_app(embedder, limits)
     config = uvicorn.Config(
-        make_app(embedder, limits),
+        app,
         host=options.host,
         port=options.port,
         http="h11",
@@ -102,7 +103,9 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     # uvicorn answers what has arrived, then raises the signal again for the handlers that it found
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    asyncio.run(uvicorn.Server(config).serve([sock]))
+    server = uvicorn.Server(config)
+    app.state.stopping = lambda: server.should_exit
+    asyncio.run(server.serve([sock]))
 
 
 def tables(dataset: Dataset) -> dict[str, Any]:

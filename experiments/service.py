@@ -220,6 +220,8 @@ class Measured:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                if scope["app"].state.stopping():  # so that the client sends nothing more here
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         path = scope["path"] if scope["path"] in PATHS else "other"
@@ -264,4 +266,5 @@ def make_app(embedder: Embedder, limits: Limits) -> Starlette:
         middleware=[Middleware(Measured, service=service)],
     )
     app.router.redirect_slashes = False
+    app.state.stopping = lambda: False
     return app

@@ -324,6 +324,7 @@ def test_sigterm_answers_what_has_arrived_and_ends_with_status_0(served):
         with pytest.raises(httpx.TransportError):
             server.post("/embed", {"nodes": [1]})
         for nodes, answer in zip(requests, answers, strict=True):
+            assert answer.result().headers["connection"] == "close"
             same(answer.result().json()["embeddings"], served.rows[nodes])
     assert server.process.wait(timeout=30) == 0
     server.stop()
