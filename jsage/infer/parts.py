@@ -68,15 +68,15 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
 
     >>> import jax.numpy as jnp
     >>> from jsage import GraphSAGE, from_edges, full_block
-    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), np.eye(3, dtype=np.float32)
+    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), np.eye(3)
     >>> model = GraphSAGE(hidden=8, out=4, num_layers=1)
-    >>> params = model.init(jax.random.key(0), features, (full_block(graph),))
+    >>> params = model.init(jax.random.key(0), jnp.asarray(features), (full_block(graph),))
     >>> run = Run(model, params, jax.tree.map(np.asarray, graph), Streaming())
     >>> stage = layer_stage(run, 0, Below(features, [features], None, None), np.array([0, 2]))
     >>> stage.shape, stage.compute(0, 2).shape
     ((2, 4), (2, 4))
     """
-    indptr, options = run.graph.indptr, run.options
+    indptr, options = np.asarray(run.graph.indptr), run.options
     degree = indptr[ids + 1] - indptr[ids]
     call = partial(_part, run.model, k, run.params)
 
@@ -90,13 +90,13 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
         targets = Targets(*(padded(x.astype(np.int32), size) for x in spans))
         return np.asarray(call(read._replace(own=None), targets))[: last - first]
 
-    read, one = _cut(run, below, ids[:1], slice(0, 0)), np.zeros(1, np.int32)
+    read, one = _cut(run, below, ids[:1], slice(0, 0)), padded(ids[:0], 1)
     like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
     parts = parts_by_edges(degree, options.rows, options.edges)
     return Stage(f"layer-{k}", (ids.size, like.shape[1]), np.dtype(like.dtype), parts, compute)
 
 
-def padded(array: np.ndarray, size: int) -> np.ndarray:
+def padded(array: Any, size: int) -> Any:
     """An array with zeros after it.
 
     >>> padded(np.array([1, 2]), 4)

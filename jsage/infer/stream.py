@@ -57,7 +57,8 @@ def embed_to_file(
 def _stages(run: Run, features: np.ndarray | None) -> Stages:
     model, every = run.model, np.arange(run.graph.num_nodes, dtype=np.int32)
     wanted = every if run.options.nodes is None else np.asarray(run.options.nodes, np.int32)
-    rows, place, kept = features, None, []
+    rows: Any = features
+    place, kept = None, []
     if model.identity is not None or features is None:
         read: Read = lambda first, last: [_slice(features, first, last), every[first:last]]  # noqa: E731
         rows = yield _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
@@ -68,7 +69,7 @@ def _stages(run: Run, features: np.ndarray | None) -> Stages:
         place = None if ids is None else positions(ids, every.size)
         kept.append((rows, place))
     if model.jump:
-        read = lambda first, last: [_at(*layer, wanted[first:last]) for layer in kept]  # noqa: E731
+        read = lambda first, last: [_at(rows, place, wanted[first:last]) for rows, place in kept]  # noqa: E731
         yield _rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size)
 
 
