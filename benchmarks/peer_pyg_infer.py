@@ -140,15 +140,10 @@ def read_layers(path: str) -> list[SAGEConv]:
     with np.load(path) as arrays:
         found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     convs = []
-    for k in range(len(found) // 3):
+    for k in range(sum(name.startswith("self_") for name in found)):
         conv = SAGEConv(*found[f"self_{k}"].shape)
-        conv.load_state_dict(
-            {
-                "lin_l.weight": found[f"neigh_{k}"].T,
-                "lin_l.bias": found[f"bias_{k}"],
-                "lin_r.weight": found[f"self_{k}"].T,
-            }
-        )
+        matrices = {"lin_l.weight": found[f"neigh_{k}"].T, "lin_r.weight": found[f"self_{k}"].T}
+        conv.load_state_dict({**matrices, "lin_l.bias": found[f"bias_{k}"]})
         convs.append(conv)
     return convs
 

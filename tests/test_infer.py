@@ -103,7 +103,7 @@ def quick_compiles():
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Every loop runs more than once, and the hub is wider than a piece."""
-    for size, value in (("ROWS", 32), ("GROUP", 8), ("PIECE", 16)):
+    for size, value in (("ROWS", 32), ("GROUP", 8), ("PIECE", 16), ("SPLIT", 2)):
         monkeypatch.setattr(layer, size, value)
 
 

@@ -19,8 +19,6 @@ from jsage.typing import EdgeData
 Rows: TypeAlias = Float[Array, "rows d"]
 Live: TypeAlias = Bool[Array, " rows"]
 State: TypeAlias = Any
-Apply: TypeAlias = Callable[[Array, "Exchange"], Array]
-"""A layer: `(own rows, block) -> rows`."""
 
 
 class Fold(NamedTuple):
@@ -100,6 +98,10 @@ class Exchange:
     def _ask(self, h: Rows, fold: Fold) -> State:
         self.asked.append((fold, h))
         return fold.start(self.num_dst, h.shape[1]) if self._answers is None else next(self._answers)
+
+
+Apply: TypeAlias = Callable[[Array, Exchange], Array]
+"""A layer: `(own rows, block) -> rows`."""
 
 
 def heard(apply: Apply, rows: Rows) -> list[tuple[Fold, Array]]:

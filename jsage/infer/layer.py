@@ -1,12 +1,13 @@
 """One layer over many nodes that read their whole neighbourhoods, in memory bounded whatever their degrees.
 
-Some thousand nodes at a time are sorted by degree and cut into classes of some hundred. A class is walked
-edge by edge, all its nodes at once, as long as its degrees are alike; one with a node of far more edges than
-others is walked node by node, many edges at once. Nothing of size `[num_edges, d]` exists, and shapes do not
-depend on the degrees.
+Some ten thousand nodes at a time are sorted by degree and cut into classes of a thousand. A class is walked
+edge by edge, all its nodes at once, as long as its degrees are alike; else it is cut into smaller ones, and
+their nodes, if those differ too, are walked one by one, many edges at once. Nothing of size `[num_edges, d]`
+exists, and shapes do not depend on the degrees.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -24,8 +25,8 @@ GROUP = 1024
 """Nodes of a class, which are walked together."""
 PIECE = 128
 """Edges of one node that are read at once."""
-UNEVEN = 2
-"""A class is walked node by node where walking all its nodes at once would read so many times its edges."""
+UNEVEN, SPLIT = 1.5, 8
+"""Where walking all nodes of a class at once would read so many times its edges, it is cut into so many."""
 NARROW, FULL = 16, 64
 """Rows between these widths are padded to the latter: XLA's loops over so few columns are far slower."""
 
@@ -167,22 +168,33 @@ def _reduce(folds: list[Fold], tables: list[Array], targets: Targets, edges: Edg
     size = targets.degree.shape[0]
     if edges.indices.shape[0] == 0 or not folds:
         return _start(folds, tables, size)
-    classes = -(-size // GROUP)
-    each = -(-size // classes)
     order = jnp.argsort(targets.degree)
-    spans = [jnp.pad(take(x, order), (0, classes * each - size)).reshape(classes, each) for x in targets[1:]]
+    states = _walk(folds, tables, edges, (take(targets.start, order), take(targets.degree, order)), GROUP)
+    back = jnp.argsort(order)
+    return jax.tree.map(lambda x: take(x, back), states)
 
-    def walk(span: tuple[Array, Array]) -> list[State]:
-        start, degree = span
-        uneven = each * degree.max().astype(jnp.float32) > UNEVEN * degree.sum().astype(jnp.float32) + PIECE
+
+def _walk(
+    folds: list[Fold], tables: list[Array], edges: Edges, spans: tuple[Array, Array], group: int
+) -> list[State]:
+    """States of nodes sorted by degree, in classes; an uneven one is cut into smaller ones, then nodes."""
+    size = spans[0].shape[0]
+    classes = -(-size // group)
+    each = -(-size // classes)
+
+    def one(span: tuple[Array, Array]) -> list[State]:
+        slots = each * span[1].max().astype(jnp.float32)
+        uneven = slots > UNEVEN * span[1].sum().astype(jnp.float32) + PIECE
+        finer = _one_by_one if group < GROUP else partial(_walk, group=max(GROUP // SPLIT, 1))
         return jax.lax.cond(
             uneven,
-            lambda: _one_by_one(folds, tables, edges, start, degree),
-            lambda: _together(folds, tables, edges, start, degree),
+            lambda: finer(folds, tables, edges, span),
+            lambda: _together(folds, tables, edges, *span),
         )
 
-    states, back = jax.lax.map(walk, tuple(spans)), jnp.argsort(order)
-    return jax.tree.map(lambda x: take(x.reshape(-1, *x.shape[2:]), back), states)
+    cut = [jnp.pad(x, (0, classes * each - size)).reshape(classes, each) for x in spans]
+    states = jax.lax.map(one, tuple(cut))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], states)
 
 
 def _start(folds: list[Fold], tables: list[Array], size: int) -> list[State]:
@@ -204,12 +216,12 @@ def _together(
 
 
 def _one_by_one(
-    folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array
+    folds: list[Fold], tables: list[Array], edges: Edges, spans: tuple[Array, Array]
 ) -> list[State]:
     def node(span: tuple[Array, Array]) -> list[State]:
         return _read_all(folds, tables, edges, *span, _start(folds, tables, 1))
 
-    states = jax.lax.map(node, (start, degree))
+    states = jax.lax.map(node, spans)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
 
 

@@ -68,9 +68,9 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
 
     >>> import jax.numpy as jnp
     >>> from jsage import GraphSAGE, from_edges, full_block
-    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), np.eye(3, dtype=np.float32)
+    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), np.eye(3)
     >>> model = GraphSAGE(hidden=8, out=4, num_layers=1)
-    >>> params = model.init(jax.random.key(0), features, (full_block(graph),))
+    >>> params = model.init(jax.random.key(0), jnp.asarray(features), (full_block(graph),))
     >>> run = Run(model, params, jax.tree.map(np.asarray, graph), Streaming())
     >>> stage = layer_stage(run, 0, Below(features, [features], None, None), np.array([0, 2]))
     >>> stage.shape, stage.compute(0, 2).shape
@@ -90,8 +90,7 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
         targets = Targets(*(padded(x.astype(np.int32), size) for x in spans))
         return np.asarray(call(read._replace(own=None), targets))[: last - first]
 
-    one: Any = np.zeros(1, np.int32)
-    read = _cut(run, below, ids[:1], slice(0, 0))
+    read, one = _cut(run, below, ids[:1], slice(0, 0)), padded(ids[:0], 1)
     like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
     parts = parts_by_edges(degree, options.rows, options.edges)
     return Stage(f"layer-{k}", (ids.size, like.shape[1]), np.dtype(like.dtype), parts, compute)
@@ -120,9 +119,8 @@ def _span(indptr: np.ndarray, part: np.ndarray) -> Span:
 def _cut(run: Run, below: Below, part: np.ndarray, span: Span) -> _Read:
     """Own rows and the positions among them, tables, and the edges at these places, of fixed sizes."""
     graph, options = run.graph, run.options
-    indices: Any = graph.indices
     size = min(options.edges, max(graph.indices.shape[0], 1))
-    src, weight = indices[span], graph.edge_data.get("weight")
+    src, weight = graph.indices[span], graph.edge_data.get("weight")
     src, own = (src, part) if below.place is None else (below.place[src], below.place[part])
     weight = None if weight is None else padded(weight[span], size)
     if below.on_device is not None:

@@ -98,7 +98,7 @@ def fingerprint(arrays: Iterator[tuple[str, Any]]) -> str:
     for name, array in arrays:
         array = np.ascontiguousarray(array)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        digest.update(_bytes(array))
     return digest.hexdigest()
 
 
@@ -175,7 +175,7 @@ def _run(
 
 def _append(out: Any, rows: np.ndarray, checksum: int) -> int:
     """Write rows, and return the checksum of all so far."""
-    data = rows.reshape(-1).view(np.uint8).data
+    data = _bytes(rows)
     out.write(data)
     out.flush()
     return zlib.adler32(data, checksum)
@@ -204,6 +204,11 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> None:
         )
     out.truncate(end)
     out.seek(end)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def _checksum(content: dict) -> int:

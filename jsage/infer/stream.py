@@ -69,7 +69,7 @@ def _stages(run: Run, features: np.ndarray | None) -> Stages:
         place = None if ids is None else positions(ids, every.size)
         kept.append((rows, place))
     if model.jump:
-        read = lambda first, last: [_at(rows, at, wanted[first:last]) for rows, at in kept]  # noqa: E731
+        read = lambda first, last: [_at(rows, place, wanted[first:last]) for rows, place in kept]  # noqa: E731
         yield _rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size)
 
 
