@@ -1,6 +1,7 @@
 """Compacted frontiers: which ids are kept, what is drawn for them, and trees where a batch does not fit."""
 
 from collections import Counter
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,7 @@ def test_whole_neighbourhoods_give_what_trees_give(options: dict):
     trees = sample_blocks(jax.random.key(0), random, SEEDS, WHOLE)
     small, fits = sample_compact_blocks(jax.random.key(1), random, SEEDS, WHOLE, (NUM_NODES + 6,))
     assert fits
-    params = net.init(jax.random.key(2), table, trees)
+    params = jax.jit(net.init)(jax.random.key(2), table, trees)
     pull = jnp.asarray(features(5, len(SEEDS), 3))
 
     @jax.jit
@@ -164,8 +165,9 @@ def test_rows_that_fill_the_capacity_are_never_read():
     table = jnp.asarray(features(0, 4)).at[0].set(jnp.nan)
     net, seeds = model({}), jnp.array([1, 2])
     blocks, _ = sample_compact_blocks(jax.random.key(0), line, seeds, (2, 2), (6,))
-    params = net.init(jax.random.key(1), jnp.nan_to_num(table), blocks)
-    value, grads = jax.value_and_grad(lambda params: net.apply(params, table, blocks).sum())(params)
+    params = jax.jit(net.init)(jax.random.key(1), jnp.nan_to_num(table), blocks)
+    run = jax.jit(jax.value_and_grad(lambda params: net.apply(params, table, blocks).sum()))
+    value, grads = run(params)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -173,39 +175,55 @@ def test_rows_that_fill_the_capacity_are_never_read():
 class TestLoss:
     """`compacted` against the loss on the blocks that it should have taken."""
 
-    net, fanouts = model({}), (5, 4)
+    net, fanouts, capacities = model({}), (5, 4), (150,)
+    graph, table = random_graph(), jnp.asarray(features(1, 300))
+    mask = jnp.ones(40, bool)
+    batches = {  # few distinct nodes, and too many
+        True: (jnp.tile(jnp.arange(5, dtype=jnp.int32), 8), mask),
+        False: (jnp.arange(40, dtype=jnp.int32), mask),
+    }
 
-    def loss(self, params, stats, blocks, batch, key):
+    @classmethod
+    def loss(cls, params, stats, blocks, batch, key):
         seeds, mask = batch
-        logits = self.net.apply(params, self.table, blocks)
-        losses = cross_entropy(logits, seeds % 3, mask)
+        losses = cross_entropy(cls.net.apply(params, cls.table, blocks), seeds % 3, mask)
         return masked_mean(losses, mask), ({"loss": losses.sum()}, stats)
 
-    def setup_method(self):
-        self.graph = random_graph()
-        self.table = jnp.asarray(features(1, self.graph.num_nodes))
-        self.batch = jnp.arange(40, dtype=jnp.int32), jnp.ones(40, bool)
-        blocks = sample_blocks(jax.random.key(0), self.graph, self.batch[0], self.fanouts)
-        self.params = self.net.init(jax.random.key(1), self.table, blocks)
+    @classmethod
+    @cache
+    def params(cls):
+        blocks = sample_blocks(jax.random.key(0), cls.graph, cls.batches[False][0], cls.fanouts)
+        return jax.jit(cls.net.init)(jax.random.key(1), cls.table, blocks)
 
-    def test_a_batch_that_fits_and_one_that_does_not(self):
-        key = jax.random.key(7)
+    @classmethod
+    @cache
+    def compiled(cls):
+        """`(by, params, batch, key)` to the value and gradient of the loss times `by`."""
+        fn = compacted(cls.loss, cls.graph, cls.fanouts, cls.capacities)
+
+        def scaled(params, by, batch, key):
+            value, rest = fn(params, {}, batch, key)
+            return by * value, rest
+
+        return jax.jit(jax.value_and_grad(scaled, has_aux=True))
+
+    @pytest.mark.parametrize("fits", [True, False])
+    def test_a_batch_that_fits_and_one_that_does_not(self, fits: bool):
+        params = self.params()
+        batch, key = self.batches[fits], jax.random.key(7)
         draw, rest = jax.random.split(key)
-        grad = jax.value_and_grad(self.loss, has_aux=True)
-        trees = sample_blocks(draw, self.graph, self.batch[0], self.fanouts)
-        small, fits = sample_compact_blocks(draw, self.graph, self.batch[0], self.fanouts, (240,))
-        assert fits
-        for capacity, blocks in ((240, small), (8, trees)):
-            fn = compacted(self.loss, self.graph, self.fanouts, (capacity,))
-            got = jax.jit(jax.value_and_grad(fn, has_aux=True))(self.params, {}, self.batch, key)
-            wanted = grad(self.params, {}, blocks, self.batch, rest)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
+        sample = jax.jit(sample_compact_blocks, static_argnums=(3, 4))
+        blocks, found = sample(draw, self.graph, batch[0], self.fanouts, self.capacities)
+        assert bool(found) is fits
+        if not fits:
+            blocks = sample_blocks(draw, self.graph, batch[0], self.fanouts)
+        wanted = jax.jit(jax.value_and_grad(self.loss, has_aux=True))(params, {}, blocks, batch, rest)
+        got = self.compiled()(params, 1.0, batch, key)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
 
     def test_gradients_scale_with_the_cotangent(self):
-        fn = compacted(self.loss, self.graph, self.fanouts, (240,))
         once, thrice = (
-            jax.grad(lambda params, by=by: by * fn(params, {}, self.batch, jax.random.key(0))[0])(self.params)
-            for by in (1.0, 3.0)
+            self.compiled()(self.params(), by, self.batches[True], jax.random.key(0))[1] for by in (1.0, 3.0)
         )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-7), once, thrice)
 
@@ -215,17 +233,11 @@ class TestLoss:
         @jax.jit
         def epoch(state, graph_, batches):
             traces.append(1)
-            update = make_update(compacted(self.loss, graph_, self.fanouts, (150,)), optimizer)
+            update = make_update(compacted(self.loss, graph_, self.fanouts, self.capacities), optimizer)
             return train_epoch(update, state, batches)
 
-        crowd = jnp.tile(jnp.arange(5, dtype=jnp.int32), 8)  # few distinct nodes: fits
-        batches = jnp.stack([crowd, self.batch[0]]), jnp.ones((2, 40), bool)
-        fits = [
-            bool(sample_compact_blocks(jax.random.key(0), self.graph, s, self.fanouts, (150,))[1])
-            for s in batches[0]
-        ]
-        assert fits == [True, False]
-        state = init_state(jax.random.key(0), self.params, optimizer)
+        batches = jax.tree.map(lambda *arrays: jnp.stack(arrays), *self.batches.values())
+        state = init_state(jax.random.key(0), self.params(), optimizer)
         losses = []
         for _ in range(30):
             state, sums = epoch(state, self.graph, batches)
