@@ -11,8 +11,6 @@ Forms, all of two `SAGEConv` layers with mean aggregation, on every node's whole
   `inference()`.
 """
 
-import contextlib
-import importlib.metadata
 import sys
 import time
 import warnings
@@ -26,9 +24,8 @@ from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
 from torch_geometric.nn import SAGEConv
 
+from benchmarks.peer_pyg import versions
 from benchmarks.process import peak_rss_bytes, reset_peak_rss, serve
-
-PACKAGES = ("torch", "torch_geometric", "pyg_lib", "torch_sparse", "numpy")
 
 
 class Tables:
@@ -153,15 +150,6 @@ def lacking() -> dict[str, str | None]:
     sampler = None if pyg.WITH_PYG_LIB or pyg.WITH_TORCH_SPARSE else "needs pyg-lib or torch-sparse"
     sparse = None if pyg.WITH_TORCH_SPARSE else "SparseTensor needs torch-sparse, which is not installed"
     return {name: {"torch_sparse": sparse, "loader": sampler}.get(name) for name in FORMS}
-
-
-def versions() -> dict[str, str]:
-    """The peer's packages, as far as they are installed."""
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 if __name__ == "__main__":
