@@ -69,7 +69,7 @@ def variance_report(
         for hops in fanouts
     ]
     count = float(mask.sum())
-    return [*report, Spread(None, 0.0, 0.0, cost[np.asarray(mask)].sum() / count, seconds)]
+    return [*report, Spread(None, 0.0, 0.0, float(cost[np.asarray(mask)].sum()) / count, seconds)]
 
 
 def plot_variance(report: Sequence[Spread], path: str | Path) -> None:
@@ -83,12 +83,20 @@ def plot_variance(report: Sequence[Spread], path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     lines = sorted(report, key=lambda line: line.rows)
+    if not {True, False} <= {line.fanouts is None for line in lines}:
+        raise ValueError(
+            "a report has lines of fanouts and one of whole neighbourhoods: pass variance_report's"
+        )
     figure = Figure(figsize=(10, 4), layout="constrained")
     names = ["all" if line.fanouts is None else ",".join(map(str, line.fanouts)) for line in lines]
     titles = "deviation / size of the embedding", "share of predictions changed"
     for axes, field, title in zip(figure.subplots(1, 2), ("deviation", "changed"), titles, strict=True):
         values = [getattr(line, field) for line in lines]
-        axes.plot([line.rows for line in lines], values, "o-", color="C0")
+        drawn = [(line.rows, value) for line, value in zip(lines, values, strict=True) if line.fanouts]
+        axes.plot(*zip(*drawn, strict=True), "o-", color="C0", label="sampled")
+        whole = [(line.rows, value) for line, value in zip(lines, values, strict=True) if not line.fanouts]
+        axes.plot(*zip(*whole, strict=True), "s", color="C3", label="whole neighbourhoods")
+        axes.legend(loc="upper right")
         for name, line, value in zip(names, lines, values, strict=True):
             text = f"{name}\n{1e6 * line.seconds:,.0f} µs"
             axes.annotate(text, (line.rows, value), (5, 5), textcoords="offset points", fontsize=8)
