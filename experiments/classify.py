@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,9 +275,14 @@ def shown(default: Any) -> str:
 
 def run(arguments: list[str] | None = None) -> int:
     """The command: 0, or 2 and one line on standard error for bad input."""
+    return command(main, partial(parse, arguments))
+
+
+def command(job: Callable[[Config], dict], read: Callable[[], Config]) -> int:
+    """Read the options, do the job, write its JSON: 0, or 2 and one line on standard error for bad input."""
     try:
-        config = parse(arguments)
-        write_json(main(config), config.json)
+        config = read()
+        write_json(job(config), config.json)
     except (OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

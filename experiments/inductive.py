@@ -10,6 +10,7 @@ beside those on the graph rebuilt with them (`rebuilt_mean`), whole neighbourhoo
 
 import sys
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.classify import Config, load, parse, summary, train_all
+from experiments.classify import Config, command, load, parse, summary, train_all
 from experiments.learners import mlp, sage, sage_model
-from experiments.output import write_json
 from experiments.report import baseline
 from experiments.tasks import make_task
 from jsage import data
@@ -145,13 +145,7 @@ def show(result: dict) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """The command: 0, or 2 and one line on standard error for bad input."""
-    try:
-        config = parse(arguments, "inductive", __doc__)
-        write_json(main(config), config.json)
-    except (OSError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(main, partial(parse, arguments, "inductive", __doc__))
 
 
 if __name__ == "__main__":

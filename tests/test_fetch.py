@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.host import mapped_bytes
 from jsage import fetch
 
 ROWS, WIDTH = 3000, 5
@@ -95,16 +96,6 @@ class Watched:
         before = mapped_bytes(self.path)
         self.mapping.madvise(advice)
         self.seen.append((before, mapped_bytes(self.path)))
-
-
-def mapped_bytes(path: Path) -> int:
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split(" ", 1)[0]:
-            inside = line.endswith(str(path.resolve()))
-        elif inside and line.startswith("Rss:"):
-            found += int(line.split()[1]) * 1024
-    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
