@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fit import Run, Splits, best, compile_programs, fit
-from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage
+from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage, weigh
 from experiments.output import write_json
 from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots
@@ -58,7 +58,7 @@ class Config:
     batch_size: int = option(512, "seeds a step")
     hidden: int = option(64, "width of the hidden layers")
     layers: int = option(2, "number of layers, one hop each")
-    epochs: int = option(200, "passes over the training nodes, at most")
+    epochs: int = option(600, "passes over the training nodes, at most")
     lr: float = option(0.01, "learning rate of Adam")
     weight_decay: float = option(0.001, "L2 penalty on the parameters")
     dropout: float = option(0.5, "rate on every layer's inputs")
@@ -80,7 +80,7 @@ class Config:
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
-    dataset, training_graph = load(config)
+    dataset, training_graph = weigh(*load(config), config)
     task = make_task(dataset, config.task, balanced=config.balanced)
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=dataset.features is None)
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)

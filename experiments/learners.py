@@ -12,10 +12,12 @@ from jaxtyping import Array
 from jsage import aggregate
 from jsage.batch import batches
 from jsage.block import Block
+from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv
 from jsage.sample import sample_blocks
 from jsage.typing import AggregateFn
+from jsage.weights import symmetric_weights
 
 if TYPE_CHECKING:
     from experiments.classify import Config
@@ -56,6 +58,15 @@ class Learner(NamedTuple):
     """`(variables, tables, seeds, mask, key) -> (outputs, stats)`; no key: inference, deterministic."""
     predict: Callable[[Any, Tables, Array], Array]
     """`(variables, tables, nodes) -> outputs`, deterministic."""
+
+
+def weigh(dataset: Dataset, training_graph: Graph, config: "Config") -> tuple[Dataset, Graph]:
+    """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalisation."""
+    if config.aggregator != "gcn":
+        return dataset, training_graph
+    graph = symmetric_weights(dataset.graph)
+    same = training_graph is dataset.graph
+    return dataset._replace(graph=graph), graph if same else symmetric_weights(training_graph)
 
 
 def sage_model(config: "Config", width: int, num_nodes: int | None = None) -> GraphSAGE:

@@ -25,6 +25,7 @@ from jsage import place as place
 from jsage import sample as sample
 from jsage import train as train
 from jsage import variance as variance
+from jsage import weights as weights
 from jsage import whole as whole
 from jsage.batch import batches as batches
 from jsage.batch import epoch as epoch
@@ -62,6 +63,7 @@ from jsage.train import make_update as make_update
 from jsage.train import train_epoch as train_epoch
 from jsage.variance import plot_variance as plot_variance
 from jsage.variance import variance_report as variance_report
+from jsage.weights import symmetric_weights as symmetric_weights
 from jsage.whole import whole_blocks as whole_blocks
 
 __version__ = "0.1.0"

@@ -25,6 +25,7 @@ FLOORS = {
     "artefact": 0,
     "mirror": 1,
     "graph": 1,
+    "weights": 2,
     "draw": 1,
     "block": 1,
     "loss": 1,
