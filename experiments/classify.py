@@ -69,7 +69,7 @@ class Config:
     balanced: bool = option(False, "weigh rare classes up")
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
     patience: int = option(
-        50, "steps without a better validation score or loss before stopping; 5 epochs at least"
+        50, "steps without a better validation score or loss before stopping; 40 epochs at least"
     )
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")

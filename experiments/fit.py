@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from experiments.classify import Config
 
 
-MIN_PATIENCE = 5
+MIN_PATIENCE = 40
 """Epochs that a run is given to do better, however many steps they have."""
 
 

@@ -20,12 +20,13 @@ from rich.console import Console
 
 from experiments import classify, record
 from experiments.fit import best, compile_programs
-from experiments.learners import sage
+from experiments.learners import sage, weigh
 from experiments.tasks import make_task
 from jsage import checkpoint, data
 from jsage.block import Segments
 from jsage.classes import Classes
 from jsage.graph import edges, from_edges
+from jsage.weights import symmetric_weights
 
 ROOT = Path(__file__).parents[1]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -121,6 +122,17 @@ def test_the_json_has_what_it_promises(digits_run):
 
 def test_two_runs_of_many_epochs_are_traced_once(digits_run):
     assert digits_run[0]["traces"] == 1
+
+
+def test_gcn_alone_reads_weights_by_the_degrees_of_each_graph():
+    given = classify.load(classify.parse([]))
+    dataset, training_graph = weigh(*given, classify.parse(["--aggregator", "gcn"]))
+    for graph in (dataset.graph, training_graph):
+        expected = symmetric_weights(graph._replace(edge_data={})).edge_data["weight"]
+        assert_array_equal(graph.edge_data["weight"], expected)
+    assert weigh(*given, classify.parse(["--aggregator", "max"])) == given
+    one, whole_graph = weigh(given[0], given[0].graph, classify.parse([]))
+    assert one.graph is whole_graph
 
 
 def test_it_learns_and_the_graph_helps(digits_run):
@@ -292,8 +304,8 @@ def test_the_best_epoch_has_a_good_score_and_a_low_loss():
 def test_patience_counts_steps(tmp_path: Path):
     path = write_npz(tmp_path, "classes", features=False)
     frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
-    for size, epochs in (("30", 9), ("15", 6)):  # the first epoch, then 8 steps or 5 epochs
-        options = ("--dataset", path, *frozen, "--patience", "8", "--batch-size", size)
+    for size, epochs in (("30", 61), ("15", 41)):  # the first epoch, then 60 steps or 40 epochs
+        options = ("--dataset", path, *frozen, "--patience", "60", "--batch-size", size)
         assert classify.main(classify.parse(list(options)))["epochs"] == [epochs]
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, UInt32
 from jsage import aggregate
 from jsage.block import Block, Indexed, Tree
 from jsage.chunk import by_chunk
+from jsage.nn.activation import relu
 from jsage.typing import AggregateFn, Folds
 
 FEW = 64
@@ -34,7 +35,7 @@ class Pool(nn.Module):
     features: int | None = None
     """Width of the dense layer; None keeps that of its input."""
     reduce: AggregateFn = aggregate.max
-    act: Callable[[Array], Array] = nn.relu
+    act: Callable[[Array], Array] = relu
     dtype: DTypeLike | None = None
     """Dtype of the computation; parameters are float32."""
 

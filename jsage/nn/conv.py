@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jsage import aggregate as aggregates
 from jsage.block import Block, Tree
+from jsage.nn.activation import relu
 from jsage.typing import AggregateFn
 
 
@@ -76,7 +77,7 @@ class SAGEConv(nn.Module):
         dense = self._dense("neigh")
         if self.project:
             rows, block = block.sources(h)
-            h = nn.relu(nn.Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
+            h = relu(nn.Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
         elif self.aggregate in LINEAR and _reads_again(h, block) and self.features < h.shape[1]:
             rows, block = block.sources(h)
             return self.aggregate(dense(rows), block)

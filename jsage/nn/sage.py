@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jsage.block import Block, Indexed, as_tree
 from jsage.gather import take
+from jsage.nn.activation import relu
 from jsage.nn.conv import SAGEConv
 
 
@@ -39,7 +40,7 @@ class GraphSAGE(nn.Module):
     """Makes a layer from `features=` and `dropout=`: `partial(SAGEConv, aggregate=aggregate.max)`."""
     norm: Callable[[], nn.Module] | None = None
     """Makes a normalisation: `nn.LayerNorm`, `nn.BatchNorm`. Batch statistics leave padded slots out."""
-    act: Callable[[Array], Array] = nn.relu
+    act: Callable[[Array], Array] = relu
     dropout: float = 0.0
     """Rate on every layer's inputs; draws from the rng stream `"dropout"`."""
     input_dropout: float | None = None
