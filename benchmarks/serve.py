@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder, "artefact"), dataset, options)
         asked = requests(Path(folder, "artefact"), dataset, options.nodes)
-        with server(Path(folder), options.graph) as address:
+        with server(Path(folder), options.graph) as (address, _):
             return [
                 load(address, name, list_of, clients, options.seconds)
                 for name, list_of in asked.items()
@@ -66,7 +66,8 @@ def write(folder: Path, dataset: Dataset, options: argparse.Namespace) -> None:
     graph = jax.device_put(dataset.graph)
     blocks = sample_blocks_by_node(jax.random.key(0), graph, jnp.zeros(1, jnp.int32), options.fanouts)
     variables = jax.jit(model.init)(jax.random.key(1), jnp.asarray(features), blocks)
-    plan = export.Plan(options.fanouts, options.sizes, new_sizes=(1,))
+    about = {"task": "classification"}
+    plan = export.Plan(options.fanouts, options.sizes, new_sizes=(1,), about=about)
     export.save(folder, model.apply, variables, graph, features, plan)
 
 
@@ -91,8 +92,8 @@ def requests(folder: Path, dataset: Dataset, nodes: int) -> dict[str, list[Reque
 
 
 @contextmanager
-def server(folder: Path, graph: Path) -> Iterator[str]:
-    """`host:port` of a service in a process of its own."""
+def server(folder: Path, graph: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`host:port` of a service, and its process."""
     command = [sys.executable, "-m", "experiments.serve", "--artefact", str(folder), "--graph", str(graph)]
     process = subprocess.Popen(
         [*command, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=dict(os.environ)
@@ -104,7 +105,7 @@ def server(folder: Path, graph: Path) -> Iterator[str]:
         )
         if address is None:
             raise RuntimeError(f"the service ended with status {process.wait()}: see what it printed above")
-        yield address
+        yield address, process
     finally:
         process.terminate()
         process.communicate(timeout=60)

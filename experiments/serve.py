@@ -9,8 +9,9 @@
     curl -d '{"features": [[0.1, ...]], "src": [7, -1], "dst": [-1, 7]}' http://127.0.0.1:8000/embed_new
 
 New node `i` of a request is called -1 - i among the ends of its edges; `/predict` takes new nodes too.
-Features are as the model was trained on: here, rows scaled to length 1. SIGTERM and Ctrl-C answer what
-has arrived, then end with status 0. Needs the extra `serve` (starlette, uvicorn).
+Features are as the model was trained on: here, rows scaled to length 1. After SIGTERM or Ctrl-C it takes no
+more connections, answers what comes on the open ones and closes them, then ends with status 0. Needs the
+extra `serve` (starlette, uvicorn).
 """
 
 import argparse
@@ -20,7 +21,10 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -103,9 +107,35 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     # uvicorn answers what has arrived, then raises the signal again for the handlers that it found
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server = uvicorn.Server(config)
-    app.state.stopping = lambda: server.should_exit
+    server = Server(config, options.drain)
+    app.state.stopping = lambda: server.stopping
     asyncio.run(server.serve([sock]))
+
+
+class Server(uvicorn.Server):
+    """A server that, told to stop, takes no more connections, and closes each with its next answer.
+
+    A client that keeps its connection may be sending at that moment: were it closed at once, the request
+    would be lost. A connection without a request is closed after `drain` seconds.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: float) -> None:
+        super().__init__(config)
+        self.stopping = False
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal starts the end; the next one hurries it."""
+        if self.stopping:
+            super().handle_exit(sig, frame)
+            return
+        self.stopping = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._end, partial(super().handle_exit, sig, frame))
+
+    def _end(self, exit: Callable[[], None]) -> None:
+        for listening in self.servers:
+            listening.close()
+        asyncio.get_running_loop().call_later(self._drain, exit)
 
 
 def tables(dataset: Dataset) -> dict[str, Any]:
@@ -147,6 +177,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     given("--port", type=int, default=8000, help="port to listen on; 0 takes any that is free (8000)")
     given("--timeout", type=float, default=limits.seconds, help="seconds that a request may take (10)")
+    given("--drain", type=float, default=0.5, help="seconds that open connections have after SIGTERM (0.5)")
     given("--wait", type=float, default=1000 * limits.wait, help="milliseconds a batch waits for more (2)")
     given("--max-body", type=int, default=limits.body, help="bytes of a body (1048576)")
     given("--max-nodes", type=int, default=limits.nodes, help="nodes of a request (4096)")

@@ -28,6 +28,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from benchmarks import serve as benchmark  # noqa: E402
+from benchmarks import soak  # noqa: E402
 from experiments import prometheus, serve  # noqa: E402
 from experiments.batcher import Batcher, QueueFullError  # noqa: E402
 from experiments.service import Limits, make_app  # noqa: E402
@@ -312,6 +313,29 @@ def test_the_benchmark_counts_wrong_answers(served, server):
     assert benchmark.load(server.url.removeprefix("http://"), "embed", asked[:1], 2, 0.2)["wrong"] == 0
 
 
+def test_the_soak_s_bodies_are_refused_and_counted(served, server, monkeypatch):
+    monkeypatch.setattr(soak, "BIG", 50_000)
+    new = benchmark.encoded({"features": [[0.0] * WIDTH], "src": [], "dst": []})
+    good = benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), served.rows[[3]])
+    asked = {"embed": [good], "embed_new": [benchmark.Request("/embed_new", new, served.rows[[3]])]}
+    address = server.url.removeprefix("http://")
+    found = soak.malformed(address, server.process.pid, asked, 180)
+    assert (found["refused"], found["other"], found["alive"]) == (180, 0, True)
+    asked["embed"] = [good._replace(rows=good.rows + 1)]
+    assert not soak.malformed(address, server.process.pid, asked, 10)["alive"]
+
+
+def test_no_request_is_lost_when_the_service_stops_under_load(served):
+    server = Server(served.folder)
+    good = benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), served.rows[[3]])
+    options = SimpleNamespace(clients=4, seconds=0.5)
+    found = soak.stop(server.url.removeprefix("http://"), server.process, {"embed": [good]}, options)
+    server.stop()
+    assert (found["wrong"], found["lost"], found["status"]) == (0, 0, 0)
+    assert found["right"] > 0
+    assert found["refused"] == 4
+
+
 def test_sigterm_answers_what_has_arrived_and_ends_with_status_0(served):
     server = Server(served.folder, "--wait", "3000")
     requests = [[node] for node in range(6)]
@@ -321,8 +345,8 @@ def test_sigterm_answers_what_has_arrived_and_ends_with_status_0(served):
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        with pytest.raises(httpx.TransportError):
-            server.post("/embed", {"nodes": [1]})
+        with pytest.raises(httpx.ConnectError):
+            httpx.post(server.url + "/embed", json={"nodes": [1]}, verify=False)
         for nodes, answer in zip(requests, answers, strict=True):
             assert answer.result().headers["connection"] == "close"
             same(answer.result().json()["embeddings"], served.rows[nodes])

@@ -1,0 +1,175 @@
+"""The HTTP service under abuse and when told to stop under load: every answer is counted.
+
+    python -m benchmarks.soak --graph graphs/arxiv --json soak.json
+
+`malformed` sends bodies that no endpoint takes (broken JSON, wrong shapes, NaN, huge ids, 100 MB): all must
+get 4xx (`other` is 0) and the service's memory must stay (`rss_bytes_before`, `rss_bytes_after`; the first
+tenth of the requests warms it up). `stop` sends SIGTERM while clients ask: `wrong` and `lost` are 0 where
+every request that was sent got its rows; `refused` were not sent, for nobody listened any more.
+"""
+
+import argparse
+import http.client
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import parser, run
+from benchmarks.serve import Request, encoded, requests, right, server, write
+from jsage import data
+
+BIG = 100_000_000
+"""Bytes of the largest bodies."""
+
+
+def main(options: argparse.Namespace) -> list[dict]:
+    """A row for each trial."""
+    dataset = data.open(options.graph)
+    options.fanouts, options.hidden, options.sizes = (10, 10), 64, (1, 16, 128)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder, "artefact"), dataset, options)
+        asked = requests(Path(folder, "artefact"), dataset, 1)
+        with server(Path(folder), options.graph) as (address, process):
+            rows = [malformed(address, process.pid, asked, options.requests)]
+            return [*rows, stop(address, process, asked, options)]
+
+
+def malformed(address: str, pid: int, asked: dict[str, list[Request]], count: int) -> dict:
+    """So many malformed bodies, one after another, and good requests at the end."""
+    random = np.random.default_rng(0)
+    width = len(json.loads(asked["embed_new"][0].body)["features"][0])
+    statuses: Counter[int] = Counter()
+    before = 0
+    for turn in range(count):
+        if turn == count // 10:
+            before = rss_bytes(pid)
+        path, body = nonsense(random, turn, width)
+        statuses[post(address, path, body)[0]] += 1
+    after = rss_bytes(pid)
+    good = [post(address, request.path, request.body) for request in asked["embed"][:64]]
+    alive = all(right(text, request.rows) for (_, text), request in zip(good, asked["embed"], strict=False))
+    refused = sum(number for status, number in statuses.items() if 400 <= status < 500)
+    return {
+        "trial": "malformed",
+        "requests": count,
+        "refused": refused,
+        "other": count - refused,
+        "statuses": {str(status): number for status, number in sorted(statuses.items())},
+        "alive": alive,
+        "rss_bytes_before": before,
+        "rss_bytes_after": after,
+    }
+
+
+def nonsense(random: np.random.Generator, turn: int, width: int) -> tuple[str, bytes]:
+    """A path and a body that it must refuse."""
+    path = ("/embed", "/predict", "/embed_new")[turn % 3]
+    row, new = [0.5] * width, turn % 3 == 2
+    good: Any = {"features": [row], "src": [0], "dst": [-1]} if new else {"nodes": [0, 1, 2]}
+    text = encoded(good)
+    if turn % 1000 == 999:
+        return path, b"x" * BIG
+    match turn // 3 % 6:
+        case 0:  # cut short
+            return path, text[: random.integers(0, len(text) - 1)]
+        case 1:  # a byte that JSON has nowhere
+            at = random.integers(0, len(text))
+            return path, text[:at] + bytes([random.integers(128, 256)]) + text[at + 1 :]
+        case 2:  # wrong shapes
+            wrong = [[[row]], [row[1:]], [row, row[1:]], "x", None, {}, 3][random.integers(0, 7)]
+            return path, encoded({**good, "features": wrong} if new else {"nodes": wrong})
+        case 3:  # no numbers
+            word = ("NaN", "Infinity", "-Infinity", "1e999")[random.integers(0, 4)]
+            features = f'{{"features": [[{", ".join([word] * width)}]], "src": [], "dst": []}}'
+            return path, (features if new else f'{{"nodes": [{word}]}}').encode()
+        case 4:  # ids beyond every table
+            huge = int(random.integers(2**31, 2**62)) * (10 ** int(random.integers(0, 20)))
+            return path, encoded({**good, "src": [huge]} if new else {"nodes": [0, -huge]})
+        case _:  # another object
+            keys = {str(key): [1] for key in random.integers(0, 100, 3)}
+            return path, encoded(keys)
+
+
+def stop(address: str, process: Any, asked: dict[str, list[Request]], options: argparse.Namespace) -> dict:
+    """SIGTERM while clients ask and go on asking until nobody listens."""
+    with ThreadPoolExecutor(options.clients) as pool:
+        found = [pool.submit(until_refused, address, asked["embed"], seed) for seed in range(options.clients)]
+        time.sleep(options.seconds)
+        process.send_signal(signal.SIGTERM)
+        began = time.perf_counter()
+        status = process.wait(timeout=60)
+        seconds = time.perf_counter() - began
+        counts = sum((one.result() for one in found), Counter())
+    named = {name: counts[name] for name in ("right", "wrong", "lost", "refused")}
+    return {
+        "trial": "stop",
+        "clients": options.clients,
+        **named,
+        "status": status,
+        "seconds_to_stop": seconds,
+    }
+
+
+def until_refused(address: str, asked: list[Request], seed: int) -> Counter[str]:
+    """Ask over one connection, made anew where the service closed it, until it takes none."""
+    counts: Counter[str] = Counter()
+    random = np.random.default_rng(seed)
+    connection = http.client.HTTPConnection(address, timeout=30)
+    while True:
+        request = asked[random.integers(len(asked))]
+        try:
+            if connection.sock is None:
+                connection.connect()
+        except OSError:
+            counts["refused"] += 1
+            return counts
+        try:
+            connection.request("POST", request.path, request.body)
+            answer = connection.getresponse()
+            good = right(answer.read(), request.rows) if answer.status == 200 else False
+            counts["right" if good else "wrong"] += 1
+        except (OSError, http.client.HTTPException):
+            counts["lost"] += 1
+            connection.close()
+
+
+def post(address: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """Status and body of an answer; 0 where there was none."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    try:
+        with suppress(OSError):  # the service need not read all of a body that is too large
+            connection.request("POST", path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    made = parser("soak", __doc__)
+    made.add_argument("--requests", type=int, default=10_000, help="malformed requests (10000)")
+    made.add_argument("--clients", type=int, default=16, help="clients at the end (16)")
+    made.add_argument("--seconds", type=float, default=5.0, help="time before SIGTERM (5)")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(run(options(), main))
