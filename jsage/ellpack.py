@@ -1,8 +1,8 @@
 """Edges as sliced ELLPACK: rows sorted by degree, in chunks as wide as their widest row; and folds over them.
 
 Hardly a slot is padding (Kreutzer et al., 2014, "SELL-C-sigma"). A chunk is reduced slot by slot, several
-slots a pass, and its results stay in the cache: no scatter, and nothing of size `[num_edges, d]`. A node of
-very many neighbours is cut into pieces, whose results are reduced in the same way.
+slots a pass where all its rows have them, and its results stay in the cache: no scatter, and nothing of size
+`[num_edges, d]`. A node of very many neighbours is cut into pieces, whose results are reduced in that way too.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ LIMIT = 256
 """Slots of a row: a node of more neighbours is cut into pieces."""
 JOIN_ROWS = 64
 """Rows of a chunk of nodes in pieces, which are few and of very unlike degrees."""
-UNROLL = 8
-"""Slots that one pass over a chunk's sums adds."""
+UNROLL = (8, 4, 2, 1)
+"""Slots that one pass over a chunk's sums adds, while so many are left."""
 
 SUM: Reduction = (jnp.add, 0)
 MAX: Reduction = (jnp.maximum, -jnp.inf)
@@ -161,10 +161,14 @@ def fold(edges: Sliced, read: Callable[[Array], Message], reduction: Reduction) 
         message = read(nodes)
 
         def slot(i: Array, total: Array) -> Array:
-            live = (i - first < degree)[:, None]
-            return join(total, jnp.where(live, message(edges.src[i], _line(edges.weight, i)), nothing))
+            return join(total, message(edges.src[i], _line(edges.weight, i)))
 
-        return _unrolled(first, last, slot, jnp.full(like.shape, nothing, like.dtype))
+        def padded(i: Array, total: Array) -> Array:
+            return jnp.where((i - first < degree)[:, None], slot(i, total), total)
+
+        total = jnp.full(like.shape, nothing, like.dtype)
+        full = first + degree.min()
+        return jax.lax.fori_loop(full, last, padded, _unrolled(first, full, slot, total))
 
     done = jax.lax.map(chunk, (edges.node, edges.degree, edges.first[:-1], edges.first[1:]))
     done = done.reshape(-1, done.shape[-1])
@@ -177,15 +181,17 @@ def fold(edges: Sliced, read: Callable[[Array], Message], reduction: Reduction) 
 
 def _unrolled(first: Array, last: Array, step: Callable[[Array, Array], Array], state: Array) -> Array:
     """`fori_loop`, several steps a turn while they last, which XLA fuses into one pass over the state."""
+    for size in UNROLL:
 
-    def turn(j: Array, state: Array) -> Array:
-        for i in range(UNROLL):
-            state = step(first + j * UNROLL + i, state)
-        return state
+        def turn(j: Array, state: Array, size: int = size, first: Array = first) -> Array:
+            for i in range(size):
+                state = step(first + j * size + i, state)
+            return state
 
-    turns = (last - first) // UNROLL
-    state = jax.lax.fori_loop(0, turns, turn, state)
-    return jax.lax.fori_loop(first + turns * UNROLL, last, step, state)
+        turns = (last - first) // size
+        state = jax.lax.fori_loop(0, turns, turn, state)
+        first = first + turns * size
+    return state
 
 
 def _line(weight: Array | None, i: Array | int) -> Array | None:
