@@ -2,7 +2,7 @@
 
 Hardly a slot is padding (Kreutzer et al., 2014, "SELL-C-sigma"). A chunk is reduced slot by slot, several
 slots a pass where all its rows have them, and its results stay in the cache: no scatter, and nothing of size
-`[num_edges, d]`. A node of very many neighbours is cut into pieces, whose results are reduced in that way too.
+`[num_edges, d]`. A node of very many neighbours is cut into pieces, whose results are reduced that way too.
 """
 
 from collections.abc import Callable
