@@ -6,7 +6,7 @@ slots a pass where all its rows have them, and its results stay in the cache: no
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Optional, TypeAlias
+from typing import Any, NamedTuple, Optional, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +168,7 @@ def fold(edges: Sliced, read: Callable[[Array], Message], reduction: Reduction) 
 
         total = jnp.full(like.shape, nothing, like.dtype)
         full = first + degree.min()
-        return jax.lax.fori_loop(full, last, padded, _unrolled(first, full, slot, total))
+        return jax.lax.fori_loop(full, last, padded, unrolled(first, full, slot, total))
 
     done = jax.lax.map(chunk, (edges.node, edges.degree, edges.first[:-1], edges.first[1:]))
     done = done.reshape(-1, done.shape[-1])
@@ -179,11 +179,15 @@ def fold(edges: Sliced, read: Callable[[Array], Message], reduction: Reduction) 
     return out.at[edges.cut].set(whole, unique_indices=True, indices_are_sorted=True)
 
 
-def _unrolled(first: Array, last: Array, step: Callable[[Array, Array], Array], state: Array) -> Array:
-    """`fori_loop`, several steps a turn while they last, which XLA fuses into one pass over the state."""
+def unrolled(first: Array, last: Array, step: Callable[[Array, Any], Any], state: Any) -> Any:
+    """`fori_loop`, several steps a turn while they last, which XLA fuses into one pass over the state.
+
+    >>> int(unrolled(jnp.array(3), jnp.array(20), lambda i, total: total + i, jnp.array(0)))
+    187
+    """
     for size in UNROLL:
 
-        def turn(j: Array, state: Array, size: int = size, first: Array = first) -> Array:
+        def turn(j: Array, state: Any, size: int = size, first: Array = first) -> Any:
             for i in range(size):
                 state = step(first + j * size + i, state)
             return state

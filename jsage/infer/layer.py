@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jsage.ellpack import unrolled
 from jsage.gather import take
 from jsage.infer.exchange import Apply, Fold, State, answered, heard
 
@@ -204,15 +205,21 @@ def _start(folds: list[Fold], tables: list[Array], size: int) -> list[State]:
 def _together(
     folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array
 ) -> list[State]:
+    """Nodes of like degrees: what each of them has is read without a mask, and several slots a pass."""
     last = start + jnp.maximum(degree - 1, 0)
 
-    def slot(i: Array, states: list[State]) -> list[State]:
+    def slot(i: Array, states: list[State], live: Bool[Array, " nodes"]) -> list[State]:
         rows = _rows(tables, edges, jnp.minimum(start + i, last))
-        return [
-            fold.step(state, row, i < degree) for fold, state, row in zip(folds, states, rows, strict=True)
-        ]
+        return [fold.step(state, row, live) for fold, state, row in zip(folds, states, rows, strict=True)]
 
-    return jax.lax.fori_loop(0, degree.max(), slot, _start(folds, tables, start.size))
+    def whole(i: Array, states: list[State]) -> list[State]:
+        return slot(i, states, jnp.ones(start.size, bool))
+
+    states, least = _start(folds, tables, start.size), jnp.zeros((), jnp.int32)
+    if all(fold.by_column for fold in folds):
+        least = degree.min()
+        states = unrolled(jnp.zeros_like(least), least, whole, states)
+    return jax.lax.fori_loop(least, degree.max(), lambda i, states: slot(i, states, i < degree), states)
 
 
 def _one_by_one(
