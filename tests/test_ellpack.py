@@ -117,6 +117,20 @@ def test_a_fold_is_a_loop_over_the_neighbours(reduction):
     np.testing.assert_allclose(run(table, edges), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("more", [0, 3])
+def test_slots_that_all_rows_have_and_those_that_some_have(more: int):
+    """Chunks of two rows with `k` and `k + more` neighbours, `k` from 0 to 40."""
+    degrees = np.repeat(np.arange(41), 2) + np.tile([0, more], 41)
+    indptr = np.concatenate([[0], np.cumsum(degrees)])
+    rng = np.random.default_rng(0)
+    indices, table = rng.integers(0, 82, indptr[-1]), rng.normal(size=(82, 2)).astype(np.float32)
+    found = jax.jit(
+        lambda table, edges: fold(edges, lambda nodes: lambda src, weight: take(table, src), SUM)
+    )(table, sliced(indptr, indices, rows=2))
+    expected = [table[indices[a:b]].astype(np.float64).sum(0) for a, b in itertools.pairwise(indptr)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_own_rows_are_those_of_the_node_in_every_piece():
     """A fold that compares each message with something of the destination's own."""
     indptr, indices = np.array([0, 7, 7, 9, 10]), np.array([0, 1, 2, 3, 0, 1, 2, 3, 2, 0])
