@@ -217,6 +217,7 @@ def memory(form: str, options: argparse.Namespace) -> dict:
     finally:
         done.set()
         watcher.join()
+    mapped[0] = max(mapped[0], mapped_bytes(path))  # the watcher may be too slow for a short run
     return {
         "features_bytes": setup.features.nbytes,
         "private_before_bytes": before,
