@@ -24,7 +24,7 @@ import optax
 from jaxtyping import Array
 
 from benchmarks.common import alternate, integers, parser, run, summary
-from benchmarks.process import ROOT
+from benchmarks.process import ROOT, status_bytes
 from benchmarks.step import Tables, num_classes
 from jsage import data, host
 from jsage.batch import epoch
@@ -228,8 +228,7 @@ def memory(form: str, options: argparse.Namespace) -> dict:
 
 def private_bytes() -> int:
     """Memory of this process that is no file's (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem")))
+    return status_bytes("RssAnon", "RssShmem")
 
 
 def mapped_bytes(path: Path) -> int:

@@ -65,11 +65,16 @@ def serve(answer: Callable[[dict], dict]) -> None:
         replies.flush()
 
 
+def status_bytes(*fields: str, process: int | str = "self") -> int:
+    """The sum of these fields of a process's status, such as `VmRSS` (Linux)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(fields))
+
+
 def peak_rss_bytes() -> int:
     """The most memory that this process has held at once, since it started or since `reset_peak_rss`."""
-    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
+    if _STATUS.exists() and (peak := status_bytes("VmHWM")):
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

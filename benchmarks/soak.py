@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import parser, run
+from benchmarks.process import status_bytes
 from benchmarks.serve import Request, encoded, requests, right, server, write
 from jsage import data
 
@@ -34,9 +35,9 @@ BIG = 100_000_000
 def main(options: argparse.Namespace) -> list[dict]:
     """A row for each trial."""
     dataset = data.open(options.graph)
-    options.fanouts, options.hidden, options.sizes = (10, 10), 64, (1, 16, 128)
+    model = argparse.Namespace(fanouts=(10, 10), hidden=64, sizes=(1, 16, 128))
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder, "artefact"), dataset, options)
+        write(Path(folder, "artefact"), dataset, model)
         asked = requests(Path(folder, "artefact"), dataset, 1)
         with server(Path(folder), options.graph) as (address, process):
             rows = [malformed(address, process.pid, asked, options.requests)]
@@ -51,10 +52,10 @@ def malformed(address: str, pid: int, asked: dict[str, list[Request]], count: in
     before = 0
     for turn in range(count):
         if turn == count // 10:
-            before = rss_bytes(pid)
+            before = status_bytes("VmRSS", process=pid)
         path, body = nonsense(random, turn, width)
         statuses[post(address, path, body)[0]] += 1
-    after = rss_bytes(pid)
+    after = status_bytes("VmRSS", process=pid)
     good = [post(address, request.path, request.body) for request in asked["embed"][:64]]
     alive = all(right(text, request.rows) for (_, text), request in zip(good, asked["embed"], strict=False))
     refused = sum(number for status, number in statuses.items() if 400 <= status < 500)
@@ -154,12 +155,6 @@ def post(address: str, path: str, body: bytes) -> tuple[int, bytes]:
         return 0, b""
     finally:
         connection.close()
-
-
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process (Linux)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def options() -> argparse.ArgumentParser:

@@ -121,6 +121,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, drain: float) -> None:
         super().__init__(config)
+        self.servers = []  # a signal may come before any listens
         self.stopping = False
         self._drain = drain
 
