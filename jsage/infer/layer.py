@@ -216,7 +216,7 @@ def _together(
         return slot(i, states, jnp.ones(start.size, bool))
 
     states, least = _start(folds, tables, start.size), jnp.zeros((), jnp.int32)
-    if all(fold.by_column for fold in folds):
+    if all(fold.by_column for fold in folds):  # sums and maxima: cheap to compile several times over
         least = degree.min()
         states = unrolled(jnp.zeros_like(least), least, whole, states)
     return jax.lax.fori_loop(least, degree.max(), lambda i, states: slot(i, states, i < degree), states)
