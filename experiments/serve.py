@@ -16,6 +16,7 @@ extra `serve` (starlette, uvicorn).
 
 import argparse
 import asyncio
+import select
 import signal
 import socket
 import sys
@@ -123,20 +124,42 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.servers = []  # a signal may come before any listens
         self.stopping = False
+        self._told = False
         self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal starts the end; the next one hurries it."""
-        if self.stopping:
+        if self._told:
             super().handle_exit(sig, frame)
             return
-        self.stopping = True
-        asyncio.get_running_loop().call_soon_threadsafe(self._end, partial(super().handle_exit, sig, frame))
+        self._told = True
+        exit = partial(super().handle_exit, sig, frame)
+        asyncio.get_running_loop().call_soon_threadsafe(self._close, exit)
 
-    def _end(self, exit: Callable[[], None]) -> None:
+    def _close(self, exit: Callable[[], None], *, quiet: bool = False) -> None:
+        """Stop to listen, once nobody waits to be let in: the system resets who still does.
+
+        Connections that asyncio accepted in this turn of its loop it lets in in the next: hence two turns in
+        which nobody came. Only then are answers told to close, for their clients would come again.
+        """
+        loop = asyncio.get_running_loop()
+        sockets = [one for listening in self.servers for one in listening.sockets]
+        waiting = bool(sockets and select.select(sockets, [], [], 0)[0])
+        if waiting or not quiet:
+            loop.call_soon(partial(self._close, exit, quiet=not waiting))
+            return
         for listening in self.servers:
             listening.close()
-        asyncio.get_running_loop().call_later(self._drain, exit)
+        self.stopping = True
+        self._leave(exit, loop.time() + self._drain)
+
+    def _leave(self, exit: Callable[[], None], deadline: float) -> None:
+        """End when no connection is open any more, or at the deadline."""
+        loop = asyncio.get_running_loop()
+        if self.server_state.connections and loop.time() < deadline:
+            loop.call_later(0.02, self._leave, exit, deadline)
+        else:
+            exit()
 
 
 def tables(dataset: Dataset) -> dict[str, Any]:
@@ -178,7 +201,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     given("--port", type=int, default=8000, help="port to listen on; 0 takes any that is free (8000)")
     given("--timeout", type=float, default=limits.seconds, help="seconds that a request may take (10)")
-    given("--drain", type=float, default=0.5, help="seconds that open connections have after SIGTERM (0.5)")
+    given("--drain", type=float, default=2.0, help="seconds that open connections have after SIGTERM (2)")
     given("--wait", type=float, default=1000 * limits.wait, help="milliseconds a batch waits for more (2)")
     given("--max-body", type=int, default=limits.body, help="bytes of a body (1048576)")
     given("--max-nodes", type=int, default=limits.nodes, help="nodes of a request (4096)")
