@@ -53,7 +53,7 @@ class Config:
     dataset: str = option("digits", "digits, communities, an .npz file or a graph directory")
     aggregator: str = option("gcn", "how neighbours are reduced")
     fanouts: tuple[int, ...] = option(
-        (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
+        (25, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
     )
     batch_size: int = option(512, "seeds a step")
     hidden: int = option(64, "width of the hidden layers")

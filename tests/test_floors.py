@@ -29,6 +29,8 @@ FLOORS = {
     "draw": 1,
     "block": 1,
     "loss": 1,
+    "contrast": 1,
+    "ranking": 1,
     "metrics": 1,
     "batch": 1,
     "train": 1,
@@ -40,8 +42,11 @@ FLOORS = {
     "chunk": 2,
     "keyed": 2,
     "classes": 2,
-    "walk": 2,
-    "negative": 2,
+    "rows": 2,
+    "bipartite": 2,
+    "nearest": 2,
+    "walk": 3,
+    "negative": 3,
     "data": 2,
     "compact": 3,
     "beside": 3,
@@ -53,6 +58,8 @@ FLOORS = {
     "host": 4,
     "parallel": 3,
     "nn": 3,
+    "links": 4,
+    "importance": 4,
     "new": 4,
     "variance": 4,
     "export": 4,
@@ -61,7 +68,7 @@ FLOORS = {
 # Packages that only these modules may import, at any depth. No name: nowhere in the library.
 ONLY_IN = {"flax": {"nn"}, "optax": {"train"}, "orbax": {"checkpoint"}, "rich": set(), "pickle": set()}
 # Not even when jsage is imported: a function that needs one imports it itself.
-LAZY = {"matplotlib", "scipy", "sklearn", "torch"}
+LAZY = {"matplotlib", "pyarrow", "scipy", "sklearn", "torch"}
 # Training is for any model: it knows no graph.
 KNOWS_ONLY = {"train": {"typing"}}
 # Sampling is about ids: it reads no rows.
