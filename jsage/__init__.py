@@ -22,6 +22,7 @@ from jsage import metrics as metrics
 from jsage import new as new
 from jsage import nn as nn
 from jsage import place as place
+from jsage import rows as rows
 from jsage import sample as sample
 from jsage import train as train
 from jsage import variance as variance
