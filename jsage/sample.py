@@ -3,7 +3,7 @@
 Shapes follow from the number of seeds and the fanouts alone, so nothing recompiles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -18,6 +18,8 @@ from jsage.graph import Graph
 from jsage.typing import DrawFn, PRNGKey
 
 Seeds: TypeAlias = Int[Array, " num_seeds"]
+HopFn: TypeAlias = Callable[[PRNGKey, Seeds, int], Indexed]
+"""`(key, seeds, fanout) -> block`: one hop, as `sample_neighbors` draws it from some graph."""
 
 
 def sample_neighbors(
@@ -68,13 +70,30 @@ def sample_blocks(
     >>> last.mask.shape
     (2, 2)
     """
+
+    def hop(key: PRNGKey, frontier: Seeds, fanout: int) -> Indexed:
+        return sample_neighbors(key, graph, frontier, fanout, draw=draw)
+
+    return stack_hops(key, seeds, fanouts, hop)
+
+
+def stack_hops(key: PRNGKey, seeds: Seeds, fanouts: Sequence[int], hop: HopFn) -> tuple[Block, ...]:
+    """The blocks of a minibatch, as `sample_blocks` gives them, of hops that `hop` draws.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> graph = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3)
+    >>> hop = lambda key, seeds, fanout: sample_neighbors(key, graph, seeds, fanout)
+    >>> [block.num_dst for block in stack_hops(jax.random.key(0), jnp.array([0, 2]), (2, 3), hop)]
+    [6, 2]
+    """
     if not fanouts:
         raise ValueError(
             "sample_blocks needs one fanout a layer, got none: pass for instance fanouts=(25, 10)"
         )
     hops, frontier = [], seeds
-    for hop, fanout in enumerate(fanouts):
-        hops.append(sample_neighbors(jax.random.fold_in(key, hop), graph, frontier, fanout, draw=draw))
+    for number, fanout in enumerate(fanouts):
+        hops.append(hop(jax.random.fold_in(key, number), frontier, fanout))
         frontier = jnp.concatenate([frontier, hops[-1].src.ravel()])
     return (hops[-1], *(Tree(block.mask, block.edge_data) for block in reversed(hops[:-1])))
 
