@@ -26,6 +26,7 @@ from jsage import rows as rows
 from jsage import sample as sample
 from jsage import train as train
 from jsage import variance as variance
+from jsage import walk as walk
 from jsage import weights as weights
 from jsage import whole as whole
 from jsage.batch import batches as batches
