@@ -19,6 +19,7 @@ from jsage import infer as infer
 from jsage import keyed as keyed
 from jsage import loss as loss
 from jsage import metrics as metrics
+from jsage import negative as negative
 from jsage import new as new
 from jsage import nn as nn
 from jsage import place as place
