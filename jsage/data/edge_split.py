@@ -1,0 +1,149 @@
+"""Splits of a graph's edges for link prediction: what to train on and what to hide, with no leak between.
+
+`split_edges` at random for an undirected graph, `split_edges_by_time` for events in the order they happened.
+Both end in `verify_split`, which names every leak it knows; run it on splits from elsewhere too.
+"""
+
+import numpy as np
+
+from jsage.data.split_check import EdgeSplit as EdgeSplit
+from jsage.data.split_check import TimeSplit as TimeSplit
+from jsage.data.split_check import pair_ends, pair_numbers
+from jsage.data.split_check import verify_split as verify_split
+from jsage.graph import Graph, edges, from_edges
+from jsage.typing import HostArray
+
+
+def split_edges(graph: Graph, *, seed: int, val: float = 0.05, test: float = 0.1) -> EdgeSplit:
+    """Split an undirected graph's edges at random: `round(val·m)` and `round(test·m)` of its `m` pairs.
+
+    A pair `{u, v}` goes to one part as a whole, in both directions and with its parallel edges; `edge_data`
+    stays with the edges. Self-loops are in no part, and all in the graph to train on: they say nothing of a
+    link. Negatives are distinct pairs, also from part to part, uniform over those that the whole graph does
+    not join. The same seed gives the same split under one version of NumPy.
+
+    Raises ValueError for a graph with an edge in one direction only, shares that leave nothing to train on,
+    and a graph with too few pairs that are no edges.
+
+    >>> from jsage.data import digits
+    >>> split = split_edges(digits().graph, seed=0)
+    >>> len(split.train), split.graph.num_edges, len(split.val), split.test_negatives.shape
+    (8440, 16880, 496, (993, 2))
+    """
+    _check_shares(val, test)
+    rng, n = np.random.default_rng(seed), graph.num_nodes
+    src, dst = (np.asarray(ends) for ends in edges(graph))
+    _check_symmetric(src, dst)
+    pair = pair_numbers(src, dst)
+    known = np.unique(pair[src != dst])
+    sizes = round(val * len(known)), round(test * len(known))
+    if sum(sizes) >= len(known):
+        raise ValueError(
+            f"val={val} and test={test} take {sum(sizes)} of {len(known)} edges: nothing is left to train on"
+        )
+    parts = np.split(rng.permutation(known), np.cumsum(sizes))
+    negatives = np.split(_non_edges(rng, known, n, sum(sizes)), [sizes[0]])
+    hidden = np.isin(pair, np.concatenate(parts[:2]))
+    data = {name: np.asarray(values)[~hidden] for name, values in graph.edge_data.items()}
+    kept = _sorted_graph(src[~hidden], dst[~hidden], n, data)
+    val_pairs, test_pairs, train_pairs = (_turned(rng, part) for part in parts)
+    split = EdgeSplit(kept, train_pairs, val_pairs, test_pairs, *(_turned(rng, part) for part in negatives))
+    verify_split(split, graph)
+    return split
+
+
+def split_edges_by_time(
+    src: HostArray, dst: HostArray, time: HostArray, num_nodes: int, *, val: float = 0.15, test: float = 0.15
+) -> TimeSplit:
+    """Split events `src -> dst` in the order of their times: the last `test` of them, `val` before, the rest.
+
+    Events of one time stay together: those at a border go to the later part. Parallel events, also of one
+    pair in several parts, are events of their own. `time` is int32, or numbers that float32 holds exactly.
+
+    Raises ValueError for times that are neither, and where a part that was asked for comes out empty.
+
+    >>> src, dst, time = np.array([0, 1, 2, 0, 1]), np.array([1, 2, 3, 1, 3]), np.array([5, 1, 3, 7, 5])
+    >>> split = split_edges_by_time(src, dst, time, num_nodes=4, val=0.4, test=0.2)
+    >>> split.train.tolist(), split.val_time, split.test.tolist(), split.graph.num_edges
+    ([[1, 2], [2, 3]], array([5, 5], dtype=int32), [[0, 1]], 2)
+    """
+    _check_shares(val, test)
+    time = _exact_times(time)
+    graph = from_edges(src, dst, num_nodes, time=time)  # checks the ends
+    order = np.argsort(time, kind="stable")
+    events, time = np.stack([np.asarray(src), np.asarray(dst)], 1)[order].astype(np.int32), time[order]
+    n = len(time)
+    cuts = n - round((val + test) * n), n - round(test * n)
+    cuts = [int(np.searchsorted(time, time[cut])) if cut < n else n for cut in cuts]
+    parts, times = np.split(events, cuts), np.split(time, cuts)
+    for name, part, wanted in zip(("train", "val", "test"), parts, (1, val, test), strict=True):
+        if wanted and not len(part):
+            raise ValueError(
+                f"{name} has no event, for shares val={val}, test={test} of {n} events with "
+                f"{len(np.unique(time))} distinct times: use other shares or finer times"
+            )
+    kept = _sorted_graph(parts[0][:, 0], parts[0][:, 1], num_nodes, {"time": times[0]})
+    split = TimeSplit(kept, parts[0], parts[1], parts[2], times[0], times[1], times[2])
+    verify_split(split, graph)
+    return split
+
+
+def _check_shares(val: float, test: float) -> None:
+    if not (val >= 0 and test >= 0 and val + test < 1):
+        raise ValueError(f"val and test must be shares from 0 that leave some to train, got {val} and {test}")
+
+
+def _check_symmetric(src: np.ndarray, dst: np.ndarray) -> None:
+    there, back = np.unique(_directed(src, dst)), np.unique(_directed(dst, src))
+    if len(single := np.setdiff1d(there, back)):
+        edge = int(single[0] >> 32), int(single[0] & 2**32 - 1)
+        raise ValueError(
+            f"an undirected graph has each edge in both directions, but {len(single)} have no reverse, the "
+            f"first {edge}: pass symmetrize(graph), or split events by time"
+        )
+
+
+def _exact_times(time: HostArray) -> np.ndarray:
+    """Times as the graph keeps them, int32 or float32; raises ValueError where that would change them."""
+    given = np.asarray(time)
+    if given.ndim != 1 or given.dtype.kind not in "iuf":
+        raise ValueError(f"time must be one number an event, got {given.dtype} of shape {given.shape}")
+    with np.errstate(over="ignore"):
+        kept = given.astype(np.float32 if given.dtype.kind == "f" else np.int32)
+    if len(changed := np.flatnonzero((kept != given) | ~np.isfinite(kept))):
+        raise ValueError(
+            f"times must be int32 or exact in float32, got {given[changed[0]]} for event {changed[0]}: count "
+            "them from the first event, in a coarser unit"
+        )
+    return kept
+
+
+def _non_edges(rng: np.random.Generator, known: np.ndarray, num_nodes: int, size: int) -> np.ndarray:
+    """Numbers of `size` distinct pairs of two nodes, uniform over those not `known`, without rejection.
+
+    The `r`-th number not in an ascending list `t` is `r + j` with `j` the entries of `t[j] - j <= r`.
+    """
+    diagonal = np.arange(num_nodes, dtype=np.int64)
+    taken = np.sort(np.concatenate([known, pair_numbers(diagonal, diagonal)]))
+    left = num_nodes * (num_nodes + 1) // 2 - len(taken)
+    if size > left:
+        raise ValueError(
+            f"val and test need {size} pairs that are no edges, but the graph has only {left}: lower them"
+        )
+    rank = rng.choice(left, size, replace=False)
+    return rank + np.searchsorted(taken - np.arange(len(taken)), rank, side="right")
+
+
+def _turned(rng: np.random.Generator, numbers: np.ndarray) -> np.ndarray:
+    """The pairs `[n, 2]` of these numbers, the ends of each in random order."""
+    pairs = np.stack(pair_ends(numbers), 1).astype(np.int32)
+    return rng.permuted(pairs, axis=1)
+
+
+def _directed(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+    return src.astype(np.int64) << 32 | dst
+
+
+def _sorted_graph(src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.ndarray]) -> Graph:
+    order = np.argsort(src, kind="stable")  # from_edges groups by destination, stably
+    return from_edges(src[order], dst[order], num_nodes, **{name: rows[order] for name, rows in data.items()})
