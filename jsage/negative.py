@@ -20,6 +20,7 @@ from jsage.typing import HostArray, PRNGKey
 Shape: TypeAlias = tuple[int, ...]
 Sampler: TypeAlias = Callable[[PRNGKey, Shape], Int[Array, "..."]]
 """`(key, shape) -> ids`"""
+Weights: TypeAlias = HostArray | Sequence[float] | Sequence[int]
 Ends: TypeAlias = tuple[Int[Array, "b num"], Int[Array, "b num"]]
 
 ONE = 2**32
@@ -61,7 +62,7 @@ class Among(NamedTuple):
         return take(self.nodes, self.position(key, shape))
 
 
-def alias_table(weights: HostArray | Sequence[float]) -> AliasTable:
+def alias_table(weights: Weights) -> AliasTable:
     """The table that draws `i` with probability `weights[i] / sum(weights)`, in one step whatever `n` is.
 
     Walker (1977), with the pairs of Vose (1991), made on the host by one sweep over running sums
@@ -113,7 +114,7 @@ def uniform(num_nodes: int, *, start: int = 0) -> Uniform:
     return Uniform(jnp.int32(start), jnp.int32(num_nodes))
 
 
-def among(nodes: HostArray | Sequence[int], weights: HostArray | Sequence[float] | None = None) -> Among:
+def among(nodes: HostArray | Sequence[int], weights: Weights | None = None) -> Among:
     """The sampler of the ids listed (the nodes of one type): equally likely, or in proportion to `weights`.
 
     >>> among([7, 3, 5], [0.0, 0.0, 2.0])(jax.random.key(0), (3,))
@@ -257,7 +258,7 @@ def exclude_edges(
     return redraw(key, negatives, propose, wrong, tries=tries)
 
 
-def _shares(weights: HostArray | Sequence[float]) -> np.ndarray:
+def _shares(weights: Weights) -> np.ndarray:
     """Weights as whole numbers that sum to `n · 2^32`."""
     array = np.asarray(weights, np.float64)
     if array.ndim != 1 or not 0 < array.size < 2**31:
