@@ -30,6 +30,7 @@ WEIGHTS = {
     "one": np.array([3.0]),
     "one of many": np.eye(9)[4],
     "zeros among them": np.array([0, 0.5, 0, 0, 2, 7, 0.25]),
+    "ties": np.array([1, 0, 3, 4, 0, 2, 2, 0, 4, 4]) / 2.0,
     "thirds": np.array([1, 1, 1, 4, 2]) / 3,
     "heavy tail": np.random.default_rng(0).pareto(1.0, 5000),
     "degrees": np.random.default_rng(1).zipf(1.7, 3000).clip(0, 10**6) ** 0.75,
