@@ -17,6 +17,7 @@ from jsage import grow as grow
 from jsage import host as host
 from jsage import infer as infer
 from jsage import keyed as keyed
+from jsage import links as links
 from jsage import loss as loss
 from jsage import metrics as metrics
 from jsage import negative as negative
@@ -44,12 +45,18 @@ from jsage.compact import compacted as compacted
 from jsage.compact import measure_capacities as measure_capacities
 from jsage.compact import sample_compact_blocks as sample_compact_blocks
 from jsage.data import Dataset as Dataset
+from jsage.data import split_edges as split_edges
+from jsage.data import split_edges_by_time as split_edges_by_time
+from jsage.data import verify_split as verify_split
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges
 from jsage.grow import GrowingGraph as GrowingGraph
 from jsage.infer import embed_all as embed_all
 from jsage.infer import embed_to_file as embed_to_file
 from jsage.keyed import sample_blocks_by_node as sample_blocks_by_node
+from jsage.links import LinkBatch as LinkBatch
+from jsage.links import sample_link_blocks as sample_link_blocks
+from jsage.links import without_pairs as without_pairs
 from jsage.new import NewNodes as NewNodes
 from jsage.new import embed_new as embed_new
 from jsage.nn import LSTM as LSTM

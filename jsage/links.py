@@ -85,9 +85,7 @@ def sample_link_blocks(
     left = without_pairs(graph, batch.src, batch.dst, batch.mask)
 
     def hop(key: PRNGKey, seeds: Array, fanout: int) -> Indexed:
-        offset, mask = draw(key, left.degrees(seeds), fanout)
-        src, edge_data = left.read(seeds[:, None], offset, mask)
-        return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
+        return left.sample(key, seeds, fanout, draw)
 
     return stack_hops(key, batch.seeds, fanouts, hop)
 
@@ -137,24 +135,54 @@ class Without(NamedTuple):
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of edges left into each node."""
-        return self._first(nodes + 1) - self._first(nodes)
+        return self._rows(nodes).degree
 
     def read(
         self, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
     ) -> tuple[Int[Array, "*rows"], EdgeData]:
-        """The source and the data of each node's edge number `offset` among those left.
+        """The source and the data of each node's edge number `offset` among those left."""
+        return self._read(self._rows(nodes), offset, live)
 
-        Edge `c` of all that are left stands at `c + hidden[j]`, with the `j` runs before it: those that start
-        with no more than `c` left edges before them.
+    def sample(self, key: PRNGKey, seeds: Array, fanout: int, draw: DrawFn) -> Indexed:
+        """`sample_neighbors` of the edges that are left."""
+        rows = self._rows(seeds)
+        offset, mask = draw(key, rows.degree, fanout)
+        src, edge_data = self._read(_Rows(*(part[:, None] for part in rows)), offset, mask)
+        return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
+
+    def _rows(self, nodes: Array) -> "_Rows":
+        ends = take(self.graph.indptr, jnp.stack([nodes, nodes + 1]))
+        low, high = runs = jnp.searchsorted(self.start, ends).astype(jnp.int32)
+        first, end = ends - take(self.hidden, runs)
+        return _Rows(first, end - first, low, high)
+
+    def _read(self, rows: "_Rows", offset: Array, live: Array) -> tuple[Array, EdgeData]:
+        """Edge `c` of all that are left stands at `c + hidden[j]`, with `j` runs before it.
+
+        These are the runs that have no more than `c` edges left before them: a search among the row's own.
         """
-        number = self._first(nodes) + offset
-        before = _search(self.start - self.hidden[:-1], number, "right")
+        number = rows.first + offset
+        left = self.start - self.hidden[:-1]
+
+        def halve(bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            open_ = low < high
+            before = take(left, jnp.where(open_, middle, 0)) <= number
+            return jnp.where(open_ & before, middle + 1, low), jnp.where(open_ & ~before, middle, high)
+
+        bounds = jnp.broadcast_to(rows.low, number.shape), jnp.broadcast_to(rows.high, number.shape)
+        before, _ = jax.lax.while_loop(lambda bounds: (bounds[0] < bounds[1]).any(), halve, bounds)
         return read_rows(number, take(self.hidden, before), live, self.graph.indices, self.graph.edge_data)
 
-    def _first(self, nodes: Array) -> Array:
-        """How many edges are left in the rows before `nodes`."""
-        start = take(self.graph.indptr, nodes)
-        return start - take(self.hidden, _search(self.start, start, "left"))
+
+class _Rows(NamedTuple):
+    first: Array
+    """How many edges are left in the rows before."""
+    degree: Array
+    low: Array
+    """The row's runs are those from `low` to `high - 1`."""
+    high: Array
 
 
 def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"]) -> Without:
@@ -177,10 +205,6 @@ def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"])
     start, lengths = jax.lax.sort_key_val(start, lengths)
     lengths = jnp.where(start == jnp.append(start[1:], -1), 0, lengths)  # of equal runs the last counts
     return Without(graph, start, jnp.pad(jnp.cumsum(lengths, dtype=jnp.int32), (1, 0)))
-
-
-def _search(runs: Array, values: Array, side: str) -> Array:
-    return jnp.searchsorted(runs, values, side=side, method="scan_unrolled").astype(jnp.int32)
 
 
 def _check(batch: LinkBatch) -> None:

@@ -160,12 +160,11 @@ def _check_same(what: str, found: Columns, wanted: Columns) -> None:
     """Whether two lists of edges, given by their columns, hold the same ones equally often."""
     if all(map(np.array_equal, _in_order(found), _in_order(wanted))):
         return
-    if len(lost := _beyond(wanted, found)):
-        edge = tuple(column[lost[0]].item() for column in wanted)
-        raise ValueError(f"{what} lost {len(lost)} edges of the graph, the first {edge}")
-    if len(extra := _beyond(found, wanted)):
-        edge = tuple(column[extra[0]].item() for column in found)
-        raise ValueError(f"{what} hold {len(extra)} edges too many, the first {edge}")
+    for flaw, one, other in (("missing", wanted, found), ("too many", found, wanted)):
+        count, first = _beyond(one, other)
+        if count:
+            edge = tuple(column[first].item() for column in one)
+            raise ValueError(f"{what}: {count} edges {flaw}, the first {edge}")
 
 
 def _in_order(columns: Columns) -> list[np.ndarray]:
@@ -173,15 +172,15 @@ def _in_order(columns: Columns) -> list[np.ndarray]:
     return [column[order] for column in columns]
 
 
-def _beyond(one: Columns, other: Columns) -> np.ndarray:
-    """Positions in `one` of the rows that `other` holds less often."""
+def _beyond(one: Columns, other: Columns) -> tuple[int, int]:
+    """How many rows `one` holds beyond what `other` does, and the position in `one` of the first of them."""
     rank = np.zeros(len(one[0]) + len(other[0]), np.int64)
     for columns in zip(one, other, strict=True):
         column = np.unique(np.concatenate(columns), return_inverse=True)[1]
         rank = np.unique(rank * len(rank) + column, return_inverse=True)[1]
     mine, theirs = np.split(rank, [len(one[0])])
-    more = np.bincount(mine, minlength=len(rank)) > np.bincount(theirs, minlength=len(rank))
-    return np.flatnonzero(more[mine])
+    beyond = np.bincount(mine, minlength=len(rank)) - np.bincount(theirs, minlength=len(rank))
+    return int(beyond[beyond > 0].sum()), int(np.argmax(np.append(beyond[mine], 0) > 0))
 
 
 def _ends(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
