@@ -9,15 +9,13 @@ One recipe serves every data set; the model with the best validation score is te
 scores.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ import numpy as np
 
 from experiments.fit import Run, Splits, best, compile_programs, fit
 from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage, weigh
-from experiments.output import write_json
+from experiments.options import command, option, read
 from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots
 from experiments.tasks import TASKS, Task, make_task
@@ -39,11 +37,6 @@ from jsage.sample import full_block
 
 MESSAGES = 200_000_000
 """Numbers (edges or slots x width) that inference may hold at once: 0.8 GB."""
-
-
-def option(default: Any, text: str) -> Any:
-    """A field of `Config` that the command line offers."""
-    return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -210,83 +203,16 @@ def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dic
 
 
 def parse(arguments: list[str] | None = None, name: str = "classify", text: str | None = __doc__) -> Config:
-    """Read the command line of an experiment; the options are the fields of `Config`."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name}",
-        usage="%(prog)s [--option value ...]",
-        description=(text or "").split("\n")[0],
-    )
+    """Read the command line of an experiment with this `Config`."""
     choices = {"aggregator": list(AGGREGATORS), "norm": list(NORMS), "task": list(TASKS)}
-    for field in dataclasses.fields(Config):
-        flag, note = "--" + field.name.replace("_", "-"), field.metadata["help"]
-        if isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true", help=note)
-            continue
-        kind, note = KINDS.get(type(field.default), str), f"{note}{shown(field.default)}"
-        if field.name in choices:
-            parser.add_argument(flag, choices=choices[field.name], default=field.default, help=note)
-        else:
-            name = "text" if kind is str else kind.__name__
-            parser.add_argument(flag, type=kind, default=field.default, metavar=name, help=note)
-    options = vars(parser.parse_args(arguments))
-    hops = options["fanouts"][: options["layers"]]
-    options["fanouts"] = hops + (hops[-1],) * (options["layers"] - len(hops))
-    if options["resume"] and not options["out"]:
-        parser.error("--resume needs the --out folder of the run to go on with")
-    if options["json"] and not Path(options["json"]).absolute().parent.is_dir():
-        parser.error(f"argument --json: no folder {Path(options['json']).absolute().parent} to write into")
-    if options["dropout"] >= 1:
-        parser.error(f"argument --dropout: expected a rate below 1, got {options['dropout']}")
-    return Config(**options)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """`25,10` as a tuple."""
-    return tuple(count(part) for part in text.split(","))
-
-
-def number(text: str) -> float:
-    """A number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
-    return value
-
-
-KINDS: dict[type, Callable[[str], Any]] = {int: count, tuple: counts, float: number}
-
-
-def shown(default: Any) -> str:
-    """What the help says of a default."""
-    if default is None:
-        return ""
-    return f" (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+    config = read(Config, choices, arguments, name, text)
+    hops = config.fanouts[: config.layers]
+    return dataclasses.replace(config, fanouts=hops + (hops[-1],) * (config.layers - len(hops)))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """The command: 0, or 2 and one line on standard error for bad input."""
     return command(main, partial(parse, arguments))
-
-
-def command(job: Callable[[Config], dict], read: Callable[[], Config]) -> int:
-    """Read the options, do the job, write its JSON: 0, or 2 and one line on standard error for bad input."""
-    try:
-        config = read()
-        write_json(job(config), config.json)
-    except (OSError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":

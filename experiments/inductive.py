@@ -19,8 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.classify import Config, command, load, parse, summary, train_all
+from experiments.classify import Config, load, parse, summary, train_all
 from experiments.learners import mlp, sage, sage_model
+from experiments.options import command
 from experiments.report import baseline
 from experiments.tasks import make_task
 from jsage import data
