@@ -8,6 +8,7 @@ from jsage import cache as cache
 from jsage import chunk as chunk
 from jsage import classes as classes
 from jsage import compact as compact
+from jsage import contrast as contrast
 from jsage import data as data
 from jsage import draw as draw
 from jsage import ellpack as ellpack
@@ -24,6 +25,7 @@ from jsage import negative as negative
 from jsage import new as new
 from jsage import nn as nn
 from jsage import place as place
+from jsage import ranking as ranking
 from jsage import rows as rows
 from jsage import sample as sample
 from jsage import train as train
@@ -60,10 +62,12 @@ from jsage.links import without_pairs as without_pairs
 from jsage.new import NewNodes as NewNodes
 from jsage.new import embed_new as embed_new
 from jsage.nn import LSTM as LSTM
+from jsage.nn import DeepGraphInfomax as DeepGraphInfomax
 from jsage.nn import GraphSAGE as GraphSAGE
 from jsage.nn import Pool as Pool
 from jsage.nn import SAGEConv as SAGEConv
 from jsage.place import place_features as place_features
+from jsage.ranking import rank_all as rank_all
 from jsage.sample import full_block as full_block
 from jsage.sample import sample_blocks as sample_blocks
 from jsage.sample import sample_neighbors as sample_neighbors
