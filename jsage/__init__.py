@@ -3,6 +3,7 @@
 from jsage import aggregate as aggregate
 from jsage import artefact as artefact
 from jsage import batch as batch
+from jsage import bipartite as bipartite
 from jsage import block as block
 from jsage import cache as cache
 from jsage import chunk as chunk
@@ -16,11 +17,13 @@ from jsage import export as export
 from jsage import graph as graph
 from jsage import grow as grow
 from jsage import host as host
+from jsage import importance as importance
 from jsage import infer as infer
 from jsage import keyed as keyed
 from jsage import links as links
 from jsage import loss as loss
 from jsage import metrics as metrics
+from jsage import nearest as nearest
 from jsage import negative as negative
 from jsage import new as new
 from jsage import nn as nn
@@ -35,6 +38,8 @@ from jsage import weights as weights
 from jsage import whole as whole
 from jsage.batch import batches as batches
 from jsage.batch import epoch as epoch
+from jsage.bipartite import bipartite_graph as bipartite_graph
+from jsage.bipartite import item_item as item_item
 from jsage.block import Indexed as Indexed
 from jsage.block import Segments as Segments
 from jsage.block import Tree as Tree
@@ -53,6 +58,9 @@ from jsage.data import verify_split as verify_split
 from jsage.graph import Graph as Graph
 from jsage.graph import from_edges as from_edges
 from jsage.grow import GrowingGraph as GrowingGraph
+from jsage.importance import hard_negatives as hard_negatives
+from jsage.importance import importance_blocks as importance_blocks
+from jsage.importance import importance_graph as importance_graph
 from jsage.infer import embed_all as embed_all
 from jsage.infer import embed_to_file as embed_to_file
 from jsage.keyed import sample_blocks_by_node as sample_blocks_by_node
@@ -64,6 +72,7 @@ from jsage.new import embed_new as embed_new
 from jsage.nn import LSTM as LSTM
 from jsage.nn import DeepGraphInfomax as DeepGraphInfomax
 from jsage.nn import GraphSAGE as GraphSAGE
+from jsage.nn import PinSAGEConv as PinSAGEConv
 from jsage.nn import Pool as Pool
 from jsage.nn import SAGEConv as SAGEConv
 from jsage.place import place_features as place_features
