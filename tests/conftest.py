@@ -7,6 +7,11 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+# Compiling is most of the suite's time, and LLVM's passes are most of that. `XLA_FLAGS= pytest` compiles as
+# users do; .ci/run does so once. Read when the first device is asked for; child processes inherit it.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", f"{QUICK} --xla_cpu_parallel_codegen_split_count=1")
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
