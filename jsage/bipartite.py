@@ -127,7 +127,8 @@ def _incidence(graph: Graph, num_users: int) -> tuple[_Rows, _Rows]:
         )
     num_items = n - num_users
     item = np.repeat(np.arange(num_items), np.diff(indptr[num_users:]))
-    pair = np.unique(item * max(num_users, 1) + indices[cut:])
+    pair = np.sort(item * max(num_users, 1) + indices[cut:])
+    pair = pair[np.diff(pair, prepend=-1) > 0]
     item, user = np.divmod(pair, max(num_users, 1))
     order = np.argsort(user, kind="stable")
     return _rows(item, user, num_items), _rows(user[order], item[order], num_users)
