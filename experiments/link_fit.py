@@ -1,0 +1,164 @@
+"""One training run of link prediction: compiled programs made once for all runs, and the loop over epochs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from experiments.link_learners import Learner, Tables
+from experiments.record import Record
+from jsage import metrics, ranking
+from jsage.batch import epoch as shuffle
+from jsage.contrast import link_cross_entropy
+from jsage.loss import masked_mean
+from jsage.train import (
+    TrainState,
+    init_state,
+    init_stopping,
+    make_update,
+    observe,
+    should_stop,
+    train_epoch,
+)
+
+if TYPE_CHECKING:
+    from experiments.links import Config
+
+ROWS = 512
+"""Positives that are ranked at once."""
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a run."""
+
+    start: Callable[[Array, Tables], TrainState]
+    epoch: Callable[[TrainState, Tables, Array, Array], tuple[TrainState, dict]]
+    predict: Callable[[Any, Tables, Array, Array | None], Array]
+    traces: Counter[str]
+
+
+class Pairs(NamedTuple):
+    """Links and as many that are none, to be told apart."""
+
+    positive: np.ndarray
+    negative: np.ndarray
+    time: np.ndarray | None
+    """When the links were, by time; the negatives, each beside its link, are of the same times."""
+
+    @property
+    def all(self) -> np.ndarray:
+        """The links, then the negatives, `[2 n, 2]`."""
+        return np.concatenate([self.positive, self.negative])
+
+
+class Run(NamedTuple):
+    """What a run leaves: the parameters with the best validation score, and how it went."""
+
+    params: Any
+    history: list[dict]
+
+    @property
+    def best(self) -> dict:
+        """The epoch that is kept."""
+        return max(self.history, key=lambda row: np.float32(row["val_auc"]))
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The median over epochs, the first left out where there are more: it compiles."""
+        return float(np.median([row["seconds"] for row in self.history[1:] or self.history]))
+
+
+def compile_programs(learner: Learner, config: "Config") -> Programs:
+    """Jit the start, the scanned epoch and the prediction; every table is an argument."""
+    decay = optax.add_decayed_weights(config.weight_decay, mask=not_embeddings)
+    optimizer = optax.chain(decay, optax.adam(config.lr))
+    traces: Counter[str] = Counter()
+
+    def start(key, tables):
+        params = learner.init(jax.random.fold_in(key, 0), tables)["params"]
+        return init_state(jax.random.fold_in(key, 1), params, optimizer)
+
+    def epoch(state, tables, rows, mask):
+        traces["epoch"] += 1
+
+        def loss_fn(params, stats, batch, key):
+            rows, mask = batch
+            scores = learner.forward({"params": params}, tables, rows, mask, key)
+            losses = link_cross_entropy(scores[0], scores[1], mask, scores[2])
+            return masked_mean(losses, mask), ({"loss": losses.sum(), "weight": mask.sum()}, stats)
+
+        return train_epoch(make_update(loss_fn, optimizer), state, (rows, mask))
+
+    def predict(params, tables, pairs, time):
+        traces["predict"] += 1
+        return learner.predict({"params": params}, tables, pairs, time)
+
+    return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
+
+
+def not_embeddings(params: Any) -> Any:
+    """Which parameters decay: Adam would take an unread row's decay for a gradient, and lose the row."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: all(part.key != "embed" for part in path), params
+    )
+
+
+def fit(programs: Programs, tables: Tables, val: Pairs, config: "Config", record: Record) -> Run:
+    """Train one run to the end, or on from its last checkpoint; the best validation AUC is kept.
+
+    An epoch is `config.pairs` training pairs at most, in random order, so that large graphs are validated
+    as often as small ones; the run ends when `config.patience` epochs were no better.
+    """
+    key = jax.random.key(record.seed, impl="philox4x32")
+    state = programs.start(key, tables)
+    num = tables.pairs.shape[0]
+    stopping = init_stopping(state)
+    state, stopping, history = record.restore(state, stopping)
+    while len(history) < config.epochs and not should_stop(stopping, config.patience):
+        began, number = time.perf_counter(), len(history) + 1
+        order = jax.random.permutation(jax.random.fold_in(key, number), num)[: config.pairs]
+        rows, mask = shuffle(jax.random.fold_in(key, number), order, min(config.batch_size, len(order)))
+        state, sums = programs.epoch(state, tables, rows, mask)
+        row = {"epoch": number, "loss": float(sums["loss"]) / float(sums["weight"])}
+        row["seconds"] = time.perf_counter() - began
+        scores = predict(programs, state.params, tables, val)
+        row["val_auc"] = metrics.auroc(np.concatenate(scores), np.repeat([1, 0], [len(s) for s in scores]))
+        stopping = observe(stopping, row["val_auc"], state)
+        history.append(row)
+        last = number == config.epochs or should_stop(stopping, config.patience)
+        record.keep(history, {"state": state, "stopping": stopping}, last=last)
+    return Run(stopping.params, history)
+
+
+def predict(programs: Programs, params: Any, tables: Tables, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of the links and of the negatives."""
+    when = None if pairs.time is None else jnp.asarray(np.tile(pairs.time, 2))
+    scores = np.asarray(programs.predict(params, tables, jnp.asarray(pairs.all), when))
+    return scores[: len(pairs.positive)], scores[len(pairs.positive) :]
+
+
+def rate(positive: np.ndarray, negative: np.ndarray, *, ranked: bool) -> dict[str, float]:
+    """AUC and average precision; where `ranked`, the ranks of the links among all negatives too.
+
+    Hits@k as OGB has it: the share of links above the k-th best negative.
+    """
+    scores = np.concatenate([positive, negative]).astype(np.float32)
+    truth = np.repeat([1, 0], [len(positive), len(negative)])
+    found = {"auc": metrics.auroc(scores, truth), "ap": metrics.average_precision(scores, truth)}
+    if not ranked:
+        return found
+    links, others = jnp.asarray(scores[: len(positive)]), jnp.asarray(scores[len(positive) :])
+    parts = [links[i : i + ROWS] for i in range(0, len(links), ROWS)]
+    total = [
+        len(part)
+        * float(ranking.mrr(ranking.ranks(part, jnp.broadcast_to(others, (len(part), len(others))))))
+        for part in parts
+    ]
+    found["mrr"] = sum(total) / len(links)
+    return found | {f"hits@{k}": float(ranking.hits_above(links, others, k)) for k in (10, 50)}
