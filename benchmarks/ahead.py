@@ -3,6 +3,8 @@
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from benchmarks import pairs
 from benchmarks.make_graph import SIZES
 from benchmarks.step import Tables, make_step
 from jsage import aggregate
 from jsage.graph import Graph
-from jsage.nn import LSTM, Pool
+from jsage.negative import AliasTable, Among, Uniform
+from jsage.nn import LSTM, Pool, SAGEConv
 from jsage.place import whole_lanes
 from jsage.typing import AggregateFn
 
 FANOUTS, BATCH, STEPS = (25, 10), 1024, 192
+KINDS = ("labels", *pairs.KINDS)
 AGGREGATORS: dict[str, Callable[[Any], AggregateFn]] = {
     "mean": lambda dtype: aggregate.mean,
     "sum": lambda dtype: aggregate.sum,
@@ -43,16 +48,20 @@ class Case(NamedTuple):
     num_edges: int
     width: int
     num_classes: int
+    kind: str = "labels"
+    """What is learned from: labels, or pairs of `benchmarks.pairs`."""
 
     @property
     def table_sizes(self) -> set[int]:
-        """Numbers in each table: features, labels, indptr, indices."""
+        """Numbers in each table: features, labels, indptr, indices, and those that pairs are drawn from."""
         return {self.num_nodes * self.width, self.num_nodes, self.num_nodes + 1, self.num_edges}
 
     @property
     def logits(self) -> int:
-        """Numbers in a batch's logits."""
-        return BATCH * self.num_classes
+        """Numbers in a batch's logits; of pairs, what `benchmarks.pairs` has as their limit."""
+        if self.kind == "labels":
+            return BATCH * self.num_classes
+        return pairs.KINDS[self.kind].limit(BATCH)
 
     @property
     def slots(self) -> int:
@@ -71,6 +80,7 @@ def options(name: str, description: str | None, lanes: int) -> argparse.Argument
     made.add_argument("--lanes", type=int, default=lanes, help="rows are padded to a multiple of this")
     made.add_argument("--aggregators", type=names, default=tuple(AGGREGATORS), help="mean,max,...")
     made.add_argument("--dtypes", type=names, default=("float32", "bfloat16"), help="of features and layers")
+    made.add_argument("--kinds", type=names, default=("labels",), help=f"some of {','.join(KINDS)}")
     made.add_argument("--double", action="store_true", help="compile for a graph twice as large, too")
     made.add_argument("--json", metavar="FILE", help="write the result there; - is standard output")
     return made
@@ -93,13 +103,14 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
     num_nodes, num_edges = chosen.num_nodes or size.num_nodes, chosen.num_edges or size.num_edges
     if unknown := [name for name in chosen.aggregators if name not in AGGREGATORS]:
         raise ValueError(f"no aggregator {unknown[0]!r}: expected some of {', '.join(AGGREGATORS)}")
+    if unknown := [name for name in chosen.kinds if name not in KINDS]:
+        raise ValueError(f"no kind {unknown[0]!r}: expected some of {', '.join(KINDS)}")
     most = max(num_nodes, num_edges) * (1 + chosen.double)
     if most >= 2**31:
         raise ValueError(f"one device counts nodes and edges in 32 bits, got {most}: stay below 2^31")
     width = whole_lanes(size.num_features, chosen.lanes)
-    for name in chosen.aggregators:
-        for dtype in chosen.dtypes:
-            yield Case(name, dtype, num_nodes, num_edges, width, size.num_classes)
+    for kind, name, dtype in product(chosen.kinds, chosen.aggregators, chosen.dtypes):
+        yield Case(name, dtype, num_nodes, num_edges, width, size.num_classes, kind)
 
 
 def rows(
@@ -134,23 +145,46 @@ def measure(case: Case, device: Any, look: Callable[[str, Case], dict[str, list[
 
 
 def compile_step(case: Case, device: Any) -> jax.stages.Compiled:
-    """`benchmarks.step`'s epoch, on trees, for one device."""
-    dtype = jnp.dtype(case.dtype)
-    compute = None if dtype == jnp.float32 else dtype
-    step = make_step(
-        FANOUTS, case.num_classes, aggregate=AGGREGATORS[case.aggregator](compute), dtype=compute
-    )
-
-    def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
-        return jax.ShapeDtypeStruct(sizes, dtype)
-
-    graph = Graph(shape(case.num_nodes + 1), shape(case.num_edges), {})
-    tables = Tables(graph, shape(case.num_nodes, case.width, dtype=dtype), shape(case.num_nodes))
+    """The epoch of `benchmarks.step`, or of `benchmarks.pairs`, on trees, for one device."""
+    step, tables, batches = labels(case) if case.kind == "labels" else linked(case)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="philox4x32"))
     state = jax.eval_shape(step.start, key, tables)
-    batches = shape(STEPS, BATCH), shape(STEPS, BATCH, dtype=jnp.bool_)
     arguments = on_device((state, tables, *batches), device)
     return jax.jit(step.epoch, donate_argnums=0).lower(*arguments).compile()
+
+
+def labels(case: Case) -> tuple[Any, PyTree, tuple]:
+    """The step on labels, and the shapes of its tables and batches."""
+    step = make_step(FANOUTS, case.num_classes, **how(case))
+    tables = Tables(*nodes_and_edges(case), shape(case.num_nodes))
+    return step, tables, (shape(STEPS, BATCH), shape(STEPS, BATCH, dtype=jnp.bool_))
+
+
+def linked(case: Case) -> tuple[Any, PyTree, tuple]:
+    """A step on pairs, and the shapes of its tables and batches; every node has an edge."""
+    sizes = pairs.Sizes(FANOUTS, BATCH)
+    step = pairs.make_pair_step(case.kind, sizes, partial(SAGEConv, **how(case)))
+    noise = AliasTable(shape(case.num_nodes, dtype=jnp.uint32), shape(case.num_nodes))
+    starts: Any = Among(shape(case.num_nodes), Uniform(shape(), shape()))
+    edges = (pairs.KINDS[case.kind].count(BATCH), 2) if case.kind.startswith("links") else ()
+    return step, pairs.PairTables(*nodes_and_edges(case), starts, noise), (shape(STEPS, *edges),)
+
+
+def how(case: Case) -> dict[str, Any]:
+    """Options of the layers."""
+    dtype = None if case.dtype == "float32" else jnp.dtype(case.dtype)
+    return {"aggregate": AGGREGATORS[case.aggregator](dtype), "dtype": dtype}
+
+
+def nodes_and_edges(case: Case) -> tuple[Graph, Any]:
+    """The shapes of a graph and its features."""
+    graph = Graph(shape(case.num_nodes + 1), shape(case.num_edges), {})
+    return graph, shape(case.num_nodes, case.width, dtype=jnp.dtype(case.dtype))
+
+
+def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
+    """An array that is not here."""
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def on_device(shapes: PyTree, device: Any) -> PyTree:

@@ -23,7 +23,7 @@ def milliseconds(row: dict) -> str:
 
 
 def part(name: str) -> Column:
-    return f"{name} ms", lambda row: f"{1e3 * row[name]['seconds_min']:.3g}"
+    return f"{name} ms", lambda row: f"{1e3 * row[name]['seconds_min']:.3g}" if name in row else ""
 
 
 def floor(name: str) -> Column:
@@ -59,6 +59,16 @@ COLUMNS: dict[str, list[Column]] = {
         *map(floor, ("matmul", "gather", "random")),
         plain("step / floor", "ratio_to_floor", "{:.2f}"),
         plain("first step s", "first_step_seconds", "{:.2f}"),
+        mega("temporaries MB", "temp_bytes"),
+        mega("peak MB", "peak_rss_bytes"),
+    ],
+    "unsupervised": [
+        *(plain(name, name) for name in ("kind", "seeds", "pairs")),
+        numbers("fanouts", "fanouts"),
+        ("step " + TIME[0], milliseconds),
+        plain("to labels", "ratio_to_labels", "{:.2f}"),
+        *map(part, ("positives", "negatives", "sampling", "gathering", "compute")),
+        plain("traces", "traces"),
         mega("temporaries MB", "temp_bytes"),
         mega("peak MB", "peak_rss_bytes"),
     ],

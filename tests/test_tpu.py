@@ -184,3 +184,13 @@ def test_rows_that_are_not_whole_lanes_are_copied_in_every_step(tmp_path):
     row = compiled(tmp_path, "--aggregators", "gcn", "--dtypes", "float32", "--lanes", "1")
     assert "copy f32[2449029,100]" in row["offenders"]
     assert row["temp_bytes"] > 1e9
+
+
+@needs_compiler
+def test_a_step_on_links_keeps_their_edges_out_and_copies_no_table(tmp_path):
+    """Binary searches in the rows and in the batch's own edges; alias tables; no labels."""
+    arguments = "--kinds", "links", "--aggregators", "mean", "--dtypes", "float32", "--double"
+    row = compiled(tmp_path, *arguments)
+    assert row["offenders"] == row["doubled_offenders"] == []
+    assert row["doubled_temp_bytes"] <= row["temp_bytes"] < 64e6
+    assert row["argument_bytes"] > 2_449_029 * (128 + 3) * 4 + 134_500_000 * 4
