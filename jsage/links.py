@@ -147,8 +147,10 @@ class Without(NamedTuple):
         """`sample_neighbors` of the edges that are left."""
         rows = self._rows(seeds)
         offset, mask = draw(key, rows.degree, fanout)
-        src, edge_data = self._read(_Rows(*(part[:, None] for part in rows)), offset, mask)
-        return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
+        # Slot-major, as it is drawn: a TPU pads the last axis to 128.
+        src, edge_data = self._read(_Rows(*(part[None] for part in rows)), offset.T, mask.T)
+        edge_data = {name: value.swapaxes(0, 1) for name, value in edge_data.items()}
+        return Indexed(seeds, jnp.where(mask, src.T, seeds[:, None]), mask, edge_data)
 
     def _rows(self, nodes: Array) -> "_Rows":
         ends = take(self.graph.indptr, jnp.stack([nodes, nodes + 1]))
