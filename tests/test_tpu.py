@@ -134,6 +134,7 @@ def test_a_step_is_compiled_from_shapes_alone():
         num_nodes=2_000_000,
         num_edges=9_000,
         lanes=1,
+        kinds=("labels",),
         aggregators=("mean",),
         dtypes=("float32",),
         double=True,
