@@ -7,6 +7,7 @@
 The program is compiled for one chip of each topology; `--num-nodes` and `--num-edges` are that chip's share.
 `offenders` should be empty: whole tables that a step writes to memory, scatters and sorts larger than the
 logits. `staged` names tables that the compiler reads into the chip's vector memory, to look them up there.
+`--kinds skip_gram,links` compiles the steps of `benchmarks.pairs`, whose limit is their number of seeds.
 `--lanes 1` shows what happens to rows that are not whole lanes.
 """
 

@@ -1,7 +1,7 @@
 """The benchmark `unsupervised` on a tiny graph: its pairs, its parts, its rows, and their table."""
 
 import json
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import jax
@@ -103,18 +103,24 @@ class TestPairs:
             pairs.place(dataset._replace(features=None))
 
 
+@cache
+def scanned(kind):
+    """A kind of step, its compiled epoch, and its traces."""
+    step, traces = make_pair_step(kind, SIZES), []
+
+    def epoch(*arguments):
+        traces.append(kind)
+        return step.epoch(*arguments)
+
+    return step, jax.jit(epoch), traces
+
+
 class TestStep:
     @pytest.mark.parametrize("kind", ["skip_gram", "info_nce", "links"])
     def test_a_scanned_epoch_learns(self, tables, given, kind):
-        step = make_pair_step(kind, SIZES)
+        step, run, traces = scanned(kind)
         batches = given["links"] if kind == "links" else given["walks"]
-        traces = []
-
-        def epoch(*arguments):
-            traces.append(kind)
-            return step.epoch(*arguments)
-
-        run, state, losses = jax.jit(epoch), jax.jit(step.start)(KEY, tables), []
+        state, losses = jax.jit(step.start)(KEY, tables), []
         for _ in range(30):
             state, sums = run(state, tables, batches)
             losses.append(float(sums["loss"]) / float(sums["weight"]))
@@ -123,13 +129,13 @@ class TestStep:
         assert traces == [kind]
 
     def test_the_parts_make_the_step(self, tables, given):
-        step, batch = make_pair_step("links", SIZES), given["links"][:1]
-        state = jax.jit(step.start)(KEY, tables)
-        found, _ = jax.jit(step.epoch)(state, tables, batch)
+        step, run, _ = scanned("links")
+        state = expected = jax.jit(step.start)(KEY, tables)
+        found, _ = run(state, tables, given["links"])
         blind = tables._replace(features=jnp.full_like(tables.features, jnp.nan))
 
         def by_parts(state, tables, blind, batch):
-            keys = jax.random.split(jax.random.fold_in(state.key, 0), 4)
+            keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
             src, dst, mask = step.positives(keys[0], tables, batch)
             nodes, live = step.negatives(keys[1], tables, src)
             drawn = LinkBatch(src, dst, nodes, mask)
@@ -137,7 +143,9 @@ class TestStep:
             read = parts.read(cast(Any, step), state.params, tables, blocks)
             return step.update(state, blind, parts.once(blocks, read), (drawn, live))
 
-        expected, _ = jax.jit(by_parts)(state, tables, blind, batch[0])
+        by_parts = jax.jit(by_parts)
+        for batch in given["links"]:
+            expected, _ = by_parts(expected, tables, blind, batch)
         for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
