@@ -53,7 +53,7 @@ class Config:
     layers: int = option(2, "number of layers, one hop each")
     epochs: int = option(600, "passes over the training nodes, at most")
     lr: float = option(0.01, "learning rate of Adam")
-    weight_decay: float = option(0.0005, "L2 penalty on the parameters")
+    weight_decay: float = option(0.001, "L2 penalty on the parameters")
     dropout: float = option(0.6, "rate on every layer's inputs")
     norm: str = option("none", "normalisation of the hidden layers")
     identity: int = option(128, "width of learned embeddings, for graphs without features")
