@@ -102,7 +102,7 @@ def sage(config: "Config", tables: Tables) -> Learner:
     identity = (tables.graph.num_nodes, config.identity) if tables.features is None else None
     hidden, layers = config.hidden, len(config.fanouts)
     encoder = GraphSAGE(hidden, hidden, layers, conv, dropout=config.dropout, identity=identity)
-    model = LinkModel(encoder, DECODERS[config.decoder](config))
+    model = LinkModel(encoder, DECODERS[config.decoder or "mlp"](config))
 
     def embed(variables, tables, batch, time, key) -> Any:
         """The embeddings of the batch's seeds."""
@@ -136,13 +136,13 @@ def sage(config: "Config", tables: Tables) -> Learner:
 
         return in_batches(scores, len(pairs), config.batch_size)
 
-    return Learner(init, partial(score_batch, model, embed, config), predict)
+    return Learner(init, scorer(model, embed, config), predict)
 
 
 def mlp(config: "Config", tables: Tables) -> Learner:
     """The features-only baseline, trained in the same way."""
     encoder = MLP(config.hidden, config.hidden, len(config.fanouts), config.dropout)
-    model = LinkModel(encoder, DECODERS[config.decoder](config))
+    model = LinkModel(encoder, DECODERS[config.decoder or "mlp"](config))
 
     def embed(variables, tables, batch, time, key) -> Any:
         options = {"method": "embed", "deterministic": False, "rngs": {"dropout": key}}
@@ -155,26 +155,28 @@ def mlp(config: "Config", tables: Tables) -> Learner:
         return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
 
     init = lambda key, tables: model.init(key, tables.features[:1])  # noqa: E731
-    return Learner(init, partial(score_batch, model, embed, config), predict)
+    return Learner(init, scorer(model, embed, config), predict)
 
 
-def score_batch(
-    model: LinkModel, embed: Callable, config: "Config", variables, tables, rows, mask, key
-) -> Any:
-    """Scores of training pairs and of the negatives drawn for them, and which of these live."""
-    turn, draw, key = jax.random.split(key, 3)
-    src, dst = tables.pairs[rows].T
-    when = None if tables.time is None else tables.time[rows]
-    if when is None:  # an undirected pair has no first end
-        flip = jax.random.bernoulli(turn, shape=src.shape)
-        src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
-    negatives, live = draw_negatives(draw, tables, src, config)
-    batch = LinkBatch(src, dst, negatives, mask)
-    one, other, far = split(embed(variables, tables, batch, when, key), batch)
-    score = partial(model.apply, variables, method="score")
-    if when is None and config.noise == "pairs":
-        return score(one, other), score(*jnp.split(far, 2, axis=1)), live
-    return score(one, other), score(one, far), live
+def scorer(model: LinkModel, embed: Callable, config: "Config") -> Callable:
+    """`(variables, tables, rows, mask, key)` -> the scores of training pairs and of negatives, and which live."""
+
+    def forward(variables, tables, rows, mask, key) -> Any:
+        turn, draw, key = jax.random.split(key, 3)
+        src, dst = tables.pairs[rows].T
+        when = None if tables.time is None else tables.time[rows]
+        if when is None:  # an undirected pair has no first end
+            flip = jax.random.bernoulli(turn, shape=src.shape)
+            src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
+        negatives, live = draw_negatives(draw, tables, src, config)
+        batch = LinkBatch(src, dst, negatives, mask)
+        one, other, far = split(embed(variables, tables, batch, when, key), batch)
+        score = partial(model.apply, variables, method="score")
+        if when is None and config.noise == "pairs":
+            return score(one, other), score(*jnp.split(far, 2, axis=1)), live
+        return score(one, other), score(one, far), live
+
+    return forward
 
 
 def draw_negatives(key: Array, tables: Tables, src: Array, config: "Config") -> tuple[Array, Array]:

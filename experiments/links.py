@@ -44,7 +44,7 @@ class Config:
     """Every option; the defaults are the one recipe."""
 
     dataset: str = option("digits", "digits, communities, an .npz file or a graph directory")
-    decoder: str = option("mlp", "the score of two embeddings")
+    decoder: str | None = option(None, "the score of two embeddings; mlp unless given, bilinear for events")
     aggregator: str = option("mean", "how neighbours are reduced")
     fanouts: tuple[int, ...] = option((10, 10), "neighbours drawn a hop, one layer each")
     hidden: int = option(128, "width of the layers, the embeddings and the decoder")
@@ -56,7 +56,7 @@ class Config:
     noise: str = option("pairs", "both ends of a negative drawn evenly, or one: evenly or by degree")
     lr: float = option(0.005, "learning rate of Adam")
     weight_decay: float = option(0.0, "L2 penalty on the parameters")
-    dropout: float = option(0.5, "rate on every layer's inputs")
+    dropout: float = option(0.3, "rate on every layer's inputs")
     patience: int = option(15, "epochs without a better validation AUC before stopping")
     by_time: bool = option(False, "split by the edges' times; so are all graphs that have them")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1 of the split and the training")
@@ -76,17 +76,12 @@ class Problem(NamedTuple):
     """Scores of `test.all`."""
 
 
-class Found(NamedTuple):
-    """The runs of one learner, and their scores of the test pairs."""
-
-    runs: list[Run]
-    scores: list[dict[str, float]]
-
-
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baseline; print the table; return what `--json` writes."""
     dataset = load(config)
     by_time = "time" in dataset.graph.edge_data
+    if config.decoder is None:  # events have a direction
+        config = dataclasses.replace(config, decoder="bilinear" if by_time else "mlp")
     make = event_problem if by_time else edge_problem
     makers = {"GraphSAGE": sage}
     if dataset.features is not None and not by_time:
@@ -94,7 +89,7 @@ def main(config: Config) -> dict:
     scores: dict[str, list[dict]] = {}
     runs: dict[str, list[Run]] = {}
     programs: dict[str, Programs] = {}
-    title = ""
+    size = 0
     for seed in range(config.runs):
         problem = make(dataset, seed, config)
         for name, maker in makers.items():
@@ -104,10 +99,9 @@ def main(config: Config) -> dict:
             runs.setdefault(name, []).append(run)
             scores.setdefault(name, []).append(found)
         size = len(problem.test.positive)
-        title = f"{size:,} test {'events' if by_time else 'links'}"
         for name, values in problem.plain.items():
             scores.setdefault(name, []).append(rate(values[:size], values[size:], ranked=not by_time))
-    show(scores, title)
+    show(scores, f"{size:,} test {'events' if by_time else 'links'}")
     return summary(config, runs["GraphSAGE"], scores, programs["GraphSAGE"].traces)
 
 
@@ -164,7 +158,7 @@ def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     graph = from_edges(both[:, 0], both[:, 1], n, time=np.repeat(time, 2))
     rng = np.random.default_rng(0)
     test, val = (
-        Pairs(part, np.stack([part[:, 0], rng.integers(0, n, len(part), np.int32)], 1), when)
+        Pairs(part, np.stack([part[:, 0], rng.integers(0, n, len(part))], 1).astype(np.int32), when)
         for part, when in ((split.test, split.test_time), (split.val, split.val_time))
     )
     noise = negative.by_degree(split.graph) if config.noise == "degree" else negative.uniform(n)
