@@ -159,7 +159,7 @@ def mlp(config: "Config", tables: Tables) -> Learner:
 
 
 def scorer(model: LinkModel, embed: Callable, config: "Config") -> Callable:
-    """`(variables, tables, rows, mask, key)` -> the scores of training pairs and of negatives, and which live."""
+    """A function that gives the scores of training pairs and of negatives, and which of these live."""
 
     def forward(variables, tables, rows, mask, key) -> Any:
         turn, draw, key = jax.random.split(key, 3)
