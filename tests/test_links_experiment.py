@@ -2,6 +2,7 @@
 
 import json
 from math import log
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def write_communities(folder, *, times: bool) -> str:
     group = np.arange(90) % 3
     src = rng.integers(0, 90, 900)
     dst = (src + 3 * rng.integers(1, 30, 900)) % 90
-    arrays = {"edge_index": np.stack([src, dst])}
+    arrays: dict[str, Any] = {"edge_index": np.stack([src, dst])}
     if times:
         pick = np.sort(rng.integers(0, 120, 900))
         arrays = {"edge_index": np.stack([src[pick], dst[pick]])[:, rng.permutation(900)]}
@@ -42,7 +43,7 @@ def write_communities(folder, *, times: bool) -> str:
     else:
         arrays["x"] = (np.eye(3)[group] + 0.7 * rng.normal(size=(90, 3))).astype(np.float32)
     path = folder / "graph.npz"
-    np.savez(path, meta=json.dumps({"nodes": 90}), **arrays)
+    np.savez(path, meta=np.array(json.dumps({"nodes": 90})), **arrays)
     return str(path)
 
 
@@ -189,7 +190,7 @@ def test_heuristics_are_those_of_sets():
 
 def test_edgebank_remembers_event_by_event():
     pairs, time = events()
-    split = split_edges_by_time(*pairs.T, time, 12)
+    split = split_edges_by_time(pairs[:, 0], pairs[:, 1], time, 12)
     wrong = np.random.default_rng(3).integers(0, 12, (len(split.test), 2)).astype(np.int32)
     found = edgebank(split, Pairs(split.test, wrong, split.test_time), 12)
     known = {tuple(pair) for part in (split.train, split.val) for pair in part.tolist()}
