@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array
 
 from benchmarks.step import Blocks
+from experiments.pairs import draw_partners
 from jsage import contrast
 from jsage.data import Dataset
 from jsage.graph import Graph, in_degrees
@@ -30,7 +31,6 @@ from jsage.rows import sort_rows
 from jsage.sample import sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import PRNGKey
-from jsage.walk import positive_pairs
 
 Drawn = tuple[LinkBatch, Array]
 """Pairs with their negatives, and `[b, q]`: which negatives count."""
@@ -169,10 +169,7 @@ def by_walks(key: PRNGKey, tables: PairTables, batch: Any, count: int) -> tuple[
     """Starts, each with one of the nodes that a walk from it visits."""
     start, walk, pick = jax.random.split(key, 3)
     src = tables.starts(start, (count,))
-    nodes, live = positive_pairs(walk, tables.graph, src, walks=1, length=LENGTH)
-    place = jax.random.categorical(pick, jnp.where(live, 0.0, -jnp.inf))
-    mask = live.any(1)
-    return src, jnp.where(mask, jnp.take_along_axis(nodes, place[:, None], 1)[:, 0], src), mask
+    return src, *draw_partners((walk, pick), tables.graph, src, LENGTH)
 
 
 def by_edges(key: PRNGKey, tables: PairTables, batch: Array, count: int) -> tuple[Array, Array, Array]:

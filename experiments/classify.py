@@ -23,9 +23,9 @@ import numpy as np
 
 from experiments.fit import Run, Splits, best, compile_programs, fit
 from experiments.learners import AGGREGATORS, NORMS, Learner, Tables, mlp, sage, weigh
-from experiments.options import command, option, read
+from experiments.options import command, one_a_layer, option, read
 from experiments.record import Record
-from experiments.report import baseline, print_tables, save_plots
+from experiments.report import Scores, baseline, print_tables, save_plots, summarize
 from experiments.tasks import TASKS, Task, make_task
 from jsage import data
 from jsage.block import Block
@@ -183,31 +183,17 @@ def whole(graph: Graph, width: int, config: Config) -> Block | None:
     return full_block(graph) if graph.num_edges * width <= MESSAGES else degree_classes(graph)
 
 
-def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dict]]) -> dict:
-    """The JSON of an experiment."""
-    test = [score[task.metric] for score in found.scores]
-    kept = [best(run.history, task) for run in found.runs]
-    return {
-        "dataset": config.dataset,
-        "metric": task.metric,
-        "test_mean": float(np.mean(test)),
-        "test_std": float(np.std(test)),
-        "val_mean": float(np.mean([row[f"val_{task.metric}"] for row in kept])),
-        "runs": config.runs,
-        "epochs": [len(run.history) for run in found.runs],
-        "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in found.runs])),
-        "traces": found.traces["epoch"],
-        "baselines": {name: float(np.mean([s[task.metric] for s in rows])) for name, rows in scores.items()},
-        "config": dataclasses.asdict(config),
-    }
+def summary(config: Config, task: Task, found: Found, scores: Scores) -> dict:
+    """The JSON of this experiment."""
+    val = [best(run.history, task)[f"val_{task.metric}"] for run in found.runs]
+    return summarize(config, task.metric, scores, val, found.runs, found.traces["epoch"])
 
 
 def parse(arguments: list[str] | None = None, name: str = "classify", text: str | None = __doc__) -> Config:
     """Read the command line of an experiment with this `Config`."""
     choices = {"aggregator": list(AGGREGATORS), "norm": list(NORMS), "task": list(TASKS)}
     config = read(Config, choices, arguments, name, text)
-    hops = config.fanouts[: config.layers]
-    return dataclasses.replace(config, fanouts=hops + (hops[-1],) * (config.layers - len(hops)))
+    return dataclasses.replace(config, fanouts=one_a_layer(config.fanouts, config.layers))
 
 
 def run(arguments: list[str] | None = None) -> int:

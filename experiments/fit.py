@@ -71,8 +71,7 @@ class Run(NamedTuple):
 
 def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs:
     """Jit the start, the scanned epoch and the prediction; every table is an argument."""
-    decay = optax.add_decayed_weights(config.weight_decay, mask=not_embeddings)
-    optimizer = optax.chain(decay, optax.adam(config.lr))
+    optimizer = make_optimizer(config.weight_decay, config.lr)
     traces: Counter[str] = Counter()
 
     def start(key, tables):
@@ -100,9 +99,16 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
     return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
 
 
+def make_optimizer(weight_decay: float, lr: float) -> optax.GradientTransformation:
+    """Adam with an L2 penalty on all but learned embeddings, at whatever depth a model has them."""
+    return optax.chain(optax.add_decayed_weights(weight_decay, mask=not_embeddings), optax.adam(lr))
+
+
 def not_embeddings(params: Any) -> Any:
     """Which parameters decay: Adam would take an unread row's decay for a gradient, and lose the row."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[0].key != "embed", params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: all(part.key != "embed" for part in path), params
+    )
 
 
 def fit(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
+from experiments.fit import Run, make_optimizer
 from experiments.link_learners import Learner, Tables
 from experiments.record import Record
 from jsage import metrics, ranking
@@ -57,27 +57,9 @@ class Pairs(NamedTuple):
         return np.concatenate([self.positive, self.negative])
 
 
-class Run(NamedTuple):
-    """What a run leaves: the parameters with the best validation score, and how it went."""
-
-    params: Any
-    history: list[dict]
-
-    @property
-    def best(self) -> dict:
-        """The epoch that is kept."""
-        return max(self.history, key=lambda row: np.float32(row["val_auc"]))
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """The median over epochs, the first left out where there are more: it compiles."""
-        return float(np.median([row["seconds"] for row in self.history[1:] or self.history]))
-
-
 def compile_programs(learner: Learner, config: "Config") -> Programs:
     """Jit the start, the scanned epoch and the prediction; every table is an argument."""
-    decay = optax.add_decayed_weights(config.weight_decay, mask=not_embeddings)
-    optimizer = optax.chain(decay, optax.adam(config.lr))
+    optimizer = make_optimizer(config.weight_decay, config.lr)
     traces: Counter[str] = Counter()
 
     def start(key, tables):
@@ -100,13 +82,6 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
         return learner.predict({"params": params}, tables, pairs, time)
 
     return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
-
-
-def not_embeddings(params: Any) -> Any:
-    """Which parameters decay: Adam would take an unread row's decay for a gradient, and lose the row."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: all(part.key != "embed" for part in path), params
-    )
 
 
 def fit(programs: Programs, tables: Tables, val: Pairs, config: "Config", record: Record) -> Run:
@@ -133,7 +108,7 @@ def fit(programs: Programs, tables: Tables, val: Pairs, config: "Config", record
         history.append(row)
         last = number == config.epochs or should_stop(stopping, config.patience)
         record.keep(history, {"state": state, "stopping": stopping}, last=last)
-    return Run(stopping.params, history)
+    return Run(stopping.params, stopping.stats, history)
 
 
 def predict(programs: Programs, params: Any, tables: Tables, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from jsage.graph import Graph
 from jsage.keyed import read_rows
 from jsage.links import LinkBatch, sample_link_blocks, split, without_pairs
 from jsage.nn import GraphSAGE, SAGEConv, heads
-from jsage.rows import has_edge
+from jsage.rows import bisect, has_edge
 from jsage.sample import sample_blocks
 
 if TYPE_CHECKING:
@@ -231,18 +231,9 @@ def past_blocks(graph: Graph, seeds: Array, time: Array, fanouts: tuple[int, ...
 
 
 def earlier(graph: Graph, nodes: Array, time: Array) -> Array:
-    """The end of each row's edges that are earlier than `time`: a binary search."""
-    when = graph.edge_data["time"]
-
-    def halve(_, bounds):
-        low, high = bounds
-        middle = low + (high - low) // 2
-        before = take(when, jnp.minimum(middle, graph.num_edges - 1)) < time
-        right = (low < high) & before
-        return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
-
-    bounds = take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
-    return jax.lax.fori_loop(0, graph.num_edges.bit_length(), halve, bounds)[0]
+    """The end of each row's edges that are earlier than `time`."""
+    row = take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
+    return bisect(graph.edge_data["time"], *row, time)
 
 
 def in_batches(scores: Callable[[Array], Array], num_pairs: int, batch_size: int) -> Array:

@@ -24,12 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import classify
+from experiments.fit import Run
 from experiments.learners import AGGREGATORS
 from experiments.link_baselines import edgebank, heuristics
-from experiments.link_fit import Pairs, Programs, Run, compile_programs, fit, predict, rate
+from experiments.link_fit import Pairs, Programs, compile_programs, fit, predict, rate
 from experiments.link_learners import DECODERS, NEGATIVES, Tables, mlp, sage
 from experiments.options import command, option, read
 from experiments.record import Record
+from experiments.report import Scores, summarize
 from jsage import data, negative
 from jsage.classes import degree_classes
 from jsage.data import Dataset, TimeSplit, split_edges, split_edges_by_time
@@ -86,7 +88,7 @@ def main(config: Config) -> dict:
     makers = {"GraphSAGE": sage}
     if dataset.features is not None and not by_time:
         makers["MLP (features only)"] = mlp
-    scores: dict[str, list[dict]] = {}
+    scores: Scores = {}
     runs: dict[str, list[Run]] = {}
     programs: dict[str, Programs] = {}
     size = 0
@@ -173,30 +175,19 @@ def by_time(graph: Graph) -> TimeSplit:
     return split_edges_by_time(*edges(graph), graph.edge_data["time"], graph.num_nodes)
 
 
-def summary(config: Config, runs: list[Run], scores: dict[str, list[dict]], traces: Counter[str]) -> dict:
-    """The JSON of the experiment."""
+def summary(config: Config, runs: list[Run], scores: Scores, traces: Counter[str]) -> dict:
+    """The JSON of this experiment: every metric's mean in `scores`."""
     mean = {
         name: {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}
         for name, rows in scores.items()
     }
-    test = [row["auc"] for row in scores["GraphSAGE"]]
-    return {
-        "dataset": config.dataset,
-        "metric": "auc",
-        "test_mean": float(np.mean(test)),
-        "test_std": float(np.std(test)),
-        "val_mean": float(np.mean([run.best["val_auc"] for run in runs])),
-        "runs": config.runs,
-        "epochs": [len(run.history) for run in runs],
-        "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in runs])),
-        "traces": traces["epoch"],
-        "baselines": {name: row["auc"] for name, row in mean.items() if name != "GraphSAGE"},
-        "scores": mean,
-        "config": dataclasses.asdict(config),
-    }
+    val = [max(row["val_auc"] for row in run.history) for run in runs]
+    result = summarize(config, "auc", scores, val, runs, traces["epoch"])
+    del result["baselines"]["GraphSAGE"]
+    return result | {"scores": mean}
 
 
-def show(scores: dict[str, list[dict]], title: str) -> None:
+def show(scores: Scores, title: str) -> None:
     """All scores on the terminal, mean and standard deviation over the runs."""
     names = list(next(iter(scores.values()))[0])
     table = Table("model", *names, title=title)

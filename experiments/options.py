@@ -68,6 +68,11 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(count(part) for part in text.split(","))
 
 
+def one_a_layer(fanouts: tuple[int, ...], layers: int) -> tuple[int, ...]:
+    """The first `layers` of them; the last repeats where there are fewer."""
+    return fanouts[:layers] + fanouts[-1:] * (layers - len(fanouts))
+
+
 def number(text: str) -> float:
     """A number of at least 0."""
     try:

@@ -1,5 +1,6 @@
 """Learning without labels: pairs from walks, negatives by degree, or infomax; a batch is but a key."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,18 +55,24 @@ def make_source(tables: Tables) -> Source:
 
 
 def draw_pairs(key: Array, source: Source, config: "Config") -> LinkBatch:
-    """A batch of starts, each with one node that a walk from it visits, and negatives that all share.
+    """A batch of starts, each with a partner that a walk from it visits, and negatives that all share."""
+    start, walk, pick, noise = jax.random.split(key, 4)
+    src = source.starts(start, (config.batch_size,))
+    dst, mask = draw_partners((walk, pick), source.tables.graph, src, config.length)
+    return LinkBatch(src, dst, source.noise(noise, (config.negatives,)), mask)
+
+
+def draw_partners(keys: tuple[Array, Array], graph: Graph, src: Array, length: int) -> tuple[Array, Array]:
+    """`(dst, mask)`: for each start one of the nodes that a walk from it visits.
 
     The node is drawn uniformly from the places of the walk that are not the start: a pair has the
     probability that the paper's 50 walks a node give it. Starts whose walk leads nowhere are dead.
     """
-    start, walk, pick, noise = jax.random.split(key, 4)
-    src = source.starts(start, (config.batch_size,))
-    partners, live = positive_pairs(walk, source.tables.graph, src, walks=1, length=config.length)
+    walk, pick = keys
+    partners, live = positive_pairs(walk, graph, src, walks=1, length=length)
     place = jax.random.categorical(pick, jnp.where(live, 0.0, -jnp.inf))
     mask = live.any(1)
-    dst = jnp.where(mask, jnp.take_along_axis(partners, place[:, None], 1)[:, 0], src)
-    return LinkBatch(src, dst, source.noise(noise, (config.negatives,)), mask)
+    return jnp.where(mask, jnp.take_along_axis(partners, place[:, None], 1)[:, 0], src), mask
 
 
 def skip_gram(rows: Array, batch: LinkBatch, config: "Config") -> Array:
@@ -89,6 +96,8 @@ def info_nce(rows: Array, batch: LinkBatch, config: "Config") -> Array:
 
 def by_pairs(learner: Learner, loss: Callable[..., Array], config: "Config") -> Method:
     """Embeddings by any encoder, trained on pairs of nodes."""
+    if loss is info_nce:  # its negatives are the other pairs' partners: no more are drawn and embedded
+        config = dataclasses.replace(config, negatives=0)
 
     def losses(variables, source, key):
         drawn, encode = jax.random.split(key)

@@ -1,18 +1,45 @@
 """Tables on the terminal, and curves and a confusion matrix as PNG."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.fit import best
+from experiments.fit import Run, best
 from experiments.tasks import Task
 from jsage import metrics
 from jsage.data import Dataset
 
 Scores = dict[str, list[dict[str, float]]]
 """model -> one dict of scores a run"""
+
+
+def summarize(
+    config: Any, metric: str, scores: Scores, val: list[float], runs: list[Run], traces: int
+) -> dict:
+    """The JSON of an experiment: the test scores of `GraphSAGE`, and the means of every model's.
+
+    `val` are the validation scores of the epochs that were kept.
+    """
+    test = [score[metric] for score in scores["GraphSAGE"]]
+    return {
+        "dataset": config.dataset,
+        "metric": metric,
+        "test_mean": float(np.mean(test)),
+        "test_std": float(np.std(test)),
+        "val_mean": float(np.mean(val)),
+        "runs": config.runs,
+        "epochs": [len(run.history) for run in runs],
+        "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in runs])),
+        "traces": traces,
+        "baselines": {
+            name: float(np.mean([score[metric] for score in rows])) for name, rows in scores.items()
+        },
+        "config": dataclasses.asdict(config),
+    }
 
 
 def baseline(task: Task, train: np.ndarray, test: np.ndarray) -> tuple[str, dict[str, float]]:

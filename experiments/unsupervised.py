@@ -22,17 +22,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import classify
 from experiments.classify import load, whole
-from experiments.fit import Run, not_embeddings
+from experiments.fit import Run, make_optimizer
 from experiments.learners import AGGREGATORS, NORMS, Tables, weigh
-from experiments.options import command, option, read
+from experiments.options import command, one_a_layer, option, read
 from experiments.pairs import OBJECTIVES, Method, Source, deepwalk, graphsage, make_source
 from experiments.probe import Fit, fit_probe, make_fit
 from experiments.record import Record
-from experiments.report import baseline, print_tables
+from experiments.report import baseline, print_tables, summarize
 from experiments.tasks import TASKS, Task, make_task
 from jsage.data import Dataset
 from jsage.graph import Graph
@@ -103,7 +102,8 @@ def main(config: Config) -> dict:
     print_tables(task, dataset, scores, found.outputs)
     if config.out:
         draw(Path(config.out) / "tsne.png", dataset, found.rows)
-    return summary(config, task, found, scores)
+    val = [max(row[f"val_{task.metric}"] for row in run.history) for run in found.runs]
+    return summarize(config, task.metric, scores, val, found.runs, found.traces)
 
 
 MORE, TABLE_LR = 8, 0.01
@@ -160,8 +160,7 @@ def both_tables(dataset: Dataset, training_graph: Graph, config: Config) -> tupl
 
 def compile_programs(method: Method, config: Config) -> Programs:
     """Jit the start, the scanned epoch (walks, negatives, blocks, update) and the embedding of all nodes."""
-    decay = optax.add_decayed_weights(config.weight_decay, mask=not_embeddings)
-    optimizer = optax.chain(decay, optax.adam(config.lr))
+    optimizer = make_optimizer(config.weight_decay, config.lr)
     traces: Counter[str] = Counter()
 
     def start(key, tables):
@@ -232,24 +231,6 @@ def fit(
     return Run(stopping.params, stopping.stats, history)
 
 
-def summary(config: Config, task: Task, found: Found, scores: dict[str, list[dict]]) -> dict:
-    """The JSON of the experiment."""
-    test, val = [score[task.metric] for score in found.scores], f"val_{task.metric}"
-    return {
-        "dataset": config.dataset,
-        "metric": task.metric,
-        "test_mean": float(np.mean(test)),
-        "test_std": float(np.std(test)),
-        "val_mean": float(np.mean([max(row[val] for row in run.history) for run in found.runs])),
-        "runs": config.runs,
-        "epochs": [len(run.history) for run in found.runs],
-        "seconds_per_epoch": float(np.median([run.seconds_per_epoch for run in found.runs])),
-        "traces": found.traces,
-        "baselines": {name: float(np.mean([s[task.metric] for s in rows])) for name, rows in scores.items()},
-        "config": dataclasses.asdict(config),
-    }
-
-
 def draw(path: Path, dataset: Dataset, rows: np.ndarray) -> None:
     """t-SNE of the test nodes' embeddings, 2,000 at most, where matplotlib and scikit-learn are installed."""
     try:
@@ -279,8 +260,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     choices = {"objective": OBJECTIVES, "aggregator": list(AGGREGATORS)}
     choices |= {"norm": list(NORMS), "task": list(TASKS)}
     config = read(Config, choices, arguments, "unsupervised", __doc__)
-    hops = config.fanouts[: config.layers]
-    return dataclasses.replace(config, fanouts=hops + (hops[-1],) * (config.layers - len(hops)))
+    return dataclasses.replace(config, fanouts=one_a_layer(config.fanouts, config.layers))
 
 
 def run(arguments: list[str] | None = None) -> int:

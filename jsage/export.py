@@ -30,6 +30,7 @@ from jaxtyping import Array, Int, PyTree
 from jsage.artefact.files import FORMAT, META, PARAMS, VERSION, arguments, checksum
 from jsage.beside import Beside
 from jsage.block import Block, as_tree
+from jsage.disk import flush_directory
 from jsage.gather import take
 from jsage.graph import Graph
 from jsage.keyed import AnyGraph, sample_blocks_by_node
@@ -103,7 +104,7 @@ def save(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
 def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterator[tuple[str, bytes]]:
@@ -242,11 +243,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

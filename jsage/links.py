@@ -16,7 +16,7 @@ from jsage.draw import without_replacement
 from jsage.gather import take
 from jsage.graph import Graph
 from jsage.keyed import read_rows
-from jsage.rows import edge_range
+from jsage.rows import bisect, edge_range
 from jsage.sample import sample_blocks, stack_hops
 from jsage.typing import DrawFn, EdgeData, PRNGKey
 
@@ -165,16 +165,7 @@ class Without(NamedTuple):
         """
         number = rows.first + offset
         left = self.start - self.hidden[:-1]
-
-        def halve(bounds):
-            low, high = bounds
-            middle = (low + high) // 2
-            open_ = low < high
-            before = take(left, jnp.where(open_, middle, 0)) <= number
-            return jnp.where(open_ & before, middle + 1, low), jnp.where(open_ & ~before, middle, high)
-
-        bounds = jnp.broadcast_to(rows.low, number.shape), jnp.broadcast_to(rows.high, number.shape)
-        before, _ = jax.lax.while_loop(lambda bounds: (bounds[0] < bounds[1]).any(), halve, bounds)
+        before = bisect(left, rows.low, rows.high, number, after=True)
         return read_rows(number, take(self.hidden, before), live, self.graph.indices, self.graph.edge_data)
 
 

@@ -1,16 +1,16 @@
 """The rows of a table nearest to each query, without a `[queries, table]` matrix; and files of them."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jsage.disk import replaced
 from jsage.typing import HostArray
 
 Queries: TypeAlias = Float[Array, "num_queries d"]
@@ -222,7 +222,7 @@ def _save(
     if nodes is not None and np.shape(nodes) != (size,):
         raise ValueError(f"nodes must hold one id a row, {size}, got shape {np.shape(nodes)}")
     if path.suffix == ".npy":
-        with _replaced(path) as file:
+        with replaced(path) as file:
             np.save(file, array(), allow_pickle=False)
     else:
         ids = np.arange(size, dtype=np.int32) if nodes is None else np.asarray(nodes)
@@ -240,7 +240,7 @@ def _write_parquet(path: Path, nodes: np.ndarray, columns: dict[str, np.ndarray]
         ) from error
     types = {name: pa.list_(pa.from_numpy_dtype(c.dtype), c.shape[1]) for name, c in columns.items()}
     schema = pa.schema({"node": pa.from_numpy_dtype(nodes.dtype), **types})
-    with _replaced(path) as file, pq.ParquetWriter(file, schema) as writer:
+    with replaced(path) as file, pq.ParquetWriter(file, schema) as writer:
         for first in range(0, len(nodes), _ROWS):
             span = slice(first, first + _ROWS)
             lists = [
@@ -248,23 +248,3 @@ def _write_parquet(path: Path, nodes: np.ndarray, columns: dict[str, np.ndarray]
                 for name, c in columns.items()
             ]
             writer.write_table(pa.Table.from_arrays([pa.array(nodes[span]), *lists], schema=schema))
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[IO[Any]]:
-    """A file that takes the place of `path` once it is whole and on disk, and is gone if that fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

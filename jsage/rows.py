@@ -6,7 +6,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
 from jsage.gather import take
 from jsage.graph import Graph
@@ -54,7 +54,7 @@ def edge_range(
     >>> start, stop - start
     (Array([1, 3, 4], dtype=int32), Array([2, 1, 0], dtype=int32))
     """
-    return _search(graph, src, dst, "left"), _search(graph, src, dst, "right")
+    return _search(graph, src, dst), _search(graph, src, dst, after=True)
 
 
 def has_edge(graph: Graph, src: Int[Array, "*shape"], dst: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
@@ -67,26 +67,45 @@ def has_edge(graph: Graph, src: Int[Array, "*shape"], dst: Int[Array, "*shape"])
     """
     if graph.num_edges == 0:
         return jnp.zeros(src.shape, bool)
-    found = _search(graph, src, dst, "left")
+    found = _search(graph, src, dst)
     inside = found < take(graph.indptr, dst + 1)
     return inside & (take(graph.indices, jnp.where(inside, found, 0)) == src)
 
 
-def _search(graph: Graph, src: Array, dst: Array, side: str) -> Array:
-    """The first position of row `dst` whose source is not below `src` (left), or is above it (right)."""
-    low, high = take(graph.indptr, dst), take(graph.indptr, dst + 1)
-    if graph.num_edges == 0:
+def bisect(
+    values: Shaped[Array, " n"],
+    low: Int[Array, "*#shape"],
+    high: Int[Array, "*#shape"],
+    target: Shaped[Array, "*shape"],
+    *,
+    after: bool = False,
+) -> Int[Array, "*shape"]:
+    """The first position of each `low .. high - 1` whose value is not below the target; `high` if none is.
+
+    `after=True`: whose value is above it. Values ascend within each range. As many steps as the longest range
+    of the call has binary digits.
+
+    >>> bisect(jnp.array([1, 3, 3, 0]), jnp.array([0, 0]), jnp.array([3, 3]), jnp.array([3, 4]))
+    Array([1, 3], dtype=int32)
+    """
+    low, high = jnp.broadcast_to(low, target.shape), jnp.broadcast_to(high, target.shape)
+    if values.shape[0] == 0:
         return low
 
     def halve(bounds):
         low, high = bounds
         middle = low + (high - low) // 2  # no sum beyond 2^31
         open_ = low < high
-        value = take(graph.indices, jnp.where(open_, middle, 0))
-        below = value < src if side == "left" else value <= src
+        value = take(values, jnp.where(open_, middle, 0))
+        below = value <= target if after else value < target
         return jnp.where(open_ & below, middle + 1, low), jnp.where(open_ & ~below, middle, high)
 
     return jax.lax.while_loop(lambda bounds: (bounds[0] < bounds[1]).any(), halve, (low, high))[0]
+
+
+def _search(graph: Graph, src: Array, dst: Array, *, after: bool = False) -> Array:
+    """The first position of row `dst` whose source is not below `src`, or is above it."""
+    return bisect(graph.indices, take(graph.indptr, dst), take(graph.indptr, dst + 1), src, after=after)
 
 
 def _pairs(graph: Graph) -> np.ndarray:

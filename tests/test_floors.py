@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports lower floors only. A room (a folder) is one line; its modules may import one another.
 FLOORS = {
     "typing": 0,
+    "disk": 0,
     "fetch": 1,
     "gather": 0,
     "ellpack": 1,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsage.data.dataset import Dataset
+from jsage.disk import flush_directory
 from jsage.graph import Graph
 from jsage.typing import HostArray
 
@@ -49,7 +50,7 @@ def save(path: str | Path, dataset: Dataset) -> None:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
 def open(path: str | Path) -> Dataset:
@@ -144,11 +145,3 @@ def _read_meta(path: Path) -> dict[str, dict]:
 def _flush(file) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
