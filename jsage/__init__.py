@@ -27,6 +27,7 @@ from jsage import nearest as nearest
 from jsage import negative as negative
 from jsage import new as new
 from jsage import nn as nn
+from jsage import parallel as parallel
 from jsage import place as place
 from jsage import ranking as ranking
 from jsage import rows as rows

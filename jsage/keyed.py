@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Int, Integer, UInt32
 
 from jsage.block import Block, Indexed, Tree
 from jsage.draw import choose
@@ -102,11 +102,15 @@ def read_rows(
     return take(indices, edge), {name: take(values, edge) for name, values in edge_data.items()}
 
 
-def node_bits(key: PRNGKey, nodes: Nodes, k: int) -> UInt32[Array, "k num_nodes"]:
+def node_bits(
+    key: PRNGKey, nodes: Integer[Array, " num_nodes"], k: int, high: Integer[Array, " num_nodes"] | None = None
+) -> UInt32[Array, "k num_nodes"]:
     """`k` random words a node that depend on the key and the node's id alone.
 
     Threefry-2x32 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3") of the counter `(id,
     slot // 2)`, under a hash of the key, whatever its kind: the quality of `jax.random.bits`, at its cost.
+    `nodes` hold the ids' low 32 bits, in either kind of integer. `high` holds bits 32 to 47 of ids that have
+    any; they are added to the counter's second word, times 2^16, so such ids take a `k` of 2^17 at most.
 
     >>> import jax, jax.numpy as jnp
     >>> alone = node_bits(jax.random.key(0), jnp.array([7]), 3)
@@ -116,8 +120,22 @@ def node_bits(key: PRNGKey, nodes: Nodes, k: int) -> UInt32[Array, "k num_nodes"
     words = threefry_2x32(_words(key), jnp.uint32([NODE, 0]))  # apart from what fold_in and bits make
     shape = ((k + 1) // 2, nodes.shape[0])
     ids = jnp.broadcast_to(nodes.astype(jnp.uint32)[None], shape)
-    counter = jnp.stack([ids, jax.lax.broadcasted_iota(jnp.uint32, shape, 0)])
+    slots = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+    if high is not None:
+        slots = slots + (high.astype(jnp.uint32) << 16)[None]
+    counter = jnp.stack([ids, slots])
     return threefry_2x32((words[0], words[1]), counter.ravel()).reshape(-1, nodes.shape[0])[:k]
+
+
+def hop_key(key: PRNGKey, hop: int) -> PRNGKey:
+    """The key that hop number `hop` is drawn by, a Threefry key whatever the kind of `key`.
+
+    >>> import jax
+    >>> hop_key(jax.random.key(0), 1) == jax.random.fold_in(jax.random.key(0), 1)
+    Array(True, dtype=bool)
+    """
+    threefry = jax.random.wrap_key_data(jnp.stack(_words(key)), impl="threefry2x32")
+    return jax.random.fold_in(threefry, hop)
 
 
 def _words(key: PRNGKey) -> tuple[Array, Array]:
@@ -163,9 +181,8 @@ def sample_blocks_by_node(
         raise ValueError(
             "sample_blocks_by_node needs one fanout a layer, got none: pass for instance (25, 10)"
         )
-    key = jax.random.wrap_key_data(jnp.stack(_words(key)), impl="threefry2x32")
     hops, frontier = [], seeds
     for hop, fanout in enumerate(fanouts):
-        hops.append(sample_neighbors_by_node(jax.random.fold_in(key, hop), graph, frontier, fanout))
+        hops.append(sample_neighbors_by_node(hop_key(key, hop), graph, frontier, fanout))
         frontier = jnp.concatenate([frontier, hops[-1].src.ravel()])
     return (hops[-1], *(Tree(block.mask, block.edge_data) for block in reversed(hops[:-1])))

@@ -274,7 +274,7 @@ def test_the_library_was_found():
     assert {"__init__", "typing"} <= {module.name for module in LIBRARY}
 
 
-@pytest.mark.parametrize("room", ["data", "infer", "nn"])
+@pytest.mark.parametrize("room", ["data", "infer", "nn", "parallel"])
 def test_modules_of_a_room_do_not_go_in_circles(room: str):
     edges = {
         module.name: {

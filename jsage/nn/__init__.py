@@ -12,6 +12,7 @@ from jsage.nn.heads import dot as dot
 from jsage.nn.infomax import DeepGraphInfomax as DeepGraphInfomax
 from jsage.nn.infomax import shuffle_batch as shuffle_batch
 from jsage.nn.infomax import shuffle_patches as shuffle_patches
+from jsage.nn.norm import BatchNorm as BatchNorm
 from jsage.nn.pinsage import PinSAGEConv as PinSAGEConv
 from jsage.nn.sage import GraphSAGE as GraphSAGE
 from jsage.nn.sage import jump_concat as jump_concat

@@ -1,0 +1,107 @@
+"""A mesh of devices, and how arrays lie on it: a copy on each, or a part on each.
+
+All devices run one program (`jax.shard_map`), each on its part of what is split and on its copy of the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+AXIS = "data"
+"""The mesh axis that seeds and tables are split over."""
+
+Tree = TypeVar("Tree")
+
+
+def make_mesh(devices: Sequence[Any] | None = None, axis: str = AXIS) -> Mesh:
+    """A mesh of one axis over `devices`, all that there are unless given.
+
+    >>> make_mesh(jax.devices()[:1]).axis_names
+    ('data',)
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """The arrays of a tree with a copy on each device: parameters, small tables, keys.
+
+    >>> replicate(jax.numpy.ones(3), make_mesh()).is_fully_replicated
+    True
+    """
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split(tree: Tree, mesh: Mesh, dim: int = 0) -> Tree:
+    """The arrays of a tree in equal parts along axis `dim`, device `i` holding part `i`.
+
+    `dim=1` splits an epoch's batches `[num_batches, batch_size]`: each device has its slice of every batch.
+    Raises ValueError for an axis that does not divide: pad it, or take a batch size that does.
+
+    >>> from jsage.batch import batches
+    >>> seeds, mask = split(batches(jax.numpy.arange(5), 2), make_mesh(jax.devices()[:1]), dim=1)
+    >>> tuple(seeds.sharding.spec)
+    (None, 'data')
+    """
+    (axis,) = mesh.axis_names
+    for array in jax.tree.leaves(tree):
+        if array.ndim <= dim or array.shape[dim] % mesh.size:
+            raise ValueError(
+                f"axis {dim} must be a multiple of the {mesh.size} devices that it is split over, got shape "
+                f"{array.shape}: take a batch size that is one"
+            )
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * dim, axis)))
+
+
+def specs(tree: PyTree) -> PyTree:
+    """How each array of a tree lies on its mesh, in the form that `jax.shard_map` takes.
+
+    >>> specs([split(jax.numpy.arange(8), make_mesh(jax.devices()[:1]))]) == [PartitionSpec("data")]
+    True
+    """
+    return jax.tree.map(lambda array: array.sharding.spec, tree)
+
+
+def assemble(part: Callable[[int], PyTree], mesh: Mesh) -> PyTree:
+    """Split arrays from their parts: `part(i)`, a tree of NumPy arrays of equal shapes, goes to device `i`.
+
+    Only the parts of this process's devices are asked for, one after the other.
+
+    >>> mesh = make_mesh(jax.devices()[:1])
+    >>> assemble(lambda shard: {"ids": np.arange(3) + shard}, mesh)["ids"]
+    Array([0, 1, 2], dtype=int32)
+    """
+    (axis,) = mesh.axis_names
+    here = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    parts = [jax.device_put(part(i), mesh.devices.flat[i]) for i in here]
+
+    def join(*arrays: jax.Array) -> jax.Array:
+        shape = (mesh.size * arrays[0].shape[0], *arrays[0].shape[1:])
+        sharding = NamedSharding(mesh, PartitionSpec(axis))
+        return jax.make_array_from_single_device_arrays(shape, sharding, list(arrays))
+
+    return jax.tree.map(join, *parts)
+
+
+def on_mesh(
+    function: Callable[..., Any], mesh: Mesh, like: Sequence[PyTree], out_specs: PyTree = None
+) -> Callable[..., Any]:
+    """`function` run by every device on its own parts of the arguments, to be jitted.
+
+    `like` are arguments, or their shapes with a sharding: arrays that lie as those of each call will.
+    `out_specs` tells how results lie; None: they are the same on all devices. Inside, the collectives of
+    `jsage.parallel` are to be had.
+
+    >>> mesh = make_mesh()
+    >>> seeds = split(jax.numpy.arange(16), mesh)
+    >>> total = on_mesh(lambda seeds: jax.lax.psum(seeds.sum(), "data"), mesh, (seeds,))
+    >>> jax.jit(total)(seeds)
+    Array(120, dtype=int32)
+    """
+    out_specs = PartitionSpec() if out_specs is None else out_specs
+    # Unchecked: whether a value varies over devices is not tracked, and `psum` is its own transpose.
+    return jax.shard_map(function, mesh=mesh, in_specs=specs(tuple(like)), out_specs=out_specs, check_vma=False)

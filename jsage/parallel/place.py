@@ -1,0 +1,101 @@
+"""Where nodes are: the device that owns each of them, and its row there."""
+
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jsage.typing import HostArray
+
+
+class Place(NamedTuple):
+    """Nodes as pairs of int32, which serve any number of nodes below 2^31 a device."""
+
+    owner: Int[HostArray, "*shape"]
+    """The device, in the order of the mesh."""
+    local: Int[HostArray, "*shape"]
+    """The row on that device."""
+
+
+Words: TypeAlias = tuple[Array, ...]
+"""Places in memory: `(owner * rows + local,)` where that is below 2^31, else `(local, owner)`."""
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """What is asked of a placement of nodes over shards, on the host."""
+
+    @property
+    def shards(self) -> int:
+        """The number of shards: one a device."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """The number of nodes of the largest shard."""
+        ...
+
+    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each node's shard and its row there, int32."""
+        ...
+
+    def globals(self, shard: int) -> np.ndarray:
+        """The ids that a shard owns, row by row."""
+        ...
+
+
+class Whole(NamedTuple):
+    """All nodes in one shard, in their own order: the placement over one device.
+
+    >>> Whole(3).globals(0)
+    array([0, 1, 2])
+    """
+
+    num_nodes: int
+
+    @property
+    def shards(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def rows(self) -> int:
+        """All nodes."""
+        return self.num_nodes
+
+    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard 0, and the ids."""
+        return np.zeros_like(ids, np.int32), ids.astype(np.int32)
+
+    def globals(self, shard: int) -> np.ndarray:
+        """All ids."""
+        return np.arange(self.num_nodes)
+
+
+def to_place(words: Words, rows: int) -> Place:
+    """The places that `words` hold, of shards of `rows` rows.
+
+    >>> to_place((jnp.array([7, 2]),), 5)
+    Place(owner=Array([1, 0], dtype=int32), local=Array([2, 2], dtype=int32))
+    """
+    if len(words) == 2:
+        return Place(words[1].astype(jnp.int32), words[0])
+    owner = words[0] // rows
+    return Place(owner, words[0] - owner * rows)
+
+
+def to_words(place: Place, rows: int, shards: int) -> tuple[np.ndarray, ...]:
+    """Places as arrays on the host: one word each where all ids of `shards * rows` rows fit, else two.
+
+    The second word takes two bytes where they suffice.
+
+    >>> to_words(Place(np.array([1]), np.array([2])), rows=5, shards=2)
+    (array([7], dtype=int32),)
+    >>> len(to_words(Place(np.array([1]), np.array([2])), rows=2**30, shards=2))
+    2
+    """
+    owner, local = np.asarray(place.owner), np.asarray(place.local)
+    if shards * rows < 2**31:
+        return ((owner * rows + local).astype(np.int32),)
+    return local.astype(np.int32), owner.astype(np.int16 if shards <= 2**15 else np.int32)

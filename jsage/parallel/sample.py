@@ -1,0 +1,109 @@
+"""Sampling at the owner: frontier ids go out, drawn neighbours come back."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jsage.block import Tree
+from jsage.draw import choose
+from jsage.gather import take
+from jsage.keyed import hop_key, node_bits
+from jsage.parallel.exchange import Traffic, ask, plan, traffic
+from jsage.parallel.graph import ShardedGraph
+from jsage.parallel.mesh import AXIS
+from jsage.parallel.place import Place, to_place
+from jsage.typing import EdgeData, PRNGKey
+
+
+class Drawn(NamedTuple):
+    """One hop from seeds that are places."""
+
+    src: Place
+    """`[num_seeds, fanout]`; a padded slot is its own seed."""
+    mask: Bool[Array, "num_seeds fanout"]
+    edge_data: EdgeData
+
+
+def sample_neighbors(
+    key: PRNGKey, graph: ShardedGraph, seeds: Place, fanout: int, capacity: int, axis: str = AXIS
+) -> tuple[Drawn, Traffic]:
+    """`jsage.keyed.sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
+
+    For use inside `on_mesh`; each device asks for its own seeds.
+
+    >>> import jax
+    >>> from jsage.graph import from_edges
+    >>> from jsage.parallel.graph import shard_graph
+    >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
+    >>> from jsage.parallel.place import Whole
+    >>> mesh = make_mesh(jax.devices()[:1])
+    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), Whole(3), mesh)
+    >>> seeds, key = split(Place(jnp.array([0, 0]), jnp.array([0, 2])), mesh), replicate(jax.random.key(0), mesh)
+    >>> def draw(key, graph, seeds):
+    ...     return sample_neighbors(key, graph, seeds, 3, capacity=2)[0]
+    >>> jax.jit(on_mesh(draw, mesh, (key, graph, seeds)))(key, graph, seeds).src.local
+    Array([[1, 2, 0],
+           [2, 2, 2]], dtype=int32)
+    """
+    if fanout < 1:
+        raise ValueError(f"a fanout is a positive number of neighbours, got {fanout}: leave the hop out")
+    route = plan(seeds, axis)
+    count, words, data = ask(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
+    mask = jnp.arange(fanout, dtype=jnp.int32)[None] < count[:, None]
+    drawn = to_place(words, graph.names[0].shape[0])
+    src = Place(*(jnp.where(mask, new, own[:, None]) for new, own in zip(drawn, seeds, strict=True)))
+    return Drawn(src, mask, data), traffic(route, capacity)
+
+
+def _draw(key: PRNGKey, graph: ShardedGraph, local: Int[Array, " rows"], fanout: int) -> Any:
+    """How many neighbours each of these rows draws, and which, at their owner."""
+    start = take(graph.indptr, local)
+    low, *high = (take(word, local) for word in graph.names)
+    offset, mask = choose(node_bits(key, low, fanout, *high), take(graph.indptr, local + 1) - start)
+    edge = jnp.where(mask, start[:, None] + offset, 0)
+    words = tuple(take(word, edge) for word in graph.sources)
+    return mask.sum(1, dtype=jnp.int32), words, {name: take(x, edge) for name, x in graph.edge_data.items()}
+
+
+def sample_blocks(
+    key: PRNGKey,
+    graph: ShardedGraph,
+    seeds: Place,
+    fanouts: Sequence[int],
+    capacities: Sequence[int],
+    axis: str = AXIS,
+) -> tuple[Place, tuple[Tree, ...], tuple[Traffic, ...]]:
+    """`jsage.keyed.sample_blocks_by_node` on a sharded graph: `(ids, blocks, traffic of each hop)`.
+
+    `blocks` are trees, over rows of the features of `ids` (`fetch`): what `as_tree` makes of the blocks that
+    one device samples for the same seeds under the same key, and of the same ids. For use inside `on_mesh`; each device has its own
+    seeds and the same key. `capacities`: one a hop (`measure_capacities`).
+
+    >>> import jax
+    >>> from jsage.graph import from_edges
+    >>> from jsage.parallel.graph import shard_graph
+    >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
+    >>> from jsage.parallel.place import Whole
+    >>> mesh = make_mesh(jax.devices()[:1])
+    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), Whole(3), mesh)
+    >>> seeds, key = split(Place(jnp.array([0]), jnp.array([0])), mesh), replicate(jax.random.key(0), mesh)
+    >>> def draw(key, graph, seeds):
+    ...     return sample_blocks(key, graph, seeds, (2, 1), capacities=(2, 2))
+    >>> ids, blocks, _ = jax.jit(on_mesh(draw, mesh, (key, graph, seeds)))(key, graph, seeds)
+    >>> ids.local, [block.num_dst for block in blocks]
+    (Array([0, 1, 2, ..., 0, 2], dtype=int32), [3, 1])
+    """
+    if not fanouts or len(capacities) != len(fanouts):
+        raise ValueError(
+            f"expected one fanout a layer, such as (25, 10), and one capacity for each, got fanouts "
+            f"{tuple(fanouts)} and capacities {tuple(capacities)}: measure_capacities gives them"
+        )
+    blocks, counts, frontier = [], [], seeds
+    for hop, (fanout, capacity) in enumerate(zip(fanouts, capacities, strict=True)):
+        drawn, count = sample_neighbors(hop_key(key, hop), graph, frontier, fanout, capacity, axis)
+        frontier = Place(*(jnp.concatenate([a, b.ravel()]) for a, b in zip(frontier, drawn.src, strict=True)))
+        blocks.insert(0, Tree(drawn.mask, drawn.edge_data))
+        counts.append(count)
+    return frontier, tuple(blocks), tuple(counts)

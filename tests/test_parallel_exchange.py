@@ -1,0 +1,219 @@
+"""Rows fetched from the devices that own them: those of the whole table, in any number of rounds."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jsage.graph import from_edges
+from jsage.parallel import (
+    Place,
+    ShardedFeatures,
+    ask,
+    fetch,
+    hottest,
+    make_mesh,
+    on_mesh,
+    plan,
+    shard_features,
+    specs,
+    split,
+)
+
+DEVICES, NODES, WIDTH, IDS = 8, 37, 3, 12
+ROWS = PartitionSpec("data")
+
+
+class Listed(NamedTuple):
+    """A placement told node by node."""
+
+    owner: np.ndarray
+    shards: int = DEVICES
+
+    @property
+    def rows(self) -> int:
+        return max(np.bincount(self.owner, minlength=self.shards).max(), 1)
+
+    def globals(self, shard: int) -> np.ndarray:
+        return np.flatnonzero(self.owner == shard)
+
+    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        local = np.array([np.flatnonzero(self.globals(s) == v)[0] for v, s in enumerate(self.owner)], np.int32)
+        return self.owner.astype(np.int32)[ids], local[ids]
+
+
+PLACEMENTS = {
+    "contiguous": Listed(np.arange(NODES) // 5),
+    "permuted": Listed(np.random.default_rng(0).permutation(NODES) % DEVICES),
+    "two shards empty": Listed(np.arange(NODES) % 6 + 1),
+}
+IDS_OF = {
+    "random": np.random.default_rng(1).integers(0, NODES, (DEVICES, IDS)),
+    "one id": np.full((DEVICES, IDS), 20),
+    "one owner": np.random.default_rng(2).integers(10, 15, (DEVICES, IDS)),
+    "distinct": np.stack([np.random.default_rng(i).permutation(NODES)[:IDS] for i in range(DEVICES)]),
+    "one device asks for much": np.where(np.arange(DEVICES)[:, None] == 3, np.arange(IDS), 0),
+}
+CAPACITIES = (1, 2, 64)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh()
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(3).normal(size=(NODES, WIDTH)).astype(np.float32)
+
+
+def placed(mesh, placement, ids) -> Place:
+    return split(Place(*(jnp.asarray(x.ravel()) for x in placement.locate(ids))), mesh)
+
+
+def padded(placement: Listed, table: np.ndarray) -> np.ndarray:
+    """The shards' rows end to end, NaN in the padding, and in a row more of each shard."""
+    parts = np.full((DEVICES, 9, table.shape[1]), np.nan, np.float32)
+    for shard in range(DEVICES):
+        nodes = placement.globals(shard)
+        parts[shard, : len(nodes)] = table[nodes]
+    return parts.reshape(-1, table.shape[1])
+
+
+@pytest.fixture(scope="module")
+def fetched(mesh):
+    """One compiled program a capacity, for all placements and ids."""
+    rows = jax.ShapeDtypeStruct((DEVICES * 9, WIDTH), jnp.float32, sharding=NamedSharding(mesh, ROWS))
+    ids = jax.ShapeDtypeStruct((DEVICES * IDS,), jnp.int32, sharding=NamedSharding(mesh, ROWS))
+    arguments = ShardedFeatures(rows), Place(ids, ids)
+
+    def run(features, ids, capacity):
+        rows, counts = fetch(features, ids, capacity)
+        return rows, jax.tree.map(lambda x: x[None], counts)
+
+    def program(capacity):
+        mapped = on_mesh(partial(run, capacity=capacity), mesh, arguments, ROWS)
+        return jax.jit(mapped).lower(*arguments).compile()
+
+    return {capacity: program(capacity) for capacity in CAPACITIES}
+
+
+@pytest.mark.parametrize("capacity", CAPACITIES)
+@pytest.mark.parametrize("ids", IDS_OF)
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_rows_are_those_of_the_table_in_any_number_of_rounds(mesh, table, fetched, name, ids, capacity):
+    placement, nodes = PLACEMENTS[name], IDS_OF[ids]
+    features = split(ShardedFeatures(jnp.asarray(padded(placement, table))), mesh)
+    rows, counts = fetched[capacity](features, placed(mesh, placement, nodes))
+    np.testing.assert_array_equal(rows, table[nodes.ravel()])
+    wanted = np.array([np.bincount(placement.owner[np.unique(row)], minlength=DEVICES) for row in nodes])
+    np.testing.assert_array_equal(counts.distinct, wanted.sum(1))
+    np.testing.assert_array_equal(counts.overflow, np.maximum(wanted - min(capacity, IDS), 0).sum(1))
+    np.testing.assert_array_equal(counts.most, np.full(DEVICES, wanted.max()))
+    np.testing.assert_array_equal(counts.rounds, np.full(DEVICES, -(-wanted.max() // min(capacity, IDS))))
+
+
+def test_the_program_has_two_exchanges_a_round_and_a_maximum(fetched):
+    """The first round is apart from the loop of the others."""
+    text = fetched[2].as_text()
+    assert text.count(" all-to-all(") == 4
+    assert text.count(" all-reduce(") == 1
+    assert not any(name in text for name in (" all-gather(", " collective-permute(", " reduce-scatter("))
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_copies_of_hot_rows_are_not_asked_for(mesh, table, name):
+    placement, nodes = PLACEMENTS[name], IDS_OF["random"]
+    hot = np.random.default_rng(4).permutation(NODES)[:14]
+    features = shard_features(table, placement, mesh, hot=np.concatenate([hot, hot[:2]]))
+    features = features._replace(hot=features.hot._replace(rows=features.hot.rows + 100))
+    ids = placed(mesh, placement, nodes)
+
+    def run(features, ids):
+        rows, counts = fetch(features, ids, 2)
+        return rows, counts.distinct[None]
+
+    rows, distinct = jax.jit(on_mesh(run, mesh, (features, ids), ROWS))(features, ids)
+    copied = np.isin(nodes, hot)
+    np.testing.assert_array_equal(rows, table[nodes.ravel()] + 100 * copied.reshape(-1, 1).astype(np.float32))
+    asked = [len(np.unique(row[~known])) for row, known in zip(nodes, copied, strict=True)]
+    np.testing.assert_array_equal(distinct, asked)
+
+
+def test_features_lie_by_owner_padded_with_zeros_to_whole_lanes(mesh, table):
+    placement = PLACEMENTS["two shards empty"]
+    rows = np.asarray(shard_features(table, placement, mesh, lanes=4).rows).reshape(DEVICES, -1, 4)
+    assert rows.shape[1] == placement.rows
+    for shard in range(DEVICES):
+        nodes = placement.globals(shard)
+        np.testing.assert_array_equal(rows[shard, : len(nodes), :WIDTH], table[nodes])
+        assert not rows[shard, len(nodes) :].any()
+        assert not rows[shard, :, WIDTH:].any()
+    assert shard_features(table, placement, mesh, hot=np.array([], int)).hot is None
+
+
+@pytest.mark.parametrize("capacity", [1, 64])
+def test_embeddings_get_the_sum_of_their_gradients_over_all_devices(mesh, table, capacity):
+    placement, nodes = PLACEMENTS["permuted"], IDS_OF["random"]
+    features, ids = shard_features(table, placement, mesh), placed(mesh, placement, nodes)
+    scale = np.random.default_rng(5).normal(size=(DEVICES * IDS, WIDTH)).astype(np.float32)
+
+    def run(features, ids, scale):
+        loss = lambda rows: (scale * jnp.square(fetch(ShardedFeatures(rows), ids, capacity)[0])).sum()  # noqa: E731
+        return jax.grad(loss)(features.rows)
+
+    arguments = features, ids, split(jnp.asarray(scale), mesh)
+    grad = jax.jit(on_mesh(run, mesh, arguments, ROWS))(*arguments)
+    expected = np.zeros((NODES, WIDTH))
+    np.add.at(expected, nodes.ravel(), 2.0 * scale * table[nodes.ravel()])
+    owner, local = placement.locate(np.arange(NODES))
+    np.testing.assert_allclose(np.asarray(grad)[owner * placement.rows + local], expected, atol=1e-5)
+
+
+def test_answers_may_be_any_arrays(mesh):
+    ids = placed(mesh, PLACEMENTS["contiguous"], IDS_OF["distinct"])
+
+    def run(ids):
+        me = jax.lax.axis_index("data")
+        answer = lambda local: {"even": (local + me) % 2 == 0, "pair": (local, jnp.stack([local, local], 1) + me)}  # noqa: E731
+        return ask(plan(ids), answer, 1)
+
+    said = jax.jit(on_mesh(run, mesh, (ids,), ROWS))(ids)
+    np.testing.assert_array_equal(said["even"], (ids.local + ids.owner) % 2 == 0)
+    np.testing.assert_array_equal(said["pair"][0], ids.local)
+    np.testing.assert_array_equal(said["pair"][1], np.stack([ids.local + ids.owner] * 2, 1))
+
+
+def test_memory_is_that_of_the_batch(mesh):
+    """Tables eight times as large: not a byte more beside them."""
+
+    def temporary(rows):
+        lies = NamedSharding(mesh, ROWS)
+        table = jax.ShapeDtypeStruct((DEVICES * rows, WIDTH), jnp.float32, sharding=lies)
+        ids = jax.ShapeDtypeStruct((DEVICES * IDS,), jnp.int32, sharding=lies)
+        arguments = ShardedFeatures(table), Place(ids, ids)
+        mapped = on_mesh(lambda *given: fetch(*given, 2)[0], mesh, arguments, ROWS)
+        found = jax.jit(mapped).lower(*arguments).compile().memory_analysis()
+        assert found.argument_size_in_bytes > rows * WIDTH * 4
+        return found.temp_size_in_bytes
+
+    assert temporary(2**24) == temporary(2**21) < 2**16
+
+
+def test_the_hottest_nodes_have_most_edges_out():
+    graph = from_edges([3, 3, 3, 1, 1, 0], [0, 1, 2, 0, 2, 0], num_nodes=4)
+    assert hottest(graph, 2).tolist() == [3, 1]
+    assert hottest(graph, 9).tolist() == [3, 1, 0, 2]
+
+
+def test_bad_calls_are_refused(mesh, table):
+    with pytest.raises(ValueError, match="mesh of 8 devices takes as many shards, got a placement over 6"):
+        shard_features(table, Listed(np.arange(NODES) % 6, 6), mesh)
+    ids = placed(mesh, PLACEMENTS["contiguous"], IDS_OF["random"])
+    with pytest.raises(ValueError, match="capacity is a positive number of ids for each owner, got 0"):
+        jax.eval_shape(on_mesh(lambda ids: ask(plan(ids), lambda x: x, 0), mesh, (ids,), ROWS), ids)
+    assert specs(ids) == Place(ROWS, ROWS)
