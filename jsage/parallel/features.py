@@ -101,14 +101,33 @@ def fetch(
     >>> rows.ravel(), counts.distinct, counts.rounds
     (Array([3., 2., 3.], dtype=float32), Array(2, dtype=int32), Array(1, dtype=int32))
     """
-    if features.hot is None:
-        route = plan(ids, axis)
-        return _rows(features.rows, route, capacity, axis), traffic(route, capacity)
-    found, slot = _in_copies(features.hot, ids)
-    route = plan(ids._replace(owner=jnp.where(found, jax.lax.axis_size(axis), ids.owner)), axis)
+    route, found, slot = wanted(features, ids, axis)
     rows = _rows(features.rows, route, capacity, axis)
-    copies = jax.lax.stop_gradient(take(features.hot.rows, slot))
-    return jnp.where(found[:, None], copies, rows), traffic(route, capacity)
+    if features.hot is not None:
+        copies = jax.lax.stop_gradient(take(features.hot.rows, slot))
+        rows = jnp.where(found[:, None], copies, rows)
+    return rows, traffic(route, capacity)
+
+
+def wanted(
+    features: ShardedFeatures, ids: Place, axis: str = AXIS
+) -> tuple[Route, Bool[Array, " num_ids"], Int[Array, " num_ids"]]:
+    """Whom to ask for which rows, and which ids have a copy here, and in which row of the copies.
+
+    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> mesh = make_mesh(jax.devices()[:1])
+    >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
+    >>> features = split(ShardedFeatures(jnp.ones((3, 1))), mesh)
+    >>> route, *_ = jax.jit(on_mesh(wanted, mesh, (features, ids)))(features, ids)
+    >>> route.start
+    Array([0, 2], dtype=int32)
+    """
+    if features.hot is None:
+        none = jnp.zeros(ids.owner.shape, jnp.int32)
+        return plan(ids, axis), none > 0, none
+    found, slot = _in_copies(features.hot, ids)
+    owner = jnp.where(found, jax.lax.axis_size(axis), ids.owner)
+    return plan(Place(owner, ids.local), axis), found, slot
 
 
 def check_shards(placement: Placement, mesh: Mesh) -> None:

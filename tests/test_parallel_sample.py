@@ -1,0 +1,233 @@
+"""Neighbours drawn at their owners: those that one device draws, edge for edge."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from sharding import DEVICES, Listed, places, placements, stretched
+
+from jsage.block import as_tree
+from jsage.draw import choose
+from jsage.graph import Graph, from_edges
+from jsage.keyed import hop_key, node_bits, sample_blocks_by_node
+from jsage.parallel import (
+    Place,
+    ShardedFeatures,
+    ShardedGraph,
+    assemble,
+    fetch,
+    make_mesh,
+    make_shard,
+    measure_capacities,
+    on_mesh,
+    replicate,
+    sample_blocks,
+    sample_neighbors,
+    shard_features,
+    shard_graph,
+)
+from jsage.parallel.graph import Rows
+
+NODES, SEEDS, FANOUTS, EDGES = 61, 24, (4, 3), 600
+PLACEMENTS = placements(NODES)
+ROWS = PartitionSpec("data")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh()
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Graph:
+    """Degrees from 0 to 20; every edge has its number."""
+    rng = np.random.default_rng(0)
+    dst = np.repeat(np.arange(NODES), rng.integers(0, 21, NODES))
+    return from_edges(rng.integers(0, NODES, len(dst)), dst, NODES, number=np.arange(len(dst)))
+
+
+def shards(crowd, placement, mesh) -> ShardedGraph:
+    """The sharded graph with room for as many edges under every placement."""
+    graph = shard_graph(crowd, placement, mesh)
+    return stretched(graph, {graph.sources[0].shape[0] // DEVICES: EDGES})
+
+
+def drawn(key, graph, seeds):
+    ids, blocks, counts = sample_blocks(key, graph, seeds, FANOUTS, (2, 2))
+    return ids, blocks, jax.tree.map(lambda x: x[None], counts)
+
+
+@pytest.fixture(scope="module")
+def program(crowd, mesh):
+    """Two ids an owner and a round, compiled once for all placements."""
+    given = replicate(jax.random.key(0), mesh), shards(crowd, PLACEMENTS["permuted"], mesh)
+    given = *given, places(PLACEMENTS["permuted"], np.zeros(SEEDS, int))
+    return jax.jit(on_mesh(drawn, mesh, given, ROWS)).lower(*given).compile()
+
+
+def edges(blocks, parts: int) -> np.ndarray:
+    """The number of every edge that each seed's tree holds, hop by hop; -1 in the padding."""
+    first, last = blocks
+    near = np.where(last.mask, last.edge_data["number"], -1)
+    far = np.where(first.mask, first.edge_data["number"], -1).reshape(parts, -1, FANOUTS[1])
+    own, slots = np.split(far, [SEEDS // parts], 1)
+    return np.concatenate([near, own.reshape(SEEDS, -1), slots.reshape(SEEDS, -1)], 1)
+
+
+SEEDS_OF = {
+    "random": np.random.default_rng(1).integers(0, NODES, SEEDS),
+    "one seed": np.full(SEEDS, 7),
+    "some alike": np.random.default_rng(2).integers(0, 8, SEEDS),
+}
+
+
+@pytest.mark.parametrize("seeds", SEEDS_OF)
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_sampled_edges_and_ids_are_those_of_one_device(crowd, mesh, program, name, seeds):
+    placement, nodes, key = PLACEMENTS[name], SEEDS_OF[seeds].astype(np.int32), jax.random.key(5)
+    alone = SAMPLE(key, crowd, jnp.asarray(nodes), FANOUTS)
+    ids, blocks, counts = program(
+        replicate(key, mesh), shards(crowd, placement, mesh), places(placement, nodes)
+    )
+    np.testing.assert_array_equal(edges(blocks, DEVICES), edges(alone, 1))
+    found, expected = placement.nodes(ids), np.asarray(as_tree(alone[0])[0])
+    for device in range(DEVICES):
+        np.testing.assert_array_equal(found.reshape(DEVICES, -1)[device], expected[own_rows(device)])
+    _, hop = counts
+    frontier = found.reshape(DEVICES, -1)[:, : SEEDS // DEVICES * (1 + FANOUTS[0])]
+    asked = np.array([np.bincount(placement.owner[np.unique(part)], minlength=DEVICES) for part in frontier])
+    np.testing.assert_array_equal(hop.distinct, asked.sum(1))
+    np.testing.assert_array_equal(hop.overflow, np.maximum(asked - 2, 0).sum(1))
+    np.testing.assert_array_equal(hop.rounds, np.full(DEVICES, -(-asked.max() // 2)))
+
+
+def own_rows(device: int) -> np.ndarray:
+    """The rows of the whole batch's tree that are a device's own tree."""
+    rows, size = np.arange(SEEDS).reshape(DEVICES, -1)[device], SEEDS
+    for fanout in FANOUTS:
+        slots = size + rows[:, None] * fanout + np.arange(fanout)
+        rows, size = np.concatenate([rows, slots.ravel()]), size * (1 + fanout)
+    return rows
+
+
+SAMPLE = jax.jit(sample_blocks_by_node, static_argnums=3)
+
+
+def test_a_hop_is_two_exchanges_a_round_and_a_maximum(program):
+    """Ids out; counts, neighbours and numbers of edges back. The first round is apart from the others."""
+    text = program.as_text()
+    assert text.count(" all-to-all(") <= len(FANOUTS) * 2 * 4
+    assert text.count(" all-reduce(") == len(FANOUTS)
+    assert not any(name in text for name in (" all-gather(", " collective-permute(", " reduce-scatter("))
+
+
+def test_shards_hold_their_nodes_edges_in_order(crowd, mesh):
+    placement = PLACEMENTS["three shards empty"]
+    graph = jax.tree.map(lambda x: np.asarray(x).reshape(DEVICES, -1), shard_graph(crowd, placement, mesh))
+    (sources,), (names,) = graph.sources, graph.names
+    for shard in range(DEVICES):
+        for row, node in enumerate(placement.globals(shard)):
+            into = slice(graph.indptr[shard, row], graph.indptr[shard, row + 1])
+            whole = slice(int(crowd.indptr[node]), int(crowd.indptr[node + 1]))
+            found = Place(sources[shard, into] // placement.rows, sources[shard, into] % placement.rows)
+            np.testing.assert_array_equal(placement.nodes(found), crowd.indices[whole])
+            np.testing.assert_array_equal(graph.edge_data["number"][shard, into], np.arange(whole.start, whole.stop))
+            assert names[shard, row] == node
+        rest = graph.indptr[shard, len(placement.globals(shard)) :]
+        np.testing.assert_array_equal(rest, np.full(len(rest), rest[0]))
+
+
+class Far(Listed):
+    """Node `v` is called `v + 5 * 2^32`."""
+
+    def locate(self, ids):
+        return super().locate(ids - 5 * 2**32)
+
+
+def test_ids_beyond_32_bits_are_pairs_and_draw_by_their_own_names(crowd, mesh):
+    placement = Far(*PLACEMENTS["permuted"])
+    indptr = np.asarray(crowd.indptr)
+
+    def part(shard):
+        nodes = placement.globals(shard)
+        edge = np.concatenate([np.arange(indptr[v], indptr[v + 1]) for v in nodes])
+        sources = np.asarray(crowd.indices)[edge].astype(np.int64) + 5 * 2**32
+        rows = Rows(nodes + 5 * 2**32, np.diff(indptr)[nodes], sources, {"number": edge.astype(np.int32)})
+        shard = make_shard(rows, placement, EDGES)
+        owner, local = np.divmod(shard.sources[0], placement.rows)
+        return shard._replace(sources=(local, owner.astype(np.int16)))
+
+    graph, seeds = assemble(part, mesh), np.arange(48)
+    key = jax.random.key(9)
+    given = replicate(key, mesh), graph, places(PLACEMENTS["permuted"], seeds)
+
+    def run(key, graph, seeds):
+        return sample_neighbors(key, graph, seeds, 4, 3)[0]
+
+    found = jax.jit(on_mesh(run, mesh, given, ROWS))(*given)
+    bits = node_bits(key, jnp.asarray(seeds), 4, jnp.full(48, 5))
+    offset, mask = choose(bits, jnp.diff(crowd.indptr)[:48])
+    expected = np.where(mask, indptr[:48, None] + offset, 0)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_array_equal(np.where(mask, found.edge_data["number"], 0), expected)
+    sources = np.where(mask, np.asarray(crowd.indices)[expected], seeds[:, None])
+    np.testing.assert_array_equal(PLACEMENTS["permuted"].nodes(found.src), sources)
+
+
+def test_memory_is_that_of_the_batch_with_more_than_32_bits_of_nodes_and_edges(mesh):
+    """Tables of 8 · 2^30 nodes and edges, of which a device reads a few hundred rows: 64 KB beside them."""
+    lies, rows, num_edges = NamedSharding(mesh, ROWS), 2**30, 2**30
+
+    def table(length, dtype=jnp.int32, *width):
+        return jax.ShapeDtypeStruct((DEVICES * length, *width), dtype, sharding=lies)
+
+    words, names = (table(num_edges), table(num_edges, jnp.int16)), (table(rows, jnp.uint32),) * 2
+    graph, ids = ShardedGraph(table(rows + 1), words, names), Place(table(3), table(3))
+    given = replicate(jax.random.key(0), mesh), graph, ShardedFeatures(table(rows, jnp.float32, 2)), ids
+
+    def run(key, graph, features, seeds):
+        ids, _, _ = sample_blocks(key, graph, seeds, FANOUTS, (4, 8))
+        return fetch(features, ids, 8)[0]
+
+    found = jax.jit(on_mesh(run, mesh, given, ROWS)).lower(*given).compile().memory_analysis()
+    assert found.argument_size_in_bytes > rows * (4 + 8 + 8 + 4 + 2)
+    assert found.temp_size_in_bytes < 2**16
+
+
+def test_measured_capacities_fit_and_change_nothing(crowd, mesh):
+    placement, key = PLACEMENTS["permuted"], jax.random.key(2)
+    graph = shards(crowd, placement, mesh)
+    features = shard_features(np.eye(NODES, 4, dtype=np.float32), placement, mesh, hot=np.arange(50))
+    seeds = places(placement, np.random.default_rng(3).integers(0, NODES, (3, SEEDS)), dim=1)
+    capacities = measure_capacities(key, graph, features, seeds, FANOUTS, mesh)
+    assert capacities[0] == 3  # as many as there are seeds
+    assert all(1 <= capacity <= limit for capacity, limit in zip(capacities, (3, 15, 60), strict=True))
+
+    def run(keys, graph, features, seeds):
+        def batch(given):
+            ids, _, counts = sample_blocks(given[0], graph, given[1], FANOUTS, capacities[:-1])
+            rows, last = fetch(features, ids, capacities[-1])
+            return ids, rows, jnp.stack([x.rounds for x in (*counts, last)])
+
+        return jax.lax.map(batch, (keys, seeds))
+
+    given = replicate(jax.random.split(key, 3), mesh), graph, features, seeds
+    lies = PartitionSpec(None, "data")
+    ids, rows, rounds = jax.jit(on_mesh(run, mesh, given, (lies, lies, PartitionSpec())))(*given)
+    assert rounds.tolist() == [[1, 1, 1]] * 3
+    np.testing.assert_array_equal(rows, np.eye(NODES, 4, dtype=np.float32)[placement.nodes(ids)])
+
+
+def test_bad_calls_are_refused(crowd, mesh):
+    graph, key = shard_graph(crowd, PLACEMENTS["permuted"], mesh), jax.random.key(0)
+    seeds = Place(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32))
+    for fanouts, capacities in (((), ()), ((3, 2), (4,))):
+        with pytest.raises(ValueError, match=r"one fanout a layer, such as \(25, 10\), and one capacity for each"):
+            sample_blocks(key, graph, seeds, fanouts, capacities)
+    with pytest.raises(ValueError, match="positive number of neighbours, got 0: leave the hop out"):
+        sample_neighbors(key, graph, seeds, 0, 4)
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 edges .* got 2147483648: take more shards"):
+        make_shard(Rows(*np.zeros((3, 0), int), {}), PLACEMENTS["permuted"], 2**31)
+    with pytest.raises(ValueError, match="takes as many shards, got a placement over 6"):
+        shard_graph(crowd, Listed(np.zeros(NODES, int), NODES, 6), mesh)
