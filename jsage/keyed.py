@@ -103,7 +103,10 @@ def read_rows(
 
 
 def node_bits(
-    key: PRNGKey, nodes: Integer[Array, " num_nodes"], k: int, high: Integer[Array, " num_nodes"] | None = None
+    key: PRNGKey,
+    nodes: Integer[Array, " num_nodes"],
+    k: int,
+    high: Integer[Array, " num_nodes"] | None = None,
 ) -> UInt32[Array, "k num_nodes"]:
     """`k` random words a node that depend on the key and the node's id alone.
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from sharding import DEVICES, Listed, places, placements, stretched
+from sharding import DEVICES, Listed, placements, places, stretched
 
 from jsage.block import as_tree
 from jsage.draw import choose
 from jsage.graph import Graph, from_edges
-from jsage.keyed import hop_key, node_bits, sample_blocks_by_node
+from jsage.keyed import node_bits, sample_blocks_by_node
 from jsage.parallel import (
     Place,
     ShardedFeatures,
@@ -18,16 +18,16 @@ from jsage.parallel import (
     assemble,
     fetch,
     make_mesh,
-    make_shard,
     measure_capacities,
     on_mesh,
+    pad_shard,
     replicate,
     sample_blocks,
     sample_neighbors,
     shard_features,
     shard_graph,
 )
-from jsage.parallel.graph import Rows
+from jsage.parallel.graph import to_names
 
 NODES, SEEDS, FANOUTS, EDGES = 61, 24, (4, 3), 600
 PLACEMENTS = placements(NODES)
@@ -132,31 +132,27 @@ def test_shards_hold_their_nodes_edges_in_order(crowd, mesh):
             whole = slice(int(crowd.indptr[node]), int(crowd.indptr[node + 1]))
             found = Place(sources[shard, into] // placement.rows, sources[shard, into] % placement.rows)
             np.testing.assert_array_equal(placement.nodes(found), crowd.indices[whole])
-            np.testing.assert_array_equal(graph.edge_data["number"][shard, into], np.arange(whole.start, whole.stop))
+            np.testing.assert_array_equal(
+                graph.edge_data["number"][shard, into], np.arange(whole.start, whole.stop)
+            )
             assert names[shard, row] == node
         rest = graph.indptr[shard, len(placement.globals(shard)) :]
         np.testing.assert_array_equal(rest, np.full(len(rest), rest[0]))
 
 
-class Far(Listed):
-    """Node `v` is called `v + 5 * 2^32`."""
-
-    def locate(self, ids):
-        return super().locate(ids - 5 * 2**32)
-
-
 def test_ids_beyond_32_bits_are_pairs_and_draw_by_their_own_names(crowd, mesh):
-    placement = Far(*PLACEMENTS["permuted"])
+    """Node `v` is called `v + 5 * 2^32`."""
+    placement = PLACEMENTS["permuted"]
     indptr = np.asarray(crowd.indptr)
 
     def part(shard):
         nodes = placement.globals(shard)
         edge = np.concatenate([np.arange(indptr[v], indptr[v + 1]) for v in nodes])
-        sources = np.asarray(crowd.indices)[edge].astype(np.int64) + 5 * 2**32
-        rows = Rows(nodes + 5 * 2**32, np.diff(indptr)[nodes], sources, {"number": edge.astype(np.int32)})
-        shard = make_shard(rows, placement, EDGES)
-        owner, local = np.divmod(shard.sources[0], placement.rows)
-        return shard._replace(sources=(local, owner.astype(np.int16)))
+        owner, local = placement.locate(np.asarray(crowd.indices)[edge])
+        ends = np.pad(np.cumsum(np.diff(indptr)[nodes]), (1, 0))
+        names, data = to_names(nodes + 5 * 2**32), {"number": edge.astype(np.int32)}
+        shard = ShardedGraph(ends, (local, owner.astype(np.int16)), names, data)
+        return pad_shard(shard, placement.rows, EDGES)
 
     graph, seeds = assemble(part, mesh), np.arange(48)
     key = jax.random.key(9)
@@ -223,11 +219,13 @@ def test_bad_calls_are_refused(crowd, mesh):
     graph, key = shard_graph(crowd, PLACEMENTS["permuted"], mesh), jax.random.key(0)
     seeds = Place(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32))
     for fanouts, capacities in (((), ()), ((3, 2), (4,))):
-        with pytest.raises(ValueError, match=r"one fanout a layer, such as \(25, 10\), and one capacity for each"):
+        with pytest.raises(
+            ValueError, match=r"one fanout a layer, such as \(25, 10\), and one capacity for each"
+        ):
             sample_blocks(key, graph, seeds, fanouts, capacities)
     with pytest.raises(ValueError, match="positive number of neighbours, got 0: leave the hop out"):
         sample_neighbors(key, graph, seeds, 0, 4)
     with pytest.raises(ValueError, match=r"fewer than 2\^31 edges .* got 2147483648: take more shards"):
-        make_shard(Rows(*np.zeros((3, 0), int), {}), PLACEMENTS["permuted"], 2**31)
+        pad_shard(jax.tree.map(lambda x: x[:9], graph), 9, 2**31)
     with pytest.raises(ValueError, match="takes as many shards, got a placement over 6"):
         shard_graph(crowd, Listed(np.zeros(NODES, int), NODES, 6), mesh)

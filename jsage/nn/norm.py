@@ -44,7 +44,9 @@ class BatchNorm(nn.BatchNorm):
 
     def _moments(self, x: Array, mask: Array) -> tuple[Array, Array]:
         rows = jnp.where(mask, x.astype(jnp.float32), 0)
-        sums = jnp.stack([rows.sum(0), jnp.square(rows).sum(0), jnp.full(x.shape[1], mask.sum(), jnp.float32)])
+        sums = jnp.stack(
+            [rows.sum(0), jnp.square(rows).sum(0), jnp.full(x.shape[1], mask.sum(), jnp.float32)]
+        )
         if self.axis_name is not None and not self.is_initializing():
             sums = jax.lax.psum(sums, self.axis_name)
         mean, square = sums[:2] / jnp.maximum(sums[2:], 1)

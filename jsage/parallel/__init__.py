@@ -10,7 +10,7 @@ from jsage.parallel.features import fetch as fetch
 from jsage.parallel.features import hottest as hottest
 from jsage.parallel.features import shard_features as shard_features
 from jsage.parallel.graph import ShardedGraph as ShardedGraph
-from jsage.parallel.graph import make_shard as make_shard
+from jsage.parallel.graph import pad_shard as pad_shard
 from jsage.parallel.graph import shard_graph as shard_graph
 from jsage.parallel.mesh import assemble as assemble
 from jsage.parallel.mesh import make_mesh as make_mesh

@@ -49,7 +49,9 @@ def measure_capacities(
     seeds = Place(*(x[:BATCHES] for x in seeds))
     keys = replicate(jax.random.split(key, seeds.owner.shape[0]), mesh)
 
-    def count(graph: ShardedGraph, features: ShardedFeatures, batch: tuple[PRNGKey, Place]) -> Int[Array, " hops"]:
+    def count(
+        graph: ShardedGraph, features: ShardedFeatures, batch: tuple[PRNGKey, Place]
+    ) -> Int[Array, " hops"]:
         ids, _, hops = sample_blocks(batch[0], graph, batch[1], fanouts, tried[:-1], *mesh.axis_names)
         route, *_ = wanted(features, ids, *mesh.axis_names)
         return jnp.stack([*(hop.most for hop in hops), route.most])

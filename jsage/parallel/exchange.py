@@ -84,7 +84,8 @@ def ask(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree
 
     >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> table, ids = split(jnp.array([10, 20, 30]), mesh), split(Place(jnp.array([0, 0]), jnp.array([2, 1])), mesh)
+    >>> table = split(jnp.array([10, 20, 30]), mesh)
+    >>> ids = split(Place(jnp.array([0, 0]), jnp.array([2, 1])), mesh)
     >>> def fetch(table, ids):
     ...     return ask(plan(ids), lambda local: table[local], capacity=2)
     >>> jax.jit(on_mesh(fetch, mesh, (table, ids)))(table, ids)
@@ -151,7 +152,8 @@ def traffic(route: Route, capacity: int) -> Traffic:
 def _checked(route: Route, capacity: int) -> int:
     if capacity < 1:
         raise ValueError(
-            f"a capacity is a positive number of ids for each owner, got {capacity}: measure_capacities gives it"
+            f"a capacity is a positive number of ids for each owner, got {capacity}: "
+            "measure_capacities gives one"
         )
     return min(capacity, route.rank.shape[0])
 

@@ -73,7 +73,9 @@ def shard_features(
     order = np.lexsort((local, owner))
     start = np.searchsorted(owner[order], np.arange(placement.shards + 1)).astype(np.int32)
     copies = np.pad(table[nodes[order]], ((0, 0), (0, missing)))
-    return ShardedFeatures(rows, replicate(Hot(jnp.asarray(copies), jnp.asarray(local[order]), jnp.asarray(start)), mesh))
+    return ShardedFeatures(
+        rows, replicate(Hot(jnp.asarray(copies), jnp.asarray(local[order]), jnp.asarray(start)), mesh)
+    )
 
 
 def hottest(graph: Graph, count: int) -> Int[np.ndarray, " num_hot"]:
@@ -102,7 +104,7 @@ def fetch(
     (Array([3., 2., 3.], dtype=float32), Array(2, dtype=int32), Array(1, dtype=int32))
     """
     route, found, slot = wanted(features, ids, axis)
-    rows = _rows(features.rows, route, capacity, axis)
+    rows: Any = _rows(features.rows, route, capacity, axis)
     if features.hot is not None:
         copies = jax.lax.stop_gradient(take(features.hot.rows, slot))
         rows = jnp.where(found[:, None], copies, rows)

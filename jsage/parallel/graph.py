@@ -1,8 +1,7 @@
 """A graph whose rows are split over devices: each holds the edges into the nodes that it owns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
@@ -10,7 +9,7 @@ from jaxtyping import Array, Int
 from jsage.graph import Graph
 from jsage.parallel.features import check_shards
 from jsage.parallel.mesh import assemble
-from jsage.parallel.place import Place, Placement, Words, to_words
+from jsage.parallel.place import Placement, Words, to_words
 from jsage.typing import EdgeData
 
 
@@ -27,15 +26,6 @@ class ShardedGraph(NamedTuple):
     names: Words
     """Each row's id in the whole graph, which its draws are keyed by: bits 0 to 31, and 32 to 47 if any."""
     edge_data: EdgeData = {}
-
-
-class Rows(NamedTuple):
-    """Nodes and the edges into them, on the host, for one shard: ids are those of the whole graph."""
-
-    nodes: Int[np.ndarray, " num_rows"]
-    degree: Int[np.ndarray, " num_rows"]
-    sources: Int[np.ndarray, " num_edges"]
-    edge_data: dict[str, np.ndarray]
 
 
 def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
@@ -59,38 +49,38 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
 
     def part(shard: int) -> ShardedGraph:
         nodes = placement.globals(shard)
-        degree = degrees[nodes]
-        first = np.cumsum(degree) - degree
-        edge = np.arange(degree.sum()) + np.repeat(indptr[nodes] - first, degree)
-        rows = Rows(nodes, degree, indices[edge], {name: values[edge] for name, values in data.items()})
-        return make_shard(rows, placement, most)
+        ends = np.cumsum(np.pad(degrees[nodes], (1, 0)))
+        edge = np.arange(ends[-1]) + np.repeat(indptr[nodes] - ends[:-1], degrees[nodes])
+        words = to_words(*placement.locate(indices[edge]), placement.rows, placement.shards)
+        unpadded = ends, words, to_names(nodes), {name: values[edge] for name, values in data.items()}
+        return pad_shard(ShardedGraph(*cast(Any, unpadded)), placement.rows, most)
 
     most = max(int(degrees[placement.globals(shard)].sum()) for shard in range(placement.shards))
     return assemble(part, mesh)
 
 
-def make_shard(rows: Rows, placement: Placement, num_edges: int) -> ShardedGraph:
-    """One device's part of a sharded graph, in NumPy, padded to `placement.rows` rows and `num_edges` edges.
+def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
+    """One device's part of a sharded graph, in NumPy, with room for `rows` rows and `num_edges` edges.
 
-    Raises ValueError for 2^31 edges or more.
+    All parts that `assemble` joins have equal sizes. Raises ValueError for 2^31 edges or more.
 
-    >>> from jsage.parallel.place import Whole
-    >>> rows = Rows(np.array([0, 1]), np.array([0, 2]), np.array([1, 0]), {})
-    >>> make_shard(rows, Whole(2), num_edges=3).sources
-    (array([1, 0, 0], dtype=int32),)
+    >>> shard = ShardedGraph(np.array([0, 2]), (np.array([1, 0]),), (np.array([5], np.uint32),))
+    >>> pad_shard(shard, rows=2, num_edges=3)[:2]
+    (array([0, 2, 2], dtype=int32), (array([1, 0, 0]),))
     """
     if num_edges >= 2**31:
         raise ValueError(
             f"a shard holds fewer than 2^31 edges (offsets are int32), got {num_edges}: take more shards, or "
             "balance them by edges"
         )
-    ends = np.pad(np.cumsum(rows.degree), (1, 0))
-    ends = np.pad(ends, (0, placement.rows - len(rows.degree)), mode="edge").astype(np.int32)
-    words = to_words(Place(*placement.locate(rows.sources)), placement.rows, placement.shards)
-    names = [_padded(word, placement.rows) for word in to_names(rows.nodes)]
-    length = max(num_edges, 1)
-    data = {name: jnp.asarray(_padded(values, length)) for name, values in rows.edge_data.items()}
-    return ShardedGraph(ends, tuple(_padded(word, length) for word in words), tuple(names), data)
+    indptr = np.asarray(shard.indptr).astype(np.int32)
+    ends = np.pad(indptr, (0, rows + 1 - len(indptr)), mode="edge")
+    sources, names = (
+        tuple(_padded(word, length) for word in words)
+        for words, length in ((shard.sources, num_edges), (shard.names, rows))
+    )
+    data = {name: _padded(values, num_edges) for name, values in shard.edge_data.items()}
+    return ShardedGraph(*cast(Any, (ends, sources, names, data)))
 
 
 def to_names(nodes: Int[np.ndarray, " rows"]) -> tuple[np.ndarray, ...]:
@@ -104,5 +94,7 @@ def to_names(nodes: Int[np.ndarray, " rows"]) -> tuple[np.ndarray, ...]:
     return (low,) if wide.max(initial=0) < 2**32 else (low, (wide >> 32).astype(np.uint32))
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(values, ((0, length - len(values)), *((0, 0),) * (values.ndim - 1)))
+def _padded(values: Any, length: int) -> np.ndarray:
+    """With zeros behind, one row at least: an array of none is never read."""
+    array = np.asarray(values)
+    return np.pad(array, ((0, max(length, 1) - len(array)), *((0, 0),) * (array.ndim - 1)))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -67,12 +66,12 @@ def specs(tree: PyTree) -> PyTree:
 
 
 def assemble(part: Callable[[int], PyTree], mesh: Mesh) -> PyTree:
-    """Split arrays from their parts: `part(i)`, a tree of NumPy arrays of equal shapes, goes to device `i`.
+    """Split arrays from their parts: `part(i)`, a tree of arrays of equal shapes, goes to device `i`.
 
     Only the parts of this process's devices are asked for, one after the other.
 
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> assemble(lambda shard: {"ids": np.arange(3) + shard}, mesh)["ids"]
+    >>> assemble(lambda shard: {"ids": jax.numpy.arange(3) + shard}, mesh)["ids"]
     Array([0, 1, 2], dtype=int32)
     """
     (axis,) = mesh.axis_names
@@ -104,4 +103,6 @@ def on_mesh(
     """
     out_specs = PartitionSpec() if out_specs is None else out_specs
     # Unchecked: whether a value varies over devices is not tracked, and `psum` is its own transpose.
-    return jax.shard_map(function, mesh=mesh, in_specs=specs(tuple(like)), out_specs=out_specs, check_vma=False)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=specs(tuple(like)), out_specs=out_specs, check_vma=False
+    )

@@ -6,15 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jsage.typing import HostArray
-
 
 class Place(NamedTuple):
     """Nodes as pairs of int32, which serve any number of nodes below 2^31 a device."""
 
-    owner: Int[HostArray, "*shape"]
+    owner: Int[Array, "*shape"]
     """The device, in the order of the mesh."""
-    local: Int[HostArray, "*shape"]
+    local: Int[Array, "*shape"]
     """The row on that device."""
 
 
@@ -85,17 +83,18 @@ def to_place(words: Words, rows: int) -> Place:
     return Place(owner, words[0] - owner * rows)
 
 
-def to_words(place: Place, rows: int, shards: int) -> tuple[np.ndarray, ...]:
-    """Places as arrays on the host: one word each where all ids of `shards * rows` rows fit, else two.
+def to_words(
+    owner: Int[np.ndarray, " n"], local: Int[np.ndarray, " n"], rows: int, shards: int
+) -> tuple[np.ndarray, ...]:
+    """Places as arrays on the host: one word each where all of `shards * rows` rows fit int32, else two.
 
     The second word takes two bytes where they suffice.
 
-    >>> to_words(Place(np.array([1]), np.array([2])), rows=5, shards=2)
+    >>> to_words(np.array([1]), np.array([2]), rows=5, shards=2)
     (array([7], dtype=int32),)
-    >>> len(to_words(Place(np.array([1]), np.array([2])), rows=2**30, shards=2))
-    2
+    >>> to_words(np.array([1]), np.array([2]), rows=2**30, shards=4)
+    (array([2], dtype=int32), array([1], dtype=int16))
     """
-    owner, local = np.asarray(place.owner), np.asarray(place.local)
-    if shards * rows < 2**31:
-        return ((owner * rows + local).astype(np.int32),)
+    if shards * rows <= 2**31:
+        return ((owner.astype(np.int64) * rows + local).astype(np.int32),)
     return local.astype(np.int32), owner.astype(np.int16 if shards <= 2**15 else np.int32)

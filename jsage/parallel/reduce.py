@@ -74,12 +74,12 @@ def own_key(key: PRNGKey, axis: str = AXIS) -> PRNGKey:
 def _shared(params: PyTree, axis: str, sharded: Collection[str]) -> PyTree:
     if not sharded:
         return _same(params, axis)
-    rest = _same({name: part for name, part in params.items() if name not in sharded}, axis)
-    return {**params, **rest}
+    rest: Any = _same({name: part for name, part in params.items() if name not in sharded}, axis)
+    return {name: rest.get(name, part) for name, part in params.items()}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _same(params: PyTree, axis: str) -> PyTree:
+def _same(params: Any, axis: str) -> Any:
     """The parameters; their gradients are summed over devices, all at once."""
     return params
 

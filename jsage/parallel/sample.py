@@ -40,7 +40,8 @@ def sample_neighbors(
     >>> from jsage.parallel.place import Whole
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), Whole(3), mesh)
-    >>> seeds, key = split(Place(jnp.array([0, 0]), jnp.array([0, 2])), mesh), replicate(jax.random.key(0), mesh)
+    >>> seeds = split(Place(jnp.array([0, 0]), jnp.array([0, 2])), mesh)
+    >>> key = replicate(jax.random.key(0), mesh)
     >>> def draw(key, graph, seeds):
     ...     return sample_neighbors(key, graph, seeds, 3, capacity=2)[0]
     >>> jax.jit(on_mesh(draw, mesh, (key, graph, seeds)))(key, graph, seeds).src.local
@@ -77,9 +78,10 @@ def sample_blocks(
 ) -> tuple[Place, tuple[Tree, ...], tuple[Traffic, ...]]:
     """`jsage.keyed.sample_blocks_by_node` on a sharded graph: `(ids, blocks, traffic of each hop)`.
 
-    `blocks` are trees, over rows of the features of `ids` (`fetch`): what `as_tree` makes of the blocks that
-    one device samples for the same seeds under the same key, and of the same ids. For use inside `on_mesh`; each device has its own
-    seeds and the same key. `capacities`: one a hop (`measure_capacities`).
+    `blocks` are trees over the features of `ids` (`fetch`): what `as_tree` makes of the blocks that one
+    device samples for the same seeds under the same key. For use inside `on_mesh`; each device has seeds of
+    its own and the same key. `capacities`: one a hop (`measure_capacities`). Raises ValueError unless there
+    are as many as fanouts, and one at least.
 
     >>> import jax
     >>> from jsage.graph import from_edges
