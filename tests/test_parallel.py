@@ -39,7 +39,7 @@ def test_the_loss_is_the_mean_over_all_live_seeds(mesh):
 
     params = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2)).astype(np.float32))
     key, batch = jax.random.key(0), (jnp.asarray(x), jnp.asarray(mask))
-    expected = jax.value_and_grad(loss, has_aux=True)(params, {}, batch, key)
+    expected = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, {}, batch, key)
     placed = *replicate((params, key), mesh), split(batch, mesh)
 
     def run(params, key, batch):
