@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from sharding import DEVICES, places
+from sharding import DEVICES, placements, places
 
 from jsage.batch import epoch
 from jsage.data.synthetic import power_law_communities
