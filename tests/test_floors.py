@@ -57,7 +57,7 @@ FLOORS = {
     "temporal": 3,
     "hetero": 3,
     "host": 4,
-    "parallel": 3,
+    "parallel": 4,
     "nn": 3,
     "links": 4,
     "importance": 4,

@@ -12,6 +12,8 @@ from jsage.parallel.features import shard_features as shard_features
 from jsage.parallel.graph import ShardedGraph as ShardedGraph
 from jsage.parallel.graph import pad_shard as pad_shard
 from jsage.parallel.graph import shard_graph as shard_graph
+from jsage.parallel.infer import Budget as Budget
+from jsage.parallel.infer import embed_all as embed_all
 from jsage.parallel.mesh import assemble as assemble
 from jsage.parallel.mesh import make_mesh as make_mesh
 from jsage.parallel.mesh import on_mesh as on_mesh

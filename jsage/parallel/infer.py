@@ -1,0 +1,180 @@
+"""Exact embeddings of all nodes, one layer at a time, each device computing the rows of its own nodes.
+
+A turn reads some ten thousand consecutive edges of a device's own nodes: the rows at their sources are
+fetched from their owners, each distinct one once, and reduced as on one device. A node of more edges takes
+several turns. All devices make as many turns, and nothing beside the tables depends on their size.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jsage.gather import take
+from jsage.infer.exchange import Apply, State, answered
+from jsage.infer.layer import Edges, Targets, begin, go_on, in_parts, receive, send
+from jsage.infer.whole import layer_of
+from jsage.parallel.exchange import ask, plan
+from jsage.parallel.features import ShardedFeatures
+from jsage.parallel.graph import ShardedGraph
+from jsage.parallel.mesh import AXIS
+from jsage.parallel.place import Place, to_place
+from jsage.rows import bisect
+
+EDGES, ROWS = 32_768, 8192
+"""Edges that a device reads in one turn, and nodes that it computes at most."""
+
+
+class Budget(NamedTuple):
+    """What one turn may take on each device; more than all a shard has is no use."""
+
+    capacity: int
+    """Distinct sources that are asked of one owner at once; the others take another round."""
+    edges: int = EDGES
+    rows: int = ROWS
+
+
+class Work(NamedTuple):
+    """How far a device has come."""
+
+    node: Int[Array, ""]
+    """The first node that is not done."""
+    edge: Int[Array, ""]
+    """The first edge that was not read."""
+    states: list[State]
+    """What a node of many turns has read."""
+    out: Float[Array, "rows d_out"]
+    going: Bool[Array, ""]
+    """Whether any device has nodes left."""
+
+
+class Turn(NamedTuple):
+    """One turn's edges and the rows at their sources, and the nodes that they complete."""
+
+    tables: list[Array]
+    edges: Edges
+    num_edges: Int[Array, ""]
+    """How many of the edges are live."""
+    stop: Int[Array, ""]
+    """All edges of the nodes before it are read; the first node itself if it takes several turns."""
+    ids: Int[Array, " group"]
+    """The rows that may be written."""
+
+
+def embed_all(
+    model: Any,
+    params: PyTree,
+    graph: ShardedGraph,
+    features: ShardedFeatures | None,
+    budget: Budget,
+    axis: str = AXIS,
+) -> Float[Array, "rows out"]:
+    """Every node's output row from its whole neighbourhood, as `jsage.embed_all`, where its features are.
+
+    For use inside `on_mesh`, in one jitted program: `model` and `budget` are static. `features` is None for a
+    model with identity embeddings alone. Rows of the padding are arbitrary.
+
+    >>> from jsage import GraphSAGE, from_edges, full_block
+    >>> from jsage.parallel import make_mesh, on_mesh, replicate, shard_features, shard_graph
+    >>> from jsage.parallel.place import Whole
+    >>> mesh, graph, rows = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], 3), jnp.eye(3)
+    >>> model = GraphSAGE(hidden=8, out=4)
+    >>> params = model.init(jax.random.key(0), rows, (full_block(graph),) * 2)
+    >>> features = shard_features(rows, Whole(3), mesh)
+    >>> given = replicate(params, mesh), shard_graph(graph, Whole(3), mesh), features
+    >>> run = lambda *given: embed_all(model, *given, Budget(4, edges=4, rows=2))
+    >>> jax.jit(on_mesh(run, mesh, given, jax.P("data")))(*given).shape
+    (3, 4)
+    """
+    rows = None if features is None else features.rows
+    if model.identity is not None or rows is None:
+        rows = model.apply(params, rows, graph.names[0].astype(jnp.int32), method="inputs")
+    kept = []
+    for k in range(model.num_layers):
+        rows = layer_rows(layer_of(model, params, k), graph, rows, budget, axis)
+        kept.append(rows)
+    if not model.jump:
+        return rows
+    return in_parts(lambda *rows: model.apply(params, list(rows), method="finish"), tuple(kept), budget.rows)
+
+
+def layer_rows(
+    apply: Apply, graph: ShardedGraph, h: Float[Array, "rows d"], budget: Budget, axis: str = AXIS
+) -> Float[Array, "rows d_out"]:
+    """One layer's rows of the nodes that each device owns, from all devices' rows `h`; inside `on_mesh`.
+
+    >>> from jsage import from_edges
+    >>> from jsage.parallel import make_mesh, on_mesh, shard_graph, split
+    >>> from jsage.parallel.place import Whole
+    >>> mesh = make_mesh(jax.devices()[:1])
+    >>> graph, h = shard_graph(from_edges([1, 2, 0], [0, 0, 1], 3), Whole(3), mesh), split(jnp.eye(3), mesh)
+    >>> layer = lambda h, block: block.sum(h)
+    >>> run = lambda graph, h: layer_rows(layer, graph, h, Budget(2, edges=1, rows=2))
+    >>> jax.jit(on_mesh(run, mesh, (graph, h), jax.P("data")))(graph, h)
+    Array([[0., 1., 1.],
+           [1., 0., 0.],
+           [0., 0., 0.]], dtype=float32)
+    """
+    num_rows, tables = h.shape[0], send(apply, h)
+    budget = budget._replace(rows=min(budget.rows, num_rows))
+    group = Targets(*(jnp.zeros(1, jnp.int32),) * 3)
+    width = jax.eval_shape(lambda: receive(apply, h, tables, group, Edges(jnp.zeros(1, jnp.int32))))
+    out = jnp.zeros((num_rows, *width.shape[1:]), width.dtype)
+
+    def turn(work: Work) -> Work:
+        read = _read(graph, tables, work, budget, axis)
+        alone = (read.stop == work.node) & (work.node < num_rows)
+        parts = partial(_piece, apply, graph, h), partial(_group, apply, graph, h)
+        rows, fresh, stop, states = jax.lax.cond(alone, *parts, work, read)
+        old = jax.lax.dynamic_slice_in_dim(work.out, read.ids[0], budget.rows)
+        out = jax.lax.dynamic_update_slice_in_dim(
+            work.out, jnp.where(fresh[:, None], rows, old), read.ids[0], 0
+        )
+        going = jax.lax.psum((stop < num_rows).astype(jnp.int32), axis) > 0
+        return Work(stop, work.edge + read.num_edges, states, out, going)
+
+    zero = jnp.zeros((), jnp.int32)
+    start = Work(zero, zero, begin(apply, h, tables), out, jnp.ones((), bool))
+    return jax.lax.while_loop(lambda work: work.going, turn, start).out
+
+
+def _read(graph: ShardedGraph, tables: list[Array], work: Work, budget: Budget, axis: str) -> Turn:
+    """Choose a turn's edges and fetch what they read."""
+    num_rows, num_edges = graph.indptr.shape[0] - 1, graph.sources[0].shape[0]
+    most = jnp.minimum(work.edge, 2**31 - 1 - budget.edges) + budget.edges  # no sum beyond 2^31
+    end = jnp.minimum(work.node + budget.rows, num_rows) + 1
+    stop = bisect(graph.indptr, work.node, end, most, after=True) - 1
+    stop = jnp.where(work.edge > take(graph.indptr, work.node), work.node, stop)  # go on with a node begun
+    last = jnp.where(stop > work.node, stop, jnp.minimum(work.node + 1, num_rows))
+    count = jnp.minimum(take(graph.indptr, last) - work.edge, budget.edges)
+    slot = jnp.arange(budget.edges, dtype=jnp.int32)
+    live = slot < count
+    edge = jnp.where(live, work.edge + jnp.minimum(slot, num_edges - 1), 0)
+    sources = to_place(tuple(take(word, edge) for word in graph.sources), num_rows)
+    route = plan(Place(jnp.where(live, sources.owner, jax.lax.axis_size(axis)), sources.local), axis)
+    rows = ask(route, lambda local: [take(table, local) for table in tables], budget.capacity, axis)
+    weight = graph.edge_data.get("weight")
+    ids = jnp.minimum(work.node, num_rows - budget.rows) + jnp.arange(budget.rows, dtype=jnp.int32)
+    return Turn(rows, Edges(slot, None if weight is None else take(weight, edge)), count, stop, ids)
+
+
+def _group(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
+    """Many nodes whose edges are all there."""
+    fresh = (read.ids >= work.node) & (read.ids < read.stop)
+    start = take(graph.indptr, read.ids)
+    degree = jnp.where(fresh, take(graph.indptr, read.ids + 1) - start, 0)
+    targets = Targets(read.ids, jnp.where(degree > 0, start - work.edge, 0), degree)
+    return receive(apply, h, read.tables, targets, read.edges), fresh, read.stop, work.states
+
+
+def _piece(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
+    """One node, of which these are the next edges, and perhaps the last."""
+    first, end = take(graph.indptr, work.node), take(graph.indptr, work.node + 1)
+    states = go_on(apply, h, work.states, read.tables, read.num_edges, read.edges)
+    row = answered(apply, take(h, work.node[None]), (end - first)[None], states)
+    done = work.edge + read.num_edges == end
+    rows = jnp.broadcast_to(row, (read.ids.shape[0], *row.shape[1:]))
+    again = jax.tree.map(lambda new, old: jnp.where(done, old, new), states, begin(apply, h, read.tables))
+    return rows, (read.ids == work.node) & done, work.node + done, again
