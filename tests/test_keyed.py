@@ -206,6 +206,17 @@ def test_the_words_are_those_of_the_published_cipher():
             assert (got[half, column], got[2 + half, column]) == threefry(words, node, half)
 
 
+def test_ids_beyond_32_bits_have_words_of_their_own():
+    """Bits 32 to 47 go into the counter's second word, above the number of the slots."""
+    words, ids = threefry((0, 3), 0x6E6F6465, 0), (41, 41 + 2**32, 41 + 3 * 2**32)
+    low, high = jnp.full(3, 41, jnp.uint32), jnp.array([0, 1, 3], jnp.uint32)
+    got = np.asarray(node_bits(KEY, low, 4, high))
+    for column, node in enumerate(ids):
+        for half in (0, 1):
+            expected = threefry(words, node % 2**32, half + (node // 2**32 << 16))
+            assert (got[half, column], got[2 + half, column]) == expected
+
+
 def test_a_fanout_above_every_degree_reads_the_same_edges_as_any_sampler(crowd):
     nodes = jnp.arange(50, dtype=jnp.int32)
     key = jax.random.key(3, impl="philox4x32")

@@ -28,6 +28,7 @@ from jsage.parallel import (
     shard_graph,
 )
 from jsage.parallel.graph import to_names
+from jsage.parallel.place import to_place, to_words
 
 NODES, SEEDS, FANOUTS, EDGES = 61, 24, (4, 3), 600
 PLACEMENTS = placements(NODES)
@@ -115,11 +116,21 @@ SAMPLE = jax.jit(sample_blocks_by_node, static_argnums=3)
 
 
 def test_a_hop_is_two_exchanges_a_round_and_a_maximum(program):
-    """Ids out; counts, neighbours and numbers of edges back. The first round is apart from the others."""
+    """Ids out; neighbours and the numbers of their edges back. The first round is apart from the others."""
     text = program.as_text()
-    assert text.count(" all-to-all(") <= len(FANOUTS) * 2 * 4
+    assert text.count(" all-to-all(") == len(FANOUTS) * 2 * 3
     assert text.count(" all-reduce(") == len(FANOUTS)
     assert not any(name in text for name in (" all-gather(", " collective-permute(", " reduce-scatter("))
+
+
+@pytest.mark.parametrize(("rows", "words"), [(9, 1), (2**28, 1), (2**28 + 1, 2)])
+def test_places_come_back_from_their_words(rows: int, words: int):
+    owner, local = np.array([0, 7, 3, 7]), np.array([0, rows - 1, 5, 0])
+    kept = to_words(owner, local, rows, DEVICES)
+    assert len(kept) == words
+    found = to_place(tuple(jnp.asarray(word) for word in kept), rows)
+    np.testing.assert_array_equal(found.owner, owner)
+    np.testing.assert_array_equal(found.local, local)
 
 
 def test_shards_hold_their_nodes_edges_in_order(crowd, mesh):

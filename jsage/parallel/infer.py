@@ -81,7 +81,7 @@ def embed_all(
     >>> from jsage.parallel.place import Whole
     >>> mesh, graph, rows = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], 3), jnp.eye(3)
     >>> model = GraphSAGE(hidden=8, out=4)
-    >>> params = model.init(jax.random.key(0), rows, (full_block(graph),) * 2)
+    >>> params = jax.jit(model.init)(jax.random.key(0), rows, (full_block(graph),) * 2)
     >>> features = shard_features(rows, Whole(3), mesh)
     >>> given = replicate(params, mesh), shard_graph(graph, Whole(3), mesh), features
     >>> run = lambda *given: embed_all(model, *given, Budget(4, edges=4, rows=2))

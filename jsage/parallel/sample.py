@@ -51,21 +51,21 @@ def sample_neighbors(
     if fanout < 1:
         raise ValueError(f"a fanout is a positive number of neighbours, got {fanout}: leave the hop out")
     route = plan(seeds, axis)
-    count, words, data = ask(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
-    mask = jnp.arange(fanout, dtype=jnp.int32)[None] < count[:, None]
+    words, data = ask(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
+    mask = words[0] >= 0
     drawn = to_place(words, graph.names[0].shape[0])
     src = Place(*(jnp.where(mask, new, own[:, None]) for new, own in zip(drawn, seeds, strict=True)))
     return Drawn(src, mask, data), traffic(route, capacity)
 
 
 def _draw(key: PRNGKey, graph: ShardedGraph, local: Int[Array, " rows"], fanout: int) -> Any:
-    """How many neighbours each of these rows draws, and which, at their owner."""
+    """What each of these rows draws, at their owner: the sources' words, -1 in the padding, and edge data."""
     start = take(graph.indptr, local)
     low, *high = (take(word, local) for word in graph.names)
     offset, mask = choose(node_bits(key, low, fanout, *high), take(graph.indptr, local + 1) - start)
     edge = jnp.where(mask, start[:, None] + offset, 0)
-    words = tuple(take(word, edge) for word in graph.sources)
-    return mask.sum(1, dtype=jnp.int32), words, {name: take(x, edge) for name, x in graph.edge_data.items()}
+    first, *rest = (take(word, edge) for word in graph.sources)
+    return (jnp.where(mask, first, -1), *rest), {name: take(x, edge) for name, x in graph.edge_data.items()}
 
 
 def sample_blocks(
