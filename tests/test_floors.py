@@ -22,6 +22,8 @@ FLOORS = {
     "disk": 0,
     "fetch": 1,
     "gather": 0,
+    "feistel": 0,
+    "partition": 1,
     "ellpack": 1,
     "artefact": 0,
     "mirror": 1,
