@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jsage.data.arrays import map_array
 from jsage.data.dataset import Dataset
 from jsage.disk import flush_directory
 from jsage.graph import Graph
@@ -71,7 +72,7 @@ def open(path: str | Path) -> Dataset:
     """
     path = Path(path)
     described = _read_meta(path / _META)
-    arrays: dict[str, Any] = {name: _map(path / name, entry) for name, entry in described.items()}
+    arrays: dict[str, Any] = {name: map_array(path / name, entry) for name, entry in described.items()}
     for name in ("indptr.npy", "indices.npy", "train.npy", "val.npy", "test.npy"):
         if name not in arrays:
             raise ValueError(f"{path / _META} does not list {name}, which every graph directory has")
@@ -101,28 +102,6 @@ def _write(path: Path, array: np.ndarray) -> dict:
         np.save(file, stored, allow_pickle=False)
         _flush(file)
     return {"shape": array.shape, "dtype": array.dtype.name, "bytes": path.stat().st_size}
-
-
-def _map(path: Path, entry: dict) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, but {_META} lists it: write the directory again")
-    if path.stat().st_size != entry["bytes"]:
-        raise ValueError(
-            f"{path} is half-written: expected {entry['bytes']} bytes ({_META}), got {path.stat().st_size}: "
-            "write the directory again"
-        )
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a plain .npy file: {error}") from error
-    if entry["dtype"] == "bfloat16" and array.dtype == np.uint16:
-        array = array.view(jnp.bfloat16)
-    if list(array.shape) != entry["shape"] or array.dtype.name != entry["dtype"]:
-        raise ValueError(
-            f"{path} must be {entry['dtype']} {entry['shape']} ({_META}), "
-            f"got {array.dtype} {list(array.shape)}: write the directory again"
-        )
-    return array
 
 
 def _read_meta(path: Path) -> dict[str, dict]:

@@ -6,7 +6,6 @@ rows are; the result gets its name once it is complete and on disk.
 """
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jsage.disk import Record
+
 _VERSION = 1
-_PROGRESS = "progress.json"
 
 
 class Stage(NamedTuple):
@@ -73,7 +73,7 @@ def write_stages(
     """
     path = Path(path)
     folder = path.parent / f".{path.name}.part"
-    record = _Record(folder, run)
+    record = Record(folder, {"version": _VERSION, **run})
     array, last = None, None
     while (stage := _next(stages, array)) is not None:
         last = folder / f"{stage.name}.npy"
@@ -102,45 +102,6 @@ def fingerprint(arrays: Iterator[tuple[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-class _Record:
-    """`progress.json`: `{"run": ..., "stages": {name: [rows, checksum]}}` and a checksum of all that."""
-
-    def __init__(self, folder: Path, run: dict[str, Any]):
-        self.file = folder / _PROGRESS
-        self.run = json.loads(json.dumps({"version": _VERSION, **run}))
-        self.stages: dict[str, tuple[int, int]] = self._read() if self.file.exists() else {}
-        if not self.stages:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-
-    def write(self, name: str, rows: int, checksum: int) -> None:
-        self.stages[name] = rows, checksum
-        content = {"run": self.run, "stages": self.stages}
-        part = self.file.with_suffix(".new")
-        with part.open("w") as file:
-            json.dump({**content, "checksum": _checksum(content)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.file)
-
-    def _read(self) -> dict[str, tuple[int, int]]:
-        try:
-            content = json.loads(self.file.read_text())
-            whole = content.pop("checksum") == _checksum(content)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            whole, content = False, {}
-        if not whole:
-            raise ValueError(f"{self.file} is damaged: delete the folder {self.file.parent} to start anew")
-        for key in sorted({*self.run, *content["run"]}):
-            expected, found = self.run.get(key), content["run"].get(key)
-            if expected != found:
-                raise ValueError(
-                    f"{self.file.parent} was left by another run: its {key} is {found}, expected {expected}; "
-                    "delete it to start anew, or write to another path"
-                )
-        return {name: (rows, checksum) for name, (rows, checksum) in content["stages"].items()}
-
-
 def _next(stages: Stages, array: np.ndarray | None) -> Stage | None:
     try:
         return next(stages) if array is None else stages.send(array)
@@ -149,10 +110,10 @@ def _next(stages: Stages, array: np.ndarray | None) -> Stage | None:
 
 
 def _run(
-    stage: Stage, file: Path, record: _Record, seconds: float, progress: Callable[[Progress], None] | None
+    stage: Stage, file: Path, record: Record, seconds: float, progress: Callable[[Progress], None] | None
 ) -> None:
     """Compute what is missing of a stage; a part is written while the next one is computed."""
-    done, checksum = record.stages.get(stage.name, (0, 1))
+    done, checksum = record.state.get(stage.name, (0, 1))
     with file.open("r+b" if done else "w+b") as out, ThreadPoolExecutor(1) as writer:
         _open(out, stage, done, checksum)
         recorded, written = time.monotonic(), None
@@ -162,13 +123,13 @@ def _run(
             rows = np.ascontiguousarray(stage.compute(first, last), stage.dtype)
             checksum = checksum if written is None else written.result()
             if first > done and time.monotonic() - recorded >= seconds:
-                record.write(stage.name, first, checksum)
+                record.write({**record.state, stage.name: (first, checksum)})
                 recorded = time.monotonic()
             if progress is not None and first > done:
                 progress(Progress(stage.name, first, stage.shape[0]))
             written = writer.submit(_append, out, rows, checksum)
         if written is not None:
-            record.write(stage.name, stage.shape[0], written.result())
+            record.write({**record.state, stage.name: (stage.shape[0], written.result())})
             if progress is not None:
                 progress(Progress(stage.name, stage.shape[0], stage.shape[0]))
 
@@ -209,10 +170,6 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> None:
 def _bytes(array: np.ndarray) -> memoryview:
     flat: Any = array.reshape(-1).view(np.uint8)
     return memoryview(flat)
-
-
-def _checksum(content: dict) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def parts_of(rows: int, size: int) -> list[tuple[int, int]]:

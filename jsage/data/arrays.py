@@ -1,0 +1,147 @@
+"""The arrays of a directory: a `.npy` file each, and an entry of `meta.json` that says what it must be."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jsage.typing import HostArray
+
+_READ = 2**24
+
+
+class ArrayWriter:
+    """A `.npy` file written a few rows at a time, hashed as it is written; bfloat16 is stored as uint16.
+
+    `done`, what an earlier writer's `state` was, goes on with its file. Raises ValueError for a file that is
+    not what `done` says.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> writer = ArrayWriter(folder / "a.npy", (3,), np.int32)
+    >>> writer.append(np.arange(2))
+    >>> writer.append(np.arange(1))
+    >>> writer.finish()["bytes"], np.load(folder / "a.npy").tolist()
+    (140, [0, 1, 0])
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any, done: dict | None = None) -> None:
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        stored = np.dtype(np.uint16) if self.dtype == jnp.bfloat16 else self.dtype
+        self._file, self._hash = path.open("r+b" if done else "w+b"), hashlib.sha256()
+        if done:
+            self._go_on(done)
+            return
+        header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.seek(0)
+        self._hash.update(self._file.read())
+        self._start = self._file.tell()
+
+    @property
+    def row_bytes(self) -> int:
+        """What one row takes."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are so far."""
+        return (self._file.tell() - self._start) // max(self.row_bytes, 1)
+
+    def append(self, rows: HostArray) -> None:
+        """Write the next rows."""
+        flat: Any = np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8)
+        self._file.write(memoryview(flat))
+        self._hash.update(memoryview(flat))
+
+    def state(self) -> dict:
+        """Put the rows so far on disk, and say what is there."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self._file.tell(), "sha256": self._hash.hexdigest(), "start": self._start}
+
+    def close(self) -> None:
+        """Close the file, whole or not."""
+        self._file.close()
+
+    def finish(self) -> dict:
+        """The entry of the whole file, which is closed; RuntimeError if rows are missing."""
+        state = self.state()
+        self.close()
+        whole = self._start + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        if state["bytes"] != whole:
+            raise RuntimeError(f"{self.path} must have {whole} bytes, but {state['bytes']} were written")
+        entry = {"shape": list(self.shape), "dtype": self.dtype.name}
+        return {**entry, "bytes": whole, "sha256": state["sha256"]}
+
+    def _go_on(self, done: dict) -> None:
+        self._start, left = done["start"], done["bytes"]
+        while left and (data := self._file.read(min(left, _READ))):
+            self._hash.update(data)
+            left -= len(data)
+        if left or self._hash.hexdigest() != done["sha256"]:
+            raise ValueError(
+                f"{self.path} is damaged: its first {done['bytes']} bytes do not have the recorded checksum; "
+                "delete what the earlier run left to start anew"
+            )
+        self._file.truncate(done["bytes"])
+
+
+def check_file(path: Path, entry: dict, *, verify: bool = False) -> None:
+    """Hold a file's size against its entry of `meta.json`, and its SHA-256 too where `verify` asks for it.
+
+    Raises FileNotFoundError and ValueError that name the file and say what was expected.
+
+    >>> check_file(Path("nowhere.npy"), {"bytes": 8})
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere.npy is missing, but meta.json lists it: write the directory again
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, but meta.json lists it: write the directory again")
+    if (size := path.stat().st_size) != entry["bytes"]:
+        raise ValueError(
+            f"{path} is half-written: expected {entry['bytes']} bytes (meta.json), got {size}: "
+            "write the directory again"
+        )
+    if verify and (found := file_sha256(path)) != entry["sha256"]:
+        raise ValueError(
+            f"{path} is damaged or another directory's: expected SHA-256 {entry['sha256']} (meta.json), got "
+            f"{found}: copy or write it again"
+        )
+
+
+def map_array(path: Path, entry: dict) -> np.ndarray:
+    """A file as a read-only memory map, its size, shape and type held against its entry of `meta.json`.
+
+    Raises as `check_file` does, and ValueError for a file of another shape or type.
+
+    >>> map_array(Path("nowhere.npy"), {"bytes": 8})
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere.npy is missing, but meta.json lists it: write the directory again
+    """
+    check_file(path, entry)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a plain .npy file: {error}") from error
+    if entry["dtype"] == "bfloat16" and array.dtype == np.uint16:
+        array = array.view(jnp.bfloat16)
+    if list(array.shape) != entry["shape"] or array.dtype.name != entry["dtype"]:
+        raise ValueError(
+            f"{path} must be {entry['dtype']} {entry['shape']} (meta.json), "
+            f"got {array.dtype} {list(array.shape)}: write the directory again"
+        )
+    return array
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file.
+
+    >>> file_sha256(Path("/dev/null"))[:8]
+    'e3b0c442'
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

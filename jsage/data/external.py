@@ -1,0 +1,292 @@
+"""Edge lists larger than memory, sorted into shards in bounded memory; a run that was killed goes on."""
+
+import hashlib
+import shutil
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jsage.artefact.files import checksum
+from jsage.data.edge_files import EdgeSource, edge_arrays
+from jsage.data.edge_merge import merge_rows
+from jsage.data.edge_sort import (
+    MOST_EDGES,
+    MOST_KEYS,
+    Run,
+    both_directions,
+    chunks,
+    in_degrees,
+    open_run,
+    write_run,
+)
+from jsage.data.shard_files import (
+    ShardWriter,
+    Tables,
+    checked_tables,
+    locate_splits,
+    refuse_existing,
+    write_meta,
+    write_tables,
+)
+from jsage.data.shards import describe_placement, read_placement
+from jsage.disk import Record, flush_directory
+from jsage.partition import Placement, Ranges, balanced, contiguous
+
+_VERSION = 1
+_EDGE_BYTES = 128
+"""What an edge in work takes, at most, with all that is made of it."""
+_LEAST = 2**13
+
+
+class Progress(NamedTuple):
+    """What a `progress` callback gets: edges that are read, edges that are written, rows of the tables.
+
+    >>> Progress("read", 5, None).stage
+    'read'
+    """
+
+    stage: str
+    """`"read"`, `"write"` or `"tables"`."""
+    done: int
+    total: int | None
+    """None where it is not known before the end."""
+
+
+class Sorting(NamedTuple):
+    """How much memory the arrays in work may take, beside the interpreter, and whom to tell of progress.
+
+    Labels and splits that are arrays in memory come on top.
+
+    >>> Sorting().memory_bytes
+    1000000000
+    """
+
+    memory_bytes: int = 10**9
+    progress: Callable[[Progress], None] | None = None
+
+
+class Balanced(NamedTuple):
+    """To be placed by `jsage.partition.balanced`, of in-degrees that are counted while the edges are sorted.
+
+    >>> Balanced(num_nodes=10, shards=2).node_cost
+    1
+    """
+
+    num_nodes: int
+    shards: int
+    node_cost: int = 1
+
+
+def shard_edges(
+    path: str | Path,
+    edges: EdgeSource | Iterable,
+    placement: Placement | Balanced,
+    tables: Tables = Tables(),  # noqa: B008
+    *,
+    symmetrize: bool = False,
+    sorting: Sorting = Sorting(),  # noqa: B008
+) -> None:
+    """Write the sharded graph of an edge list that need not fit memory; `jsage.data.shards` is the format.
+
+    The edges (`edge_files`, or an iterable of arrays `[n, 2]`) are sorted by destination in runs, which are
+    then merged shard by shard: an external merge sort. Edges into a node keep the order in which they came,
+    as in `from_edges`, and the files are those of `shard_dataset`, byte for byte, whatever the memory and
+    however the edges are cut into files. `symmetrize` adds each edge's reverse right after it (a self-loop
+    stays one edge; parallel edges are kept, unlike by `jsage.graph.symmetrize`).
+
+    The work is done in `.NAME.part` beside `path`: 8 bytes an edge, or 16 for more than 2^31 nodes, and the
+    directory itself, which then gets its name. A call that was killed is gone on with by the same call: after
+    the last chunk of edges or range of rows that was complete.
+
+    Raises FileExistsError if `path` exists; ValueError for ids that are no integers or out of range, tables
+    of another number of rows, a shard of 2^31 edges or more, too little memory to count in-degrees in, and a
+    folder left by a call with other arguments or edges, or damaged.
+
+    >>> import tempfile
+    >>> from jsage.data import open_shard
+    >>> from jsage.partition import contiguous
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shard_edges(f"{folder}/graph", [np.array([[0, 3], [1, 3], [2, 0]])], contiguous(4, 2))
+    ...     shard = open_shard(f"{folder}/graph", 1)
+    >>> shard.indptr.tolist(), shard.indices.tolist()
+    ([0, 0, 2], [0, 1])
+    """
+    path, source = Path(path), edges if isinstance(edges, EdgeSource) else edge_arrays(edges)
+    tables = checked_tables(tables, placement.num_nodes)
+    _check(placement, tables, sorting)
+    work, run = path.parent / f".{path.name}.part", _describe(source, placement, tables, symmetrize, sorting)
+    if not (work / "progress.json").exists():
+        refuse_existing(path)
+    job = _Job(work, Record(work, run), source, placement, symmetrize, sorting)
+    try:
+        if not job.state.get("whole"):
+            refuse_existing(path)
+            _sort(job)
+            _write(job, tables)
+    except BaseException:
+        if not job.state:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    if job.out.exists():
+        job.out.rename(path)
+        flush_directory(path.parent)
+    shutil.rmtree(job.runs)
+    shutil.rmtree(work)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call: where it works, how far it is, and what it was given."""
+
+    folder: Path
+    record: Record
+    source: EdgeSource
+    asked: Placement | Balanced
+    symmetrize: bool
+    sorting: Sorting
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.record.state
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def limit(self) -> int:
+        """Edges, and rows, in work at a time."""
+        return min(MOST_EDGES, self.sorting.memory_bytes // _EDGE_BYTES)
+
+    def note(self, **news: Any) -> None:
+        self.record.write({**self.state, **news})
+
+    def tell(self, stage: str, done: int, total: int | None) -> None:
+        if self.sorting.progress is not None:
+            self.sorting.progress(Progress(stage, done, total))
+
+
+def _sort(job: _Job) -> None:
+    """Write the runs that are missing; edges that only reading tells apart are read again and compared."""
+    job.runs.mkdir(exist_ok=True)
+    known, size = job.source.describe() is not None, job.limit // (1 + job.symmetrize)
+    if known and job.state.get("read"):
+        return
+    runs = list(job.state.get("runs", []))
+    first, total, done = len(runs) if known else 0, job.source.count(), 0
+    for number, chunk in enumerate(chunks(job.source, first * size, size, job.asked.num_nodes), first):
+        seen = zlib.crc32(memoryview(chunk))
+        done = number * size + len(chunk)
+        if number == len(runs) and not job.state.get("read"):
+            runs.append([*_write_run(job, number, chunk), seen])
+            job.note(runs=runs)
+            job.tell("read", done, total)
+        elif number >= len(runs) or seen != runs[number][2]:
+            raise ValueError(
+                f"{job.folder} was left by another run: its edges {number * size} .. {done - 1} are others; "
+                "delete it to start anew, or write to another path"
+            )
+    if not known and done != job.state.get("read", done):
+        raise ValueError(
+            f"{job.folder} was left by another run: it read {job.state['read']} edges, expected {done}; "
+            "delete it to start anew, or write to another path"
+        )
+    job.note(runs=runs, read=done)
+
+
+def _write_run(job: _Job, number: int, chunk: np.ndarray) -> list[int]:
+    chunk = both_directions(chunk) if job.symmetrize else chunk
+    keys, most = chunk[:, 1], job.asked.num_nodes
+    if isinstance(job.asked, Placement) and not isinstance(job.asked, Ranges):
+        keys, most = np.asarray(job.asked.placed(keys)), job.asked.size
+    return write_run(job.runs / f"{number:06d}.npy", chunk[:, 0], keys, most)
+
+
+def _write(job: _Job, tables: Tables) -> None:
+    """Write every shard that is missing from the runs, and `meta.json`."""
+    runs = [open_run(job.runs / f"{i:06d}.npy", *run[:2]) for i, run in enumerate(job.state["runs"])]
+    placement, total = _placement(job, runs), sum(run.edges for run in runs)
+    described, splits = describe_placement(placement), locate_splits(tables, placement)
+    every = placement.num_nodes * sum(table is not None for table in tables[:2])
+    first, written = job.state.get("shard", 0), 0
+    job.out.mkdir(exist_ok=True)
+    for shard in range(first, placement.shards):
+        with ShardWriter(job.out, shard, job.state.get("files", {})) as writer:
+            for edges in merge_rows(writer, runs, placement, job.limit):
+                job.note(shard=shard, files=writer.state())
+                job.tell("write", edges, total)
+            for rows in write_tables(writer, tables, splits, placement, job.sorting.memory_bytes // 4):
+                job.note(shard=shard, files=writer.state())
+                job.tell("tables", written + rows, every)
+            writer.finish(described)
+        written += placement.count(shard) * every // placement.num_nodes
+        job.note(shard=shard + 1, files={})
+    write_meta(job.out, placement)
+    job.note(whole=True)
+
+
+def _placement(job: _Job, runs: list[Run]) -> Placement:
+    if isinstance(job.asked, Placement):
+        return job.asked
+    if "placement" not in job.state:
+        degrees = in_degrees(runs, job.asked.num_nodes)
+        job.note(
+            placement=describe_placement(balanced(degrees, job.asked.shards, node_cost=job.asked.node_cost))
+        )
+    return read_placement(job.state["placement"])
+
+
+def _check(placement: Placement | Balanced, tables: Tables, sorting: Sorting) -> None:
+    """Refuse, before any work, what could not be finished."""
+    if isinstance(placement, Balanced):
+        if (needed := 24 * placement.num_nodes) > sorting.memory_bytes:
+            raise ValueError(
+                f"to balance {placement.num_nodes} nodes takes {needed} bytes, but memory_bytes is "
+                f"{sorting.memory_bytes}: give more, or place nodes by contiguous or hashed"
+            )
+        if placement.node_cost < 0:
+            raise ValueError(f"node_cost must be at least 0, got {placement.node_cost}")
+        placement = contiguous(placement.num_nodes, placement.shards)
+    if placement.size > MOST_KEYS:
+        raise ValueError(f"at most 2^39 placed ids can be sorted, got {placement.size}")
+    if sorting.memory_bytes < _LEAST:
+        raise ValueError(f"memory_bytes must be at least {_LEAST}, got {sorting.memory_bytes}")
+    locate_splits(tables, placement)
+
+
+def _describe(
+    source: EdgeSource, placement: Placement | Balanced, tables: Tables, symmetrize: bool, sorting: Sorting
+) -> dict[str, Any]:
+    """What another call must share with this one to go on with its work."""
+    if isinstance(placement, Balanced):
+        placed: dict[str, Any] = placement._asdict()
+    else:
+        placed = describe_placement(placement)
+    known = source.describe()
+    return {
+        "version": _VERSION,
+        "edges": known and checksum(known),
+        "num_edges": source.count(),
+        "placement": placed if len(str(placed)) < 200 else checksum(placed),
+        "tables": {name: _told(table) for name, table in tables._asdict().items() if table is not None},
+        "symmetrize": symmetrize,
+        "memory_bytes": sorting.memory_bytes,
+    }
+
+
+def _told(table: np.ndarray) -> str:
+    """What tells a table from another: a mapped file's name, size and time of change, else its values."""
+    about = f"{table.dtype.name} {list(table.shape)}"
+    if isinstance(table, np.memmap) and (file := table.filename) is not None:
+        status = Path(file).stat()
+        return f"{about} {Path(file).name} {status.st_size} {status.st_mtime_ns}"
+    values: Any = np.ascontiguousarray(table).reshape(-1).view(np.uint8)
+    return f"{about} {hashlib.sha256(memoryview(values)).hexdigest()}"
