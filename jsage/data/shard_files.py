@@ -97,6 +97,8 @@ def checked_tables(tables: Tables, num_nodes: int) -> Tables:
     for name in SPLITS:
         if (nodes := getattr(host, name)) is not None and nodes.ndim != 1:
             raise ValueError(f"{name} must be one axis of node ids, got shape {nodes.shape}")
+        if nodes is not None and nodes.size and not np.issubdtype(nodes.dtype, np.integer):
+            raise ValueError(f"{name} must be integer node ids, got {nodes.dtype}")
     return host
 
 
@@ -111,7 +113,7 @@ def locate_splits(tables: Tables, placement: Placement) -> dict[str, Located]:
     for name in SPLITS:
         nodes = getattr(tables, name)
         try:
-            found[name] = placement.locate(np.empty(0, np.int64) if nodes is None else nodes)
+            found[name] = placement.locate(np.asarray(() if nodes is None else nodes, np.int64))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return found
