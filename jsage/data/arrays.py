@@ -53,9 +53,9 @@ class ArrayWriter:
 
     def append(self, rows: HostArray) -> None:
         """Write the next rows."""
-        flat: Any = np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8)
-        self._file.write(memoryview(flat))
-        self._hash.update(memoryview(flat))
+        content = bytes_of(np.ascontiguousarray(rows, self.dtype))
+        self._file.write(content)
+        self._hash.update(content)
 
     def state(self) -> dict:
         """Put the rows so far on disk, and say what is there."""
@@ -83,11 +83,22 @@ class ArrayWriter:
             self._hash.update(data)
             left -= len(data)
         if left or self._hash.hexdigest() != done["sha256"]:
+            self.close()
             raise ValueError(
                 f"{self.path} is damaged: its first {done['bytes']} bytes do not have the recorded checksum; "
                 "delete what the earlier run left to start anew"
             )
         self._file.truncate(done["bytes"])
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of an array's numbers, row by row.
+
+    >>> bytes(bytes_of(np.array([1, 258], np.int16)))
+    b'\\x01\\x00\\x02\\x01'
+    """
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def check_file(path: Path, entry: dict, *, verify: bool = False) -> None:

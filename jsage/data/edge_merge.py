@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from jsage.data.edge_sort import Run, gather_rows, position, read
 from jsage.data.shard_files import ShardWriter, indices_writer
@@ -49,8 +50,22 @@ def merge_rows(writer: ShardWriter, runs: Sequence[Run], placement: Placement, l
         yield sum(here)
 
 
+def sort_keys(placement: Placement, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], int]:
+    """What destinations are sorted by, ascending shard by shard and row by row; and what keys are below.
+
+    Ids where shards are ranges of them, else placed ids.
+
+    >>> from jsage.partition import contiguous
+    >>> sort_keys(contiguous(10, 3), np.array([4, 0]))
+    (array([4, 0]), 10)
+    """
+    if isinstance(placement, Ranges):
+        return ids, placement.num_nodes
+    return np.asarray(placement.placed(ids)), placement.size
+
+
 def first_key(placement: Placement, shard: int) -> int:
-    """The first key of a shard in the runs: ranges are sorted by node, others by placed id.
+    """The first of the `sort_keys` of a shard.
 
     >>> from jsage.partition import contiguous, hashed
     >>> first_key(contiguous(10, 3), 1), first_key(hashed(10, 3), 1)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jsage.data.arrays import bytes_of
 from jsage.data.edge_files import EdgeSource, Piece
 from jsage.disk import replaced
 
@@ -93,9 +94,9 @@ def write_run(path: Path, src: Int[np.ndarray, " n"], keys: Int[np.ndarray, " n"
     header = {"descr": dtype.str, "fortran_order": False, "shape": (2, len(src))}
     with replaced(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        file.write(memoryview(keys))
-        file.write(memoryview(src))
-    return [len(src), zlib.crc32(memoryview(src), zlib.crc32(memoryview(keys)))]
+        file.write(bytes_of(keys))
+        file.write(bytes_of(src))
+    return [len(src), zlib.crc32(bytes_of(src), zlib.crc32(bytes_of(keys)))]
 
 
 def open_run(path: Path, edges: int, checksum: int) -> Run:
@@ -115,7 +116,7 @@ def open_run(path: Path, edges: int, checksum: int) -> Run:
     for row in range(2):
         for first in range(0, edges, _READ):
             part = read(run, row, first, min(first + _READ, edges))
-            found = zlib.crc32(memoryview(part), found)
+            found = zlib.crc32(bytes_of(part), found)
             samples += [part[::_STEP]] if row == 0 else []
     if shape != (2, edges) or found != checksum:
         raise ValueError(f"{path} is damaged: delete the folder {path.parent.parent} to start anew")

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsage.artefact.files import checksum
+from jsage.data.arrays import bytes_of
 from jsage.data.edge_files import EdgeSource, edge_arrays
-from jsage.data.edge_merge import merge_rows
+from jsage.data.edge_merge import merge_rows, sort_keys
 from jsage.data.edge_sort import (
     MOST_EDGES,
     MOST_KEYS,
@@ -34,7 +36,7 @@ from jsage.data.shard_files import (
 )
 from jsage.data.shards import describe_placement, read_placement
 from jsage.disk import Record, flush_directory
-from jsage.partition import Placement, Ranges, balanced, contiguous
+from jsage.partition import Placement, balanced, contiguous
 
 _VERSION = 1
 _EDGE_BYTES = 128
@@ -66,6 +68,8 @@ class Sorting(NamedTuple):
     """
 
     memory_bytes: int = 10**9
+    seconds: float = 1.0
+    """How often what is done of a shard is noted: so much work, at most, is done again after a kill."""
     progress: Callable[[Progress], None] | None = None
 
 
@@ -121,7 +125,7 @@ def shard_edges(
     work, run = path.parent / f".{path.name}.part", _describe(source, placement, tables, symmetrize, sorting)
     if not (work / "progress.json").exists():
         refuse_existing(path)
-    job = _Job(work, Record(work, run), source, placement, symmetrize, sorting)
+    job = _Job(work, Record(work, run), source, placement, symmetrize, sorting, [0.0])
     try:
         if not job.state.get("whole"):
             refuse_existing(path)
@@ -148,6 +152,8 @@ class _Job:
     asked: Placement | Balanced
     symmetrize: bool
     sorting: Sorting
+    noted: list[float]
+    """When something was noted last."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -168,6 +174,12 @@ class _Job:
 
     def note(self, **news: Any) -> None:
         self.record.write({**self.state, **news})
+        self.noted[0] = time.monotonic()
+
+    def keep(self, writer: ShardWriter) -> None:
+        """Note how far a shard is, if it is time."""
+        if time.monotonic() - self.noted[0] >= self.sorting.seconds:
+            self.note(shard=writer.shard, files=writer.state())
 
     def tell(self, stage: str, done: int, total: int | None) -> None:
         if self.sorting.progress is not None:
@@ -183,7 +195,7 @@ def _sort(job: _Job) -> None:
     runs = list(job.state.get("runs", []))
     first, total, done = len(runs) if known else 0, job.source.count(), 0
     for number, chunk in enumerate(chunks(job.source, first * size, size, job.asked.num_nodes), first):
-        seen = zlib.crc32(memoryview(chunk))
+        seen = zlib.crc32(bytes_of(chunk))
         done = number * size + len(chunk)
         if number == len(runs) and not job.state.get("read"):
             runs.append([*_write_run(job, number, chunk), seen])
@@ -204,9 +216,10 @@ def _sort(job: _Job) -> None:
 
 def _write_run(job: _Job, number: int, chunk: np.ndarray) -> list[int]:
     chunk = both_directions(chunk) if job.symmetrize else chunk
-    keys, most = chunk[:, 1], job.asked.num_nodes
-    if isinstance(job.asked, Placement) and not isinstance(job.asked, Ranges):
-        keys, most = np.asarray(job.asked.placed(keys)), job.asked.size
+    placement = job.asked
+    if isinstance(placement, Balanced):  # ranges, whose bounds do not matter yet
+        placement = contiguous(placement.num_nodes, placement.shards)
+    keys, most = sort_keys(placement, chunk[:, 1])
     return write_run(job.runs / f"{number:06d}.npy", chunk[:, 0], keys, most)
 
 
@@ -221,10 +234,10 @@ def _write(job: _Job, tables: Tables) -> None:
     for shard in range(first, placement.shards):
         with ShardWriter(job.out, shard, job.state.get("files", {})) as writer:
             for edges in merge_rows(writer, runs, placement, job.limit):
-                job.note(shard=shard, files=writer.state())
+                job.keep(writer)
                 job.tell("write", edges, total)
             for rows in write_tables(writer, tables, splits, placement, job.sorting.memory_bytes // 4):
-                job.note(shard=shard, files=writer.state())
+                job.keep(writer)
                 job.tell("tables", written + rows, every)
             writer.finish(described)
         written += placement.count(shard) * every // placement.num_nodes
@@ -288,5 +301,4 @@ def _told(table: np.ndarray) -> str:
     if isinstance(table, np.memmap) and (file := table.filename) is not None:
         status = Path(file).stat()
         return f"{about} {Path(file).name} {status.st_size} {status.st_mtime_ns}"
-    values: Any = np.ascontiguousarray(table).reshape(-1).view(np.uint8)
-    return f"{about} {hashlib.sha256(memoryview(values)).hexdigest()}"
+    return f"{about} {hashlib.sha256(bytes_of(table)).hexdigest()}"

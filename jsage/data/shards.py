@@ -97,11 +97,11 @@ def open_shards(path: str | Path) -> Shards:
     """
     path = Path(path)
     meta = _read_meta(path / META)
-    described = [
-        meta[name] and (meta[name]["dtype"], tuple(meta[name]["shape"])) for name in ("features", "labels")
-    ]
+    features, labels = (
+        found and (found["dtype"], tuple(found["shape"])) for found in (meta["features"], meta["labels"])
+    )
     counts = tuple(meta["nodes"]), tuple(meta["edges"])
-    return Shards(path, read_placement(meta), meta["num_edges"], *counts, *described, meta["files"])
+    return Shards(path, read_placement(meta), meta["num_edges"], *counts, features, labels, meta["files"])
 
 
 def open_shard(path: str | Path, shard: int, *, verify: bool = False) -> Shard:
@@ -134,7 +134,8 @@ def open_shard(path: str | Path, shard: int, *, verify: bool = False) -> Shard:
         for name, entry in files.items()
     }
     data = {name.removeprefix(EDGE): arrays.pop(name) for name in list(arrays) if name.startswith(EDGE)}
-    return Shard(**{name: arrays.get(name) for name in Shard._fields if name != "edge_data"}, edge_data=data)
+    fields: list[Any] = [data if name == "edge_data" else arrays.get(name) for name in Shard._fields]
+    return Shard(*fields)
 
 
 def verify_shards(path: str | Path) -> None:
