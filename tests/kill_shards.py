@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from jsage.data import edge_arrays, shard_edges
-from jsage.data.external import Balanced, Progress, Sorting
+from jsage.data.external_call import Balanced, Progress, Sorting
 from jsage.data.shard_files import Tables
 
 NODES = 300

@@ -18,7 +18,6 @@ from jsage.data import (
     Dataset,
     edge_arrays,
     edge_files,
-    external,
     open_shard,
     open_shards,
     shard_dataset,
@@ -26,7 +25,7 @@ from jsage.data import (
 )
 from jsage.data.edge_merge import merge_rows, sort_keys
 from jsage.data.edge_sort import chunks, open_run, write_run
-from jsage.data.external import Balanced, Sorting
+from jsage.data.external_call import Balanced, Progress, Sorting
 from jsage.data.shard_files import ShardWriter, Tables
 from jsage.graph import from_edges
 from jsage.partition import balanced, contiguous, hashed
@@ -376,7 +375,7 @@ def test_an_existing_target(tmp_path):
 
 
 def test_progress_goes_up_to_the_total(tmp_path):
-    told: list[external.Progress] = []
+    told: list[Progress] = []
     np.save(tmp_path / "edges.npy", HEAVY)
     sorting = LEAST._replace(progress=told.append)
     shard_edges(tmp_path / "graph", edge_files(tmp_path), hashed(NODES, 3), TABLES, sorting=sorting)

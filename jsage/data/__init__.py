@@ -13,8 +13,11 @@ from jsage.data.edge_split import split_edges as split_edges
 from jsage.data.edge_split import split_edges_by_time as split_edges_by_time
 from jsage.data.edgelist import read_edge_list as read_edge_list
 from jsage.data.external import shard_edges as shard_edges
+from jsage.data.external_call import Balanced as Balanced
+from jsage.data.external_call import Sorting as Sorting
 from jsage.data.npz import load_npz as load_npz
 from jsage.data.shard_dataset import shard_dataset as shard_dataset
+from jsage.data.shard_files import Tables as Tables
 from jsage.data.shards import Shard as Shard
 from jsage.data.shards import Shards as Shards
 from jsage.data.shards import open_shard as open_shard

@@ -105,8 +105,8 @@ def open_run(path: Path, edges: int, checksum: int) -> Run:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "run.npy")
     >>> run = open_run(path, *write_run(path, np.array([5, 6]), np.array([1, 0]), 8))
-    >>> position(run, 1), read(run, 1, 0, 2).tolist()
-    (1, [6, 5])
+    >>> run.edges, run.sample.tolist()
+    (2, [0])
     """
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
@@ -124,14 +124,28 @@ def open_run(path: Path, edges: int, checksum: int) -> Run:
 
 
 def read(run: Run, row: int, first: int, last: int) -> Int[np.ndarray, " n"]:
-    """Keys (row 0) or sources (row 1) number `first .. last - 1`."""
+    """Keys (row 0) or sources (row 1) number `first .. last - 1`.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "run.npy")
+    >>> run = open_run(path, *write_run(path, np.array([5, 6, 7]), np.array([2, 1, 0]), 8))
+    >>> read(run, 0, 1, 3).tolist(), read(run, 1, 1, 3).tolist()
+    ([1, 2], [6, 5])
+    """
     with run.path.open("rb") as file:
         file.seek(run.begin + (row * run.edges + first) * run.dtype.itemsize)
         return np.fromfile(file, run.dtype, last - first)
 
 
 def position(run: Run, key: int) -> int:
-    """How many keys are below `key`."""
+    """How many keys are below `key`.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "run.npy")
+    >>> run = open_run(path, *write_run(path, np.array([5, 6, 7]), np.array([2, 2, 0]), 8))
+    >>> [position(run, key) for key in range(4)]
+    [0, 1, 1, 3]
+    """
     block = int(np.searchsorted(run.sample, key)) - 1
     if block < 0:
         return 0

@@ -1,23 +1,20 @@
 """Edge lists larger than memory, sorted into shards in bounded memory; a run that was killed goes on."""
 
-import hashlib
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jsage.artefact.files import checksum
 from jsage.data.arrays import bytes_of
 from jsage.data.edge_files import EdgeSource, edge_arrays
 from jsage.data.edge_merge import merge_rows, sort_keys
 from jsage.data.edge_sort import (
     MOST_EDGES,
-    MOST_KEYS,
     Run,
     both_directions,
     chunks,
@@ -25,6 +22,7 @@ from jsage.data.edge_sort import (
     open_run,
     write_run,
 )
+from jsage.data.external_call import Balanced, Progress, Sorting, check_call, describe_call
 from jsage.data.shard_files import (
     ShardWriter,
     Tables,
@@ -38,51 +36,8 @@ from jsage.data.shards import describe_placement, read_placement
 from jsage.disk import Record, flush_directory
 from jsage.partition import Placement, balanced, contiguous
 
-_VERSION = 1
 _EDGE_BYTES = 128
 """What an edge in work takes, at most, with all that is made of it."""
-_LEAST = 2**13
-
-
-class Progress(NamedTuple):
-    """What a `progress` callback gets: edges that are read, edges that are written, rows of the tables.
-
-    >>> Progress("read", 5, None).stage
-    'read'
-    """
-
-    stage: str
-    """`"read"`, `"write"` or `"tables"`."""
-    done: int
-    total: int | None
-    """None where it is not known before the end."""
-
-
-class Sorting(NamedTuple):
-    """How much memory the arrays in work may take, beside the interpreter, and whom to tell of progress.
-
-    Labels and splits that are arrays in memory come on top.
-
-    >>> Sorting().memory_bytes
-    1000000000
-    """
-
-    memory_bytes: int = 10**9
-    seconds: float = 1.0
-    """How often what is done of a shard is noted: so much work, at most, is done again after a kill."""
-    progress: Callable[[Progress], None] | None = None
-
-
-class Balanced(NamedTuple):
-    """To be placed by `jsage.partition.balanced`, of in-degrees that are counted while the edges are sorted.
-
-    >>> Balanced(num_nodes=10, shards=2).node_cost
-    1
-    """
-
-    num_nodes: int
-    shards: int
-    node_cost: int = 1
 
 
 def shard_edges(
@@ -121,8 +76,11 @@ def shard_edges(
     """
     path, source = Path(path), edges if isinstance(edges, EdgeSource) else edge_arrays(edges)
     tables = checked_tables(tables, placement.num_nodes)
-    _check(placement, tables, sorting)
-    work, run = path.parent / f".{path.name}.part", _describe(source, placement, tables, symmetrize, sorting)
+    check_call(placement, tables, sorting)
+    work, run = (
+        path.parent / f".{path.name}.part",
+        describe_call(source, placement, tables, symmetrize, sorting),
+    )
     if not (work / "progress.json").exists():
         refuse_existing(path)
     job = _Job(work, Record(work, run), source, placement, symmetrize, sorting, [0.0])
@@ -255,50 +213,3 @@ def _placement(job: _Job, runs: list[Run]) -> Placement:
             placement=describe_placement(balanced(degrees, job.asked.shards, node_cost=job.asked.node_cost))
         )
     return read_placement(job.state["placement"])
-
-
-def _check(placement: Placement | Balanced, tables: Tables, sorting: Sorting) -> None:
-    """Refuse, before any work, what could not be finished."""
-    if isinstance(placement, Balanced):
-        if (needed := 24 * placement.num_nodes) > sorting.memory_bytes:
-            raise ValueError(
-                f"to balance {placement.num_nodes} nodes takes {needed} bytes, but memory_bytes is "
-                f"{sorting.memory_bytes}: give more, or place nodes by contiguous or hashed"
-            )
-        if placement.node_cost < 0:
-            raise ValueError(f"node_cost must be at least 0, got {placement.node_cost}")
-        placement = contiguous(placement.num_nodes, placement.shards)
-    if placement.size > MOST_KEYS:
-        raise ValueError(f"at most 2^39 placed ids can be sorted, got {placement.size}")
-    if sorting.memory_bytes < _LEAST:
-        raise ValueError(f"memory_bytes must be at least {_LEAST}, got {sorting.memory_bytes}")
-    locate_splits(tables, placement)
-
-
-def _describe(
-    source: EdgeSource, placement: Placement | Balanced, tables: Tables, symmetrize: bool, sorting: Sorting
-) -> dict[str, Any]:
-    """What another call must share with this one to go on with its work."""
-    if isinstance(placement, Balanced):
-        placed: dict[str, Any] = placement._asdict()
-    else:
-        placed = describe_placement(placement)
-    known = source.describe()
-    return {
-        "version": _VERSION,
-        "edges": known and checksum(known),
-        "num_edges": source.count(),
-        "placement": placed if len(str(placed)) < 200 else checksum(placed),
-        "tables": {name: _told(table) for name, table in tables._asdict().items() if table is not None},
-        "symmetrize": symmetrize,
-        "memory_bytes": sorting.memory_bytes,
-    }
-
-
-def _told(table: np.ndarray) -> str:
-    """What tells a table from another: a mapped file's name, size and time of change, else its values."""
-    about = f"{table.dtype.name} {list(table.shape)}"
-    if isinstance(table, np.memmap) and (file := table.filename) is not None:
-        status = Path(file).stat()
-        return f"{about} {Path(file).name} {status.st_size} {status.st_mtime_ns}"
-    return f"{about} {hashlib.sha256(bytes_of(table)).hexdigest()}"
