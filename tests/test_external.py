@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from jsage.data import (
     Dataset,
     edge_arrays,
     edge_files,
+    external,
     open_shard,
     open_shards,
     shard_dataset,
@@ -372,6 +374,18 @@ def test_an_existing_target(tmp_path):
     with pytest.raises(FileExistsError, match="graph exists already: remove it first"):
         shard_edges(tmp_path / "graph", [HEAVY], contiguous(NODES, 3))
     assert content(tmp_path) == before
+
+
+def test_what_was_whole_and_removed_since_is_written_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(external, "flush_directory", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), sorting=LEAST)
+    expected = content(tmp_path / "graph")
+    shutil.rmtree(tmp_path / "graph")
+    shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), sorting=LEAST)
+    assert content(tmp_path / "graph") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
 def test_progress_goes_up_to_the_total(tmp_path):

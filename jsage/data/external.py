@@ -83,21 +83,11 @@ def shard_edges(
     )
     if not (work / "progress.json").exists():
         refuse_existing(path)
-    job = _Job(work, Record(work, run), source, placement, symmetrize, sorting, [0.0])
-    try:
-        if not job.state.get("whole"):
-            refuse_existing(path)
-            _sort(job)
-            _write(job, tables)
-    except BaseException:
-        if not job.state:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    if job.out.exists():
-        job.out.rename(path)
-        flush_directory(path.parent)
-    shutil.rmtree(job.runs)
-    shutil.rmtree(work)
+    record = Record(work, run)
+    if record.state.get("whole") and not (work / "out").exists() and not path.exists():
+        shutil.rmtree(work)  # it got its name, and was removed since
+        record = Record(work, run)
+    _finish(_Job(work, record, source, placement, symmetrize, sorting, [0.0]), path, tables)
 
 
 @dataclass(frozen=True)
@@ -144,18 +134,37 @@ class _Job:
             self.sorting.progress(Progress(stage, done, total))
 
 
+def _finish(job: _Job, path: Path, tables: Tables) -> None:
+    """Do what is missing; give the directory its name; remove what it was made from."""
+    try:
+        if not job.state.get("whole"):
+            refuse_existing(path)
+            _sort(job)
+            _write(job, tables)
+    except BaseException:
+        if not job.state:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        raise
+    if job.out.exists():
+        refuse_existing(path)
+        job.out.rename(path)
+        flush_directory(path.parent)
+    shutil.rmtree(job.runs, ignore_errors=True)
+    shutil.rmtree(job.folder)
+
+
 def _sort(job: _Job) -> None:
     """Write the runs that are missing; edges that only reading tells apart are read again and compared."""
     job.runs.mkdir(exist_ok=True)
     known, size = job.source.describe() is not None, job.limit // (1 + job.symmetrize)
-    if known and job.state.get("read"):
+    if known and "read" in job.state:
         return
     runs = list(job.state.get("runs", []))
     first, total, done = len(runs) if known else 0, job.source.count(), 0
     for number, chunk in enumerate(chunks(job.source, first * size, size, job.asked.num_nodes), first):
         seen = zlib.crc32(bytes_of(chunk))
         done = number * size + len(chunk)
-        if number == len(runs) and not job.state.get("read"):
+        if number == len(runs) and "read" not in job.state:
             runs.append([*_write_run(job, number, chunk), seen])
             job.note(runs=runs)
             job.tell("read", done, total)
@@ -187,7 +196,8 @@ def _write(job: _Job, tables: Tables) -> None:
     placement, total = _placement(job, runs), sum(run.edges for run in runs)
     described, splits = describe_placement(placement), locate_splits(tables, placement)
     every = placement.num_nodes * sum(table is not None for table in tables[:2])
-    first, written = job.state.get("shard", 0), 0
+    first, columns = job.state.get("shard", 0), every // placement.num_nodes
+    written = columns * sum(map(placement.count, range(first)))
     job.out.mkdir(exist_ok=True)
     for shard in range(first, placement.shards):
         with ShardWriter(job.out, shard, job.state.get("files", {})) as writer:
@@ -198,7 +208,7 @@ def _write(job: _Job, tables: Tables) -> None:
                 job.keep(writer)
                 job.tell("tables", written + rows, every)
             writer.finish(described)
-        written += placement.count(shard) * every // placement.num_nodes
+        written += columns * placement.count(shard)
         job.note(shard=shard + 1, files={})
     write_meta(job.out, placement)
     job.note(whole=True)

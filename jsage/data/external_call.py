@@ -1,4 +1,4 @@
-"""What a call of `shard_edges` is given: how it may work, what it cannot finish, what tells it from others."""
+"""What a call of `shard_edges` is given: how it may work, what it cannot do, what tells it from another."""
 
 import hashlib
 from collections.abc import Callable
