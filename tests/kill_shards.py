@@ -14,12 +14,12 @@ NODES = 300
 
 def arrays() -> list[np.ndarray]:
     random = np.random.default_rng(0)
-    dst = (NODES * random.random(1500) ** 4).astype(np.int32)
-    return np.split(np.stack([random.integers(0, NODES, 1500, np.int32), dst], 1), [7, 300, 301, 900])
+    dst = (NODES * random.random(900) ** 4).astype(np.int32)
+    return np.split(np.stack([random.integers(0, NODES, 900, np.int32), dst], 1), [7, 300, 301, 700])
 
 
 def tables() -> Tables:
-    features = np.random.default_rng(1).normal(size=(NODES, 40)).astype(np.float32)
+    features = np.random.default_rng(1).normal(size=(NODES, 2)).astype(np.float32)
     return Tables(features, np.arange(NODES, dtype=np.int32) % 7, np.arange(0, NODES, 3))
 
 
