@@ -30,6 +30,8 @@ class ArrayWriter:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any, done: dict | None = None) -> None:
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        if done and not path.is_file():
+            raise ValueError(f"{path} is damaged: it is gone; delete what the earlier run left to start anew")
         stored = np.dtype(np.uint16) if self.dtype == jnp.bfloat16 else self.dtype
         self._file, self._hash = path.open("r+b" if done else "w+b"), hashlib.sha256()
         if done:

@@ -108,10 +108,14 @@ def open_run(path: Path, edges: int, checksum: int) -> Run:
     >>> run.edges, run.sample.tolist()
     (2, [0])
     """
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        run = Run(path, dtype, edges, file.tell(), np.empty(0, dtype))
+    damaged = f"{path} is damaged: delete the folder {path.parent.parent} to start anew"
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            run = Run(path, dtype, edges, file.tell(), np.empty(0, dtype))
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(damaged) from error
     samples, found = [], 0
     for row in range(2):
         for first in range(0, edges, _READ):
@@ -119,7 +123,7 @@ def open_run(path: Path, edges: int, checksum: int) -> Run:
             found = zlib.crc32(bytes_of(part), found)
             samples += [part[::_STEP]] if row == 0 else []
     if shape != (2, edges) or found != checksum:
-        raise ValueError(f"{path} is damaged: delete the folder {path.parent.parent} to start anew")
+        raise ValueError(damaged)
     return run._replace(sample=np.concatenate([run.sample, *samples]))
 
 
