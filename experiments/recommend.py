@@ -75,7 +75,7 @@ def main(config: Config) -> dict:
     programs = {name: compile_programs(learner, config) for name, learner in makers.items()}
     runs: dict[str, list[Run]] = {name: [] for name in programs}
     scores: Scores = {name: [] for name in ("GraphSAGE", "popularity", "SVD", "matrix factorisation")}
-    pairs = 0
+    title = ""
     for seed in range(config.runs):
         problem = make_problem(data, seed)
         for name, compiled in programs.items():
@@ -84,10 +84,9 @@ def main(config: Config) -> dict:
             scores[name].append(rate(compiled.factors(run.params, problem.tables), problem.test))
         scores["popularity"].append(rate(problem.popular, problem.test))
         scores["SVD"].append(rate(problem.svd, problem.test))
-        pairs = problem.test.user.shape[0]
-    show(
-        scores, f"{pairs:,} test items of {problem.test.relevant.shape[0]:,} users, {data.num_items:,} items"
-    )
+        users, pairs = problem.test.relevant.shape[0], problem.test.user.shape[0]
+        title = f"{pairs:,} test items of {users:,} users, {data.num_items:,} items"
+    show(scores, title)
     return summary(config, runs["GraphSAGE"], scores, programs["GraphSAGE"].traces)
 
 

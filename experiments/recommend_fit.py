@@ -60,7 +60,8 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
         traces["epoch"] += 1
 
         def loss_fn(params, stats, batch, key):
-            losses, live = learner.losses({"params": params}, tables, *batch, key)
+            users, mask = batch
+            losses, live = learner.losses({"params": params}, tables, users, mask, key)
             sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
             return masked_mean(losses.ravel(), live.ravel()), (sums, stats)
 
