@@ -1,0 +1,138 @@
+"""Recommend items to users by GraphSAGE on their graph, beside popularity, SVD and matrix factorisation.
+
+    python -m experiments.recommend                                 # made to order: taste and popularity
+    python -m experiments.recommend --dataset fb15k_237.npz --runs 5
+    python -m experiments.recommend --dataset fb15k_237.npz --relation 19
+
+Users are the heads of a relation and items its tails. Unless `--relation` names one, it is that with the
+most triples among those whose heads are never its tails. A tenth of each user's items is for validation,
+a fifth for testing, and all other items compete with them. The epoch with the best validation NDCG@10 is
+tested; so is the best of the decompositions, over ranks and normalisations.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.fit import Run
+from experiments.links import show
+from experiments.options import command, option, read
+from experiments.recommend_baselines import Factors, popularity, svd_factors
+from experiments.recommend_data import Held, as_graph, hold, load, split_items
+from experiments.recommend_fit import METRIC, Programs, compile_programs, fit, rate
+from experiments.recommend_learners import Tables, sage, table
+from experiments.record import Record
+from experiments.report import Scores, summarize
+from experiments.taste import Interactions
+from jsage.graph import in_degrees
+from jsage.sample import full_block
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option; the defaults are the one recipe."""
+
+    dataset: str = option("taste", "taste, or an .npz file with users and items, or with typed edges")
+    relation: str | None = option(None, "the edge type to recommend by; see the rule above unless given")
+    fanouts: tuple[int, ...] = option((10, 10), "neighbours drawn a hop, one layer each")
+    width: int = option(64, "width of the embeddings")
+    batch_size: int = option(128, "users a step")
+    positives: int = option(4, "items of each user that are asked for in a step, at most")
+    negatives: int = option(1024, "items that all users of a step share as negatives, at most")
+    lr: float = option(0.01, "learning rate of Adam")
+    epochs: int = option(100, "epochs at most, each over all users")
+    patience: int = option(15, "epochs without a better validation NDCG before stopping")
+    runs: int = option(1, "how many runs, with seeds 0 .. runs-1 of the split and the training")
+    out: str | None = option(None, "folder for checkpoints and metrics.jsonl")
+    resume: bool = option(False, "go on with the runs in --out; give the other options again")
+    save_every: int = option(10, "epochs between checkpoints")
+    json: str | None = option(None, "write the result there; - is standard output")
+
+
+class Problem(NamedTuple):
+    """One split: what programs read, what is validated and tested, and rows without learning."""
+
+    tables: Tables
+    val: Held
+    test: Held
+    popular: Factors
+    svd: Factors
+
+
+MAKERS = {"GraphSAGE": sage, "matrix factorisation": table}
+
+
+def main(config: Config) -> dict:
+    """Train `config.runs` models and the tables; print the table; return what `--json` writes."""
+    data = load(config.dataset, config.relation)
+    makers = {name: maker(config, data.num_users, data.num_items) for name, maker in MAKERS.items()}
+    programs = {name: compile_programs(learner, config) for name, learner in makers.items()}
+    runs: dict[str, list[Run]] = {name: [] for name in programs}
+    scores: Scores = {name: [] for name in ("GraphSAGE", "popularity", "SVD", "matrix factorisation")}
+    title = ""
+    for seed in range(config.runs):
+        problem = make_problem(data, seed)
+        for name, compiled in programs.items():
+            run = train(name, compiled, problem, seed, config)
+            runs[name].append(run)
+            scores[name].append(rate(compiled.factors(run.params, problem.tables), problem.test))
+        scores["popularity"].append(rate(problem.popular, problem.test))
+        scores["SVD"].append(rate(problem.svd, problem.test))
+        users, pairs = problem.test.relevant.shape[0], problem.test.user.shape[0]
+        title = f"{pairs:,} test items of {users:,} users, {data.num_items:,} items"
+    show(scores, title)
+    return summary(config, runs["GraphSAGE"], scores, programs["GraphSAGE"].traces)
+
+
+def make_problem(data: Interactions, seed: int) -> Problem:
+    """Hold out some of each user's items; test with those of validation known."""
+    split, num_users = split_items(data, seed), data.num_users
+    val = hold(split.val, split.graph, num_users)
+    test = hold(split.test, as_graph(np.concatenate([split.train, split.val]), data), num_users)
+    degree = np.asarray(in_degrees(split.graph))
+    prior = np.log(np.maximum(degree[num_users:], 0.5)).astype(np.float32)
+    users = np.flatnonzero(degree[:num_users]).astype(np.int32)
+    tables = Tables(split.graph, full_block(split.graph), jnp.asarray(users), jnp.asarray(prior))
+    found = svd_factors(split.graph, num_users)
+    svd = max(found.values(), key=lambda factors: rate(factors, val)[METRIC])
+    return Problem(tables, val, test, popularity(split.graph, num_users), svd)
+
+
+def train(name: str, programs: Programs, problem: Problem, seed: int, config: Config) -> Run:
+    """One run."""
+    folder = Path(config.out) / f"{name.split()[0].lower()}-{seed}" if config.out else None
+    size = problem.tables.users.shape[0]
+    with Record(name, seed, config, size, folder) as record:  # pyright: ignore[reportArgumentType]
+        return fit(programs, problem.tables, problem.val, config, record)
+
+
+def summary(config: Config, runs: list[Run], scores: Scores, traces: Counter[str]) -> dict:
+    """The JSON of this experiment: every metric's mean in `scores`."""
+    mean = {
+        name: {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}
+        for name, rows in scores.items()
+    }
+    val = [max(row[f"val_{METRIC}"] for row in run.history) for run in runs]
+    result = summarize(config, METRIC, scores, val, runs, traces["epoch"])
+    del result["baselines"]["GraphSAGE"]
+    return result | {"scores": mean}
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Read the command line."""
+    return read(Config, {}, arguments, "recommend", __doc__)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command: 0, or 2 and one line on standard error for bad input."""
+    return command(main, partial(parse, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(run())
