@@ -12,6 +12,7 @@ from jsage import data
 from jsage.data import Dataset, open_shard, open_shards, shard_dataset, shard_files, verify_shards
 from jsage.data.shards import describe_placement, read_placement
 from jsage.graph import from_edges, in_degrees
+from jsage.parallel.place import Placement, to_words
 from jsage.partition import Ranges, balanced, contiguous, hashed
 
 PLACEMENTS = {
@@ -104,6 +105,19 @@ def test_contents(written):
     assert files == {*meta["files"], "meta.json"}
     assert all({"bytes", "sha256"} <= entry.keys() for entry in meta["files"].values())
     assert [path.name for path in written.parent.iterdir()] == ["graph"]
+
+
+@pytest.mark.parametrize("kind", PLACEMENTS)
+def test_sharded_training_reads_shards_as_they_are(tmp_path, kind):
+    placement = PLACEMENTS[kind](RANDOM.graph, 3)
+    assert isinstance(placement, Placement)
+    shard_dataset(tmp_path / "graph", RANDOM, placement)
+    src = np.asarray(RANDOM.graph.indices)
+    dst = np.repeat(np.arange(8), np.diff(RANDOM.graph.indptr))
+    for number in range(3):
+        edges = np.concatenate([np.flatnonzero(dst == node) for node in placement.globals(number)])
+        (words,) = to_words(*placement.locate(src[edges]), placement.rows, placement.shards)
+        np.testing.assert_array_equal(open_shard(tmp_path / "graph", number).indices, words)
 
 
 def test_a_graph_directory_gives_the_same_bytes(written, tmp_path):
