@@ -7,7 +7,16 @@ import pytest
 from sharding import DEVICES, placements
 
 from jsage.data.synthetic import power_law_communities
-from jsage.parallel import Load, bill, exchanged, hottest, make_mesh, shard_features, shard_graph
+from jsage.parallel import (
+    Load,
+    bill,
+    exchanged,
+    hottest,
+    make_mesh,
+    safe_capacity,
+    shard_features,
+    shard_graph,
+)
 from jsage.parallel.place import Place, to_words
 
 NODES, WIDTH = 90, 6
@@ -75,7 +84,16 @@ def test_exchanges_are_of_what_is_asked_and_of_what_is_answered():
     assert exchanged(load) == tuple(DEVICES * (ids + answers))
     assert bill(load)["exchange"] == 2 * max(exchanged(load))
     assert load.frontiers == (4, 16, 48)
-    assert exchanged(load._replace(capacities=())) == exchanged(load._replace(capacities=(1, 2, 6)))
+    assert exchanged(load._replace(capacities=())) == exchanged(load._replace(capacities=load.slots))
+
+
+@pytest.mark.parametrize(("num_ids", "shards"), [(1024, 256), (26_624, 64), (4000, 8)])
+def test_a_safe_capacity_is_enough_for_ids_spread_at_random_and_not_far_too_much(num_ids, shards):
+    """The most of `shards²` counts, in 200 steps: at most one in a hundred may be more."""
+    rng, capacity = np.random.default_rng(0), safe_capacity(num_ids, shards)
+    most = [rng.multinomial(num_ids, [1 / shards] * shards, size=shards).max() for _ in range(200)]
+    assert (np.array(most) > capacity).mean() <= 0.01
+    assert capacity < 1.6 * np.max(most) + 8
 
 
 @pytest.mark.parametrize(

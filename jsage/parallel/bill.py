@@ -6,7 +6,7 @@ import numpy as np
 
 from jsage.place import whole_lanes
 
-INT = 4
+INT, STEP = 4, 8
 
 
 class Load(NamedTuple):
@@ -32,7 +32,7 @@ class Load(NamedTuple):
     """Seeds a device and step."""
     fanouts: tuple[int, ...] = (25, 10)
     capacities: tuple[int, ...] = ()
-    """Ids for each owner at once, of each hop and of the features (`measure_capacities`)."""
+    """Ids for each owner at once, of each hop and of the features; none: `safe_capacity` of each."""
     num_parameters: int = 0
     steps: int = 1
     """Batches on the device: those of a scan."""
@@ -64,6 +64,36 @@ class Load(NamedTuple):
         """Ids before each hop, and at the end: `seeds · Π (1 + fanout)`."""
         return tuple(int(size) for size in self.seeds * np.cumprod([1, *(1 + f for f in self.fanouts)]))
 
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The capacities of each hop and of the features."""
+        return self.capacities or tuple(safe_capacity(size, self.shards) for size in self.frontiers)
+
+
+def safe_capacity(num_ids: int, shards: int, risk: float = 0.01) -> int:
+    """A capacity that needs no graph: enough for `num_ids` distinct ids a device and owners at random.
+
+    Under a `hashed` placement an owner has about `m = num_ids / shards` of them, and some owner has more than
+    `m + t` for some device with probability `risk` at most, where `t = L / 3 + sqrt(L² / 9 + 2 L m)` and
+    `L = log(shards² / risk)`: Bernstein's inequality, and the union of all pairs of devices. Repeated ids
+    and copies of hot rows only make it fewer: `measure_capacities` finds how few.
+
+    >>> safe_capacity(292_864, 256), safe_capacity(292_864, 8), safe_capacity(1024, 256)
+    (1344, 37208, 24)
+    """
+    mean, log = num_ids / shards, float(np.log(shards**2 / risk))
+    most = mean + log / 3 + float(np.sqrt(log**2 / 9 + 2 * log * mean))
+    return rounded(most, num_ids)
+
+
+def rounded(most: float, num_ids: int) -> int:
+    """Up to a multiple of 8, from 1 to `num_ids`.
+
+    >>> rounded(9.5, 100), rounded(9.5, 10)
+    (16, 10)
+    """
+    return min(max(-(-int(np.ceil(most)) // STEP) * STEP, 1), num_ids)
+
 
 def bill(load: Load) -> dict[str, int]:
     """Bytes of each device: its tables, its cache, its batches, the model, and what a step writes at least.
@@ -83,7 +113,7 @@ def bill(load: Load) -> dict[str, int]:
 
     >>> sizes = Load(num_nodes=3_000_000_000, num_edges=18_000_000_000, shards=256, num_features=256)
     >>> {name: f"{size / 1e9:.2f} GB" for name, size in bill(sizes).items() if size > 1e7}
-    {'graph': '0.52 GB', 'features': '6.00 GB', 'exchange': '0.30 GB', 'batch': '0.15 GB'}
+    {'graph': '0.52 GB', 'features': '6.00 GB', 'exchange': '0.36 GB', 'batch': '0.15 GB'}
     """
     _check(load)
     name_bytes = INT if load.num_nodes <= 2**32 else 2 * INT
@@ -103,18 +133,14 @@ def exchanged(load: Load) -> tuple[int, ...]:
     """Bytes that a device sends in one round of each hop and of the features: ids out, answers back.
 
     `capacity · P` slots each: `4` for an id; of a hop back `4 + w · fanout`, of the features `d b`. The share
-    `1 / P` of them stays where it is. Without capacities: all ids as if distinct, spread evenly.
+    `1 / P` of them stays where it is.
 
     >>> exchanged(Load(1000, 8000, shards=8, num_features=16, capacities=(130, 3400, 40_000)))
     (112320, 1305600, 11520000)
     """
     _check(load)
-    even = tuple(-(-size // load.shards) for size in load.frontiers)
-    capacities = load.capacities or even
     answers = [INT + load.word_bytes * fanout for fanout in load.fanouts] + [load.width * load.itemsize]
-    return tuple(
-        load.shards * capacity * (INT + answer) for capacity, answer in zip(capacities, answers, strict=True)
-    )
+    return tuple(load.shards * slots * (INT + each) for slots, each in zip(load.slots, answers, strict=True))
 
 
 def _check(load: Load) -> None:
