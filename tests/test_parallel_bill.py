@@ -17,7 +17,7 @@ from jsage.parallel import (
     shard_features,
     shard_graph,
 )
-from jsage.parallel.place import Place, to_words
+from jsage.parallel.place import to_words
 
 NODES, WIDTH = 90, 6
 LOAD = Load(NODES, 400, DEVICES, WIDTH, itemsize=4)
@@ -52,7 +52,7 @@ def test_tables_and_cache_are_what_the_bill_says(dataset, hot, lanes, dtype):
 
 
 @pytest.mark.parametrize(
-    ("num_nodes", "shards", "word"), [(2**31 - 8, 8, 4), (2**32, 8, 6), (2**32, 2**16, 8)]
+    ("num_nodes", "shards", "word"), [(2**31, 8, 4), (2**31 + 8, 8, 6), (2**32, 8, 6), (2**32, 2**16, 8)]
 )
 def test_places_take_as_many_bytes_as_they_need(num_nodes, shards, word):
     assert Load(num_nodes, 8, shards, 1).word_bytes == word
@@ -61,7 +61,7 @@ def test_places_take_as_many_bytes_as_they_need(num_nodes, shards, word):
 
 
 def test_the_words_of_a_large_graph_are_those_of_the_bill():
-    words = to_words(Place(np.array([7, 0]), np.array([2**29 - 1, 5])), rows=2**29, shards=8)
+    words = to_words(np.array([7, 0]), np.array([2**29 - 1, 5]), rows=2**29, shards=8)
     assert sum(word.nbytes for word in words) == 2 * Load(2**32, 2, 8, 1).word_bytes
 
 
@@ -80,11 +80,12 @@ def test_the_model_and_the_batches_are_counted():
 
 def test_exchanges_are_of_what_is_asked_and_of_what_is_answered():
     load = LOAD._replace(seeds=4, fanouts=(3, 2), capacities=(1, 3, 5))
-    ids, answers = np.array([1, 3, 5]) * 4, [1 * (4 + 3 * 4), 3 * (4 + 2 * 4), 5 * WIDTH * 4]
+    ids, answers = np.array([1, 3, 5]) * 4, [1 * 3 * 4, 3 * 2 * 4, 5 * WIDTH * 4]
     assert exchanged(load) == tuple(DEVICES * (ids + answers))
     assert bill(load)["exchange"] == 2 * max(exchanged(load))
     assert load.frontiers == (4, 16, 48)
-    assert exchanged(load._replace(capacities=())) == exchanged(load._replace(capacities=load.slots))
+    safe = tuple(safe_capacity(size, DEVICES) for size in (4, 16, 48))
+    assert exchanged(load._replace(capacities=())) == exchanged(load._replace(capacities=safe))
 
 
 @pytest.mark.parametrize(("num_ids", "shards"), [(1024, 256), (26_624, 64), (4000, 8)])

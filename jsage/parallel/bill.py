@@ -55,7 +55,7 @@ class Load(NamedTuple):
     @property
     def word_bytes(self) -> int:
         """Of a place in memory: `jsage.parallel.place.Words`."""
-        if self.shards * self.rows < 2**31:
+        if self.shards * self.rows <= 2**31:
             return INT
         return INT + (2 if self.shards <= 2**15 else INT)
 
@@ -79,7 +79,7 @@ def safe_capacity(num_ids: int, shards: int, risk: float = 0.01) -> int:
     and copies of hot rows only make it fewer: `measure_capacities` finds how few.
 
     >>> safe_capacity(292_864, 256), safe_capacity(292_864, 8), safe_capacity(1024, 256)
-    (1344, 37208, 24)
+    (1344, 37416, 24)
     """
     mean, log = num_ids / shards, float(np.log(shards**2 / risk))
     most = mean + log / 3 + float(np.sqrt(log**2 / 9 + 2 * log * mean))
@@ -100,7 +100,7 @@ def bill(load: Load) -> dict[str, int]:
 
     With `n = rows`, `e = edges`, `d` numbers in a row of features of `b` bytes, `h` hot rows, `P` devices:
 
-    * `graph`: `4 (n + 1) + 4 n + w e`, offsets, names and sources; `w` is 4 while `P n < 2^31`, else 6
+    * `graph`: `4 (n + 1) + 4 n + w e`, offsets, names and sources; `w` is 4 up to `P n = 2^31`, else 6
       (8 beyond 2^15 devices), and names take `8 n` from `2^32` nodes on;
     * `features`: `n d b`; `cache`: `h (d b + 4) + 4 (P + 1)`;
     * `model`: parameters and Adam's two moments, `12` a parameter;
@@ -132,14 +132,14 @@ def bill(load: Load) -> dict[str, int]:
 def exchanged(load: Load) -> tuple[int, ...]:
     """Bytes that a device sends in one round of each hop and of the features: ids out, answers back.
 
-    `capacity · P` slots each: `4` for an id; of a hop back `4 + w · fanout`, of the features `d b`. The share
+    `capacity · P` slots each: `4` for an id; of a hop back `w · fanout`, of the features `d b`. The share
     `1 / P` of them stays where it is.
 
     >>> exchanged(Load(1000, 8000, shards=8, num_features=16, capacities=(130, 3400, 40_000)))
-    (112320, 1305600, 11520000)
+    (108160, 1196800, 11520000)
     """
     _check(load)
-    answers = [INT + load.word_bytes * fanout for fanout in load.fanouts] + [load.width * load.itemsize]
+    answers = [load.word_bytes * fanout for fanout in load.fanouts] + [load.width * load.itemsize]
     return tuple(load.shards * slots * (INT + each) for slots, each in zip(load.slots, answers, strict=True))
 
 
