@@ -1,4 +1,4 @@
-"""What devices that share a graph send each other, counted on simulated batches: bytes a seed, slots, overflow.
+"""What devices that share a graph send each other, counted on simulated batches: bytes, slots, overflow.
 
     python -m benchmarks.exchange --json exchange.json
 
@@ -153,7 +153,7 @@ def capacities_of(counts: np.ndarray, sizes: Sequence[int]) -> tuple[int, ...]:
 def ideal(
     batch: Sequence[Sequence[np.ndarray]], graph: Rows, owner: np.ndarray, hot: np.ndarray, load: Load
 ) -> int:
-    """Bytes for every distinct row that is another device's, as long as it is: its id out, its answer back."""
+    """Bytes for every distinct row that another device owns: its id out, its answer back."""
     total = 0
     for asker, device in enumerate(batch):
         for exchange, ids in enumerate(device):
