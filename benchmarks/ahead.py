@@ -23,6 +23,7 @@ from jsage.place import whole_lanes
 from jsage.typing import AggregateFn
 
 FANOUTS, BATCH, STEPS = (25, 10), 1024, 192
+DTYPES = ("float32", "bfloat16")
 KINDS = ("labels", *pairs.KINDS)
 AGGREGATORS: dict[str, Callable[[Any], AggregateFn]] = {
     "mean": lambda dtype: aggregate.mean,
@@ -78,8 +79,8 @@ def options(name: str, description: str | None, lanes: int) -> argparse.Argument
     made.add_argument("--num-nodes", type=count, help="instead of that graph's; 3e9 is understood")
     made.add_argument("--num-edges", type=count, help="instead of that graph's")
     made.add_argument("--lanes", type=int, default=lanes, help="rows are padded to a multiple of this")
-    made.add_argument("--aggregators", type=names, default=tuple(AGGREGATORS), help="mean,max,...")
-    made.add_argument("--dtypes", type=names, default=("float32", "bfloat16"), help="of features and layers")
+    made.add_argument("--aggregators", type=names, help="mean,max,...; all of them unless given")
+    made.add_argument("--dtypes", type=names, help="of features and layers: float32,bfloat16")
     made.add_argument("--kinds", type=names, default=("labels",), help=f"some of {','.join(KINDS)}")
     made.add_argument("--double", action="store_true", help="compile for a graph twice as large, too")
     made.add_argument("--json", metavar="FILE", help="write the result there; - is standard output")
@@ -101,16 +102,22 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
     if (size := SIZES.get(str(chosen.graph))) is None:
         raise ValueError(f"no sizes of {chosen.graph}: expected one of {', '.join(SIZES)}")
     num_nodes, num_edges = chosen.num_nodes or size.num_nodes, chosen.num_edges or size.num_edges
-    if unknown := [name for name in chosen.aggregators if name not in AGGREGATORS]:
-        raise ValueError(f"no aggregator {unknown[0]!r}: expected some of {', '.join(AGGREGATORS)}")
+    aggregators = known_aggregators(chosen.aggregators or tuple(AGGREGATORS))
     if unknown := [name for name in chosen.kinds if name not in KINDS]:
         raise ValueError(f"no kind {unknown[0]!r}: expected some of {', '.join(KINDS)}")
     most = max(num_nodes, num_edges) * (1 + chosen.double)
     if most >= 2**31:
         raise ValueError(f"one device counts nodes and edges in 32 bits, got {most}: stay below 2^31")
     width = whole_lanes(size.num_features, chosen.lanes)
-    for kind, name, dtype in product(chosen.kinds, chosen.aggregators, chosen.dtypes):
+    for kind, name, dtype in product(chosen.kinds, aggregators, chosen.dtypes or DTYPES):
         yield Case(name, dtype, num_nodes, num_edges, width, size.num_classes, kind)
+
+
+def known_aggregators(found: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, or ValueError."""
+    if unknown := [name for name in found if name not in AGGREGATORS]:
+        raise ValueError(f"no aggregator {unknown[0]!r}: expected some of {', '.join(AGGREGATORS)}")
+    return found
 
 
 def rows(

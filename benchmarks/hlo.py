@@ -15,10 +15,18 @@ class Array(NamedTuple):
     shape: tuple[int, ...]
     on_chip: bool
     """In a TPU's vector memory: a small table, or a part of one, that the compiler keeps beside the cores."""
+    padded: tuple[int, ...] = ()
+    """The shape as it lies in memory, in whole tiles."""
 
     @property
     def size(self) -> int:
         return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """As it lies in memory."""
+        bits = re.search(r"\d+", self.dtype)
+        return prod(self.padded or self.shape) * (int(bits[0]) if bits else 8) // 8
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -97,6 +105,54 @@ def staged(text: str, tables: Collection[int]) -> list[str]:
 STAGES = ("copy-done", "ConcatBitcast")
 
 
+def largest(text: str) -> str:
+    """The largest array that a program writes to memory."""
+    return str(max(written(text), key=lambda one: one.size, default=""))
+
+
+class Collective(NamedTuple):
+    kind: str
+    bytes: int
+    """What a device gives, as it lies in memory."""
+    loops: int
+    """How many loops it is in."""
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every instruction that devices meet in, once for each place that its computation is called from."""
+    bodies, entry = _computations(text)
+    given = {one.name: one for body in bodies.values() for one in instructions("\n".join(body))}
+
+    def walk(name: str, loops: int) -> Iterator[Collective]:
+        for line in bodies.get(name, ()):
+            for one in instructions(line):
+                if (kind := one.opcode.removesuffix("-start")) in COLLECTIVES:
+                    read = [array for operand in one.operands for array in given[operand].arrays]
+                    yield Collective(kind, sum(array.bytes for array in read), loops)
+            for role, called in re.findall(CALLS, line):
+                for inner in re.findall(r"[\w.\-]+", called):
+                    yield from walk(inner, loops + (role == "body"))
+
+    return list(walk(entry, 0))
+
+
+COLLECTIVES = {"all-to-all", "ragged-all-to-all", "all-reduce", "all-gather", "reduce-scatter"}
+COLLECTIVES |= {"collective-permute", "collective-broadcast"}
+CALLS = r"(body|calls|to_apply|branch_computations|true_computation|false_computation)=\{?([%\w.\-, ]+)"
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of each computation, and the name of the first that runs."""
+    bodies: dict[str, list[str]] = {}
+    name = entry = ""
+    for line in text.splitlines():
+        if opening := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+            name = opening[2]
+            entry = name if opening[1] else entry
+        bodies.setdefault(name, []).append(line)
+    return bodies, entry
+
+
 def _whole(one: Instruction, tables: Collection[int], on_chip: bool) -> bool:
     sizes = [array.size for array in one.arrays if array.on_chip == on_chip]
     return any(size in tables or size >= max(tables) for size in sizes)
@@ -107,5 +163,20 @@ def _shuffles(opcode: str) -> bool:
 
 
 def _arrays(kind: str) -> Iterator[Array]:
-    for dtype, shape, layout in re.findall(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?", kind):
-        yield Array(dtype, tuple(int(length) for length in shape.split(",") if length), "S(1)" in layout)
+    for dtype, sizes, layout in re.findall(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?", kind):
+        shape = _numbers(sizes)
+        yield Array(dtype, shape, "S(1)" in layout, _padded(shape, layout))
+
+
+def _padded(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """Each axis up to a multiple of its tile, which is told last axis first: `{1,0:T(8,128)}`."""
+    order, _, tiles = layout.strip("{}").partition(":")
+    tile = re.match(r"T\(([\d,]+)\)", tiles)
+    sizes = list(shape)
+    for axis, step in zip(_numbers(order), reversed(_numbers(tile[1]) if tile else ()), strict=False):
+        sizes[axis] = -(-sizes[axis] // step) * step
+    return tuple(sizes)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)

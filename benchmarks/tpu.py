@@ -3,8 +3,12 @@
     pip install 'jsage[tpu]'
     python -m benchmarks.tpu --json tpu.json
     python -m benchmarks.tpu --topology v5e:2x2 --aggregators mean,max --dtypes bfloat16 --double
+    python -m benchmarks.tpu --topology v5e:16x16 --num-nodes 3e9 --num-edges 18e9 --json pod.json
 
 The program is compiled for one chip of each topology; `--num-nodes` and `--num-edges` are that chip's share.
+With `--mesh`, or with more than one chip can count (2^31 nodes or edges), it is compiled for all chips of the
+topology, which share one graph (`benchmarks.sharded`): bytes are those of one chip, and `collectives` are
+counted in the program's text.
 `offenders` should be empty: whole tables that a step writes to memory, scatters and sorts larger than the
 logits. `staged` names tables that the compiler reads into the chip's vector memory, to look them up there.
 `--kinds skip_gram,links` compiles the steps of `benchmarks.pairs`, whose limit is their number of seeds.
@@ -24,7 +28,7 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is opened, s
 
 from jax.experimental import topologies
 
-from benchmarks import ahead, hlo
+from benchmarks import ahead, hlo, sharded
 from benchmarks.common import run
 from jsage.place import LANES
 
@@ -34,7 +38,10 @@ def main(chosen: argparse.Namespace) -> list[dict]:
     found = []
     for name in chosen.topology:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-        found += ahead.rows(chosen, topology.devices[0], look, {"topology": name})
+        if sharded.wanted(chosen):
+            found += sharded.rows(chosen, topology.devices, name)
+        else:
+            found += ahead.rows(chosen, topology.devices[0], look, {"topology": name})
     return found
 
 
@@ -49,4 +56,8 @@ def look(text: str, case: ahead.Case) -> dict[str, list[str]]:
 if __name__ == "__main__":
     options = ahead.options("tpu", __doc__, lanes=LANES)
     options.add_argument("--topology", type=ahead.names, default=("v5e:2x2", "v6e:2x2"), help="v5e:2x2,...")
+    options.add_argument("--mesh", action="store_true", help="all chips share one graph, whatever its size")
+    options.add_argument("--num-features", type=int, default=256, help="of a mesh (default: 256)")
+    options.add_argument("--num-hot", type=ahead.count, default=0, help="rows copied to each chip of a mesh")
+    options.add_argument("--seeds", type=int, default=ahead.BATCH, help="of each chip of a mesh (1024)")
     sys.exit(run(options, main))

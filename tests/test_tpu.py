@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import ahead, hlo
+from benchmarks import ahead, hlo, sharded
 
 ROOT = Path(__file__).parents[1]
 TABLES = {100 * 128, 100, 101, 700}
@@ -128,6 +128,99 @@ def test_sizes_that_do_not_fit_are_refused(arguments, message):
         list(ahead.cases(ahead.options("tpu", "What it does.", lanes=128).parse_args(arguments)))
 
 
+COLLECTIVES = """HloModule m
+
+%adds (q: f32[]) -> f32[] {
+  %q = f32[] parameter(0)
+}
+
+%round (p: s32[8,10]) -> s32[8,10] {
+  %p = s32[8,10]{1,0:T(8,128)} parameter(0)
+  ROOT %more = s32[8,10]{1,0:T(8,128)} all-to-all(%p), channel_id=1, dimensions={0}
+}
+
+%step (r: bf16[8,4]) -> bf16[8,4] {
+  %r = bf16[8,4]{1,0} parameter(0)
+  %out = bf16[8,4]{1,0} all-to-all(%r), channel_id=2, dimensions={0}
+  %g = (f32[3]{0}, f32[5]{0}) all-reduce(%a, %b), to_apply=%adds
+  %a = f32[3]{0} add(%r, %r)
+  %b = f32[5]{0} add(%r, %r)
+  ROOT %w = s32[8,10]{1,0} while(%out), condition=%adds, body=%round
+}
+
+ENTRY %main (x: f32[]) -> f32[] {
+  %x = f32[2]{0} parameter(0)
+  %loop = f32[2]{0} while(%x), condition=%adds, body=%step
+  %s = (f32[2]{0}, f32[2]{0}) all-gather-start(%x), to_apply=%adds
+  ROOT %d = f32[2]{0} all-gather-done(%s)
+}
+"""
+
+
+def test_collectives_are_counted_with_their_bytes_and_the_loops_that_they_are_in():
+    assert hlo.collectives(COLLECTIVES) == [
+        ("all-to-all", 8 * 4 * 2, 1),
+        ("all-reduce", 4 * (3 + 5), 1),
+        ("all-to-all", 8 * 128 * 4, 2),  # in whole tiles
+        ("all-gather", 8, 0),
+    ]
+    row = sharded.links(COLLECTIVES, "v5e:2x4", 8)
+    assert row["collectives"] == {"all-gather": 1, "all-reduce": 1, "all-to-all": 2}
+    assert row["collective_bytes"] == (64 + 2 * 32) * 7 / 8
+    assert row["overflow_bytes"] == 4096 * 7 / 8
+    assert row["link_seconds"] == pytest.approx(112 / 200e9)
+    assert row["bisection_seconds"] == pytest.approx(112 * 8 / 4 / 100e9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate"), [("16x16", 1.6e12), ("4x4", 200e9), ("2x4", 100e9), ("8x16", 800e9)]
+)
+def test_the_bandwidth_between_halves_is_that_of_the_links_that_are_cut(shape, rate):
+    assert sharded.bisection("v5e", shape) == rate
+
+
+def test_tiles_are_of_the_last_axes_first():
+    (one,) = hlo.instructions("  %c = bf16[8,9,5]{1,2,0:T(8,128)(2,1)} copy(%x)")
+    assert one.arrays[0].padded == (8, 128, 8)
+    assert one.arrays[0].bytes == 8 * 128 * 8 * 2
+    (flag,) = hlo.instructions("  %c = pred[9]{0} copy(%x)")
+    assert flag.arrays[0].bytes == 9
+
+
+MESH = argparse.Namespace(
+    graph=Path("products"), num_nodes=None, num_edges=None, num_features=256, num_hot=0, seeds=1024, lanes=128
+)
+MESH.mesh, MESH.double, MESH.kinds, MESH.aggregators, MESH.dtypes = False, False, ("labels",), None, None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, False),
+        ({"mesh": True}, True),
+        ({"num_nodes": 2**31 - 1, "num_edges": 10}, False),
+        ({"num_nodes": 3_000_000_000}, True),
+        ({"num_edges": 2**31}, True),
+    ],
+)
+def test_all_chips_share_a_graph_that_one_cannot_count(given, expected):
+    assert sharded.wanted(argparse.Namespace(**(vars(MESH) | given))) == expected
+
+
+def test_a_mesh_is_asked_for_one_program_unless_more_are_named():
+    chosen = argparse.Namespace(**(vars(MESH) | {"num_nodes": 3_000_000_000, "num_edges": 18_000_000_000}))
+    (case,) = sharded.cases(chosen, 256)
+    assert (case.aggregator, case.dtype) == ("mean", "bfloat16")
+    assert case.table_sizes == {11_718_750 * 256, 11_718_750, 11_718_751, 70_312_500}
+    assert case.load.num_parameters == 2 * 256 * 256 + 256 + 2 * 256 * 47 + 47
+    for change, message in (
+        ({"kinds": ("links",)}, "trains on labels"),
+        ({"aggregators": ("median",)}, "median"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(sharded.rows(argparse.Namespace(**(vars(chosen) | change)), [None] * 256, "v5e:16x16"))
+
+
 def test_a_step_is_compiled_from_shapes_alone():
     chosen = argparse.Namespace(
         graph=Path("tiny"),
@@ -178,6 +271,20 @@ def test_a_step_on_a_tpu_copies_no_table_and_its_memory_does_not_grow_with_the_g
     assert row["offenders"] == row["doubled_offenders"] == []
     assert row["doubled_temp_bytes"] == row["temp_bytes"] < 64e6
     assert row["argument_bytes"] > 2_449_029 * 128 * 4
+
+
+@needs_compiler
+def test_a_step_on_a_mesh_exchanges_rows_and_sums_gradients_and_does_no_more(tmp_path):
+    """Tables too large for on-chip memory; few seeds, since sorting is what takes long to compile."""
+    sizes = ["--mesh", "--num-nodes", "3e8", "--num-edges", "5e8", "--num-features", "128", "--seeds", "8"]
+    row = compiled(tmp_path, *sizes, "--topology", "v5e:2x4")
+    assert row["offenders"] == []
+    assert set(row["collectives"]) == {"all-to-all", "all-reduce"}
+    assert row["temp_bytes"] < 64e6
+    assert row["argument_bytes"] == pytest.approx(row["billed_bytes"], rel=1e-4)
+    rows = sum(capacity * 8 for capacity in row["capacities"]) * 128 * 2
+    assert 0 < row["collective_bytes"] < 2 * rows
+    assert row["link_seconds"] < row["bisection_seconds"]
 
 
 @needs_compiler

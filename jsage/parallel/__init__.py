@@ -1,5 +1,9 @@
 """One graph on many devices: seeds, features and edges split over a mesh, with one device's results."""
 
+from jsage.parallel.bill import Load as Load
+from jsage.parallel.bill import bill as bill
+from jsage.parallel.bill import exchanged as exchanged
+from jsage.parallel.bill import safe_capacity as safe_capacity
 from jsage.parallel.capacity import measure_capacities as measure_capacities
 from jsage.parallel.exchange import Traffic as Traffic
 from jsage.parallel.exchange import ask as ask
