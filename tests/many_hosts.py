@@ -5,7 +5,6 @@ each, and what came out is written for the test to compare. Then, on one of them
 prints each step once its checkpoint is written; `--resume` goes on with it, and does nothing else.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -40,8 +39,9 @@ from jsage.parallel import (
 from jsage.train import TrainState, init_state
 
 CLASSES, FANOUTS, BATCH, FEATURES = 4, (3, 2), 16, 6
-CAPACITY, EDGES, STEPS, KILLED, TIMEOUT, DEVICES = 2, 90, 4, 8, 60, 8
+CAPACITY, EDGES, STEPS, KILLED, TIMEOUT, DEVICES = 2, 90, 4, 8, 10, 8
 OPTIMIZER = optax.sgd(0.2, momentum=0.9)
+TABLE = np.arange(48, dtype=np.float32).reshape(16, 3)
 MODEL = GraphSAGE(hidden=5, out=CLASSES)
 
 
@@ -58,7 +58,10 @@ def scored(params, given):
     rows, blocks, labels, mask = given
     scores = MODEL.apply({"params": params}, rows, blocks)
     losses = cross_entropy(scores, labels, mask)
-    return masked_mean(losses, mask), ({"loss": losses.sum(), "weight": mask.sum().astype(jnp.float32)}, scores)
+    return masked_mean(losses, mask), (
+        {"loss": losses.sum(), "weight": mask.sum().astype(jnp.float32)},
+        scores,
+    )
 
 
 def advance(state, grads):
@@ -96,7 +99,10 @@ def lay(path, mesh):
     nodes = open_nodes(path, "train", mesh)
     (at, mask), labels = batches(nodes.ids), np.asarray(nodes.labels)
     seeds = Place(*(np.asarray(x) for x in nodes.place))
-    made = [split((Place(seeds.owner[i], seeds.local[i]), labels[i], live), mesh) for i, live in zip(at, mask, strict=True)]
+    made = [
+        split((Place(seeds.owner[i], seeds.local[i]), labels[i], live), mesh)
+        for i, live in zip(at, mask, strict=True)
+    ]
     return replicate(start(), mesh), (open_graph(path, mesh), open_features(path, mesh)), made
 
 
@@ -141,11 +147,12 @@ def compare(folder, mesh):
 def go_on(folder, mesh, given, resume):
     """The run to kill, or what follows it; its last parameters are written."""
     run, state, tables, made = given
+    table = split(TABLE, mesh)
     if resume:
-        state = checkpoint.restore(folder / "checkpoints", state)
+        state, table = checkpoint.restore(folder / "checkpoints", (state, 0 * table))
     while (number := int(state.step)) < KILLED:
         state, *_ = run(state, *tables, made[number % len(made)])
-        checkpoint.save(folder / "checkpoints", number + 1, state)
+        checkpoint.save(folder / "checkpoints", number + 1, (state, table))
         print("step", number + 1, flush=True)
     np.savez(folder / f"resumed-{jax.process_index()}.npz", **values(state.params))
 

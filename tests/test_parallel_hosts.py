@@ -1,6 +1,7 @@
 """Several real processes, each with its own shards: the numbers of one device; one that is killed; the rest of it."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,11 +10,22 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import many_hosts
 import numpy as np
 import pytest
-from many_hosts import BATCH, CLASSES, DEVICES, FANOUTS, FEATURES, KILLED, STEPS, advance, batches, scored
+from many_hosts import (
+    BATCH,
+    CLASSES,
+    DEVICES,
+    FANOUTS,
+    FEATURES,
+    KILLED,
+    STEPS,
+    TABLE,
+    advance,
+    batches,
+    scored,
+)
 
 import jsage
 from experiments.hosts import LOST
@@ -22,7 +34,7 @@ from jsage.block import as_tree
 from jsage.data import shard_dataset
 from jsage.data.synthetic import power_law_communities
 from jsage.keyed import sample_blocks_by_node
-from jsage.parallel import make_mesh
+from jsage.parallel import make_mesh, split
 from jsage.partition import balanced, contiguous, hashed
 
 NODES, PROCESSES = 90, 4
@@ -53,7 +65,9 @@ def launch(folder, processes, *options):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     script = Path(__file__).with_name("many_hosts.py")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    commands = [[sys.executable, script, folder, address, str(i), str(processes), *options] for i in range(processes)]
+    commands = [
+        [sys.executable, script, folder, address, str(i), str(processes), *options] for i in range(processes)
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     return [subprocess.Popen(command, **pipes) for command in commands]
 
@@ -69,7 +83,9 @@ def killed(folder):
         children[2].kill()
         began = time.monotonic()
         ends = [(child.wait(60), child.communicate()[1]) for child in children]
-        return ends, time.monotonic() - began
+        seconds = time.monotonic() - began
+        shutil.copytree(folder / "checkpoints", folder / "killed")
+        return ends, seconds
     finally:
         for child in children:
             child.kill()
@@ -144,3 +160,19 @@ def test_the_rest_of_a_killed_run_on_the_same_mesh_gives_the_same_bits(folder, k
         resumed = np.load(folder / f"resumed-{process}.npz")
         for path in whole.files:
             np.testing.assert_array_equal(resumed[path], whole[path])
+
+
+def test_the_rest_of_a_killed_run_on_a_smaller_mesh_ends_with_the_same_parameters(folder, killed):
+    mesh = make_mesh(jax.devices()[:2])
+    state, tables, made = many_hosts.lay(folder / "two", mesh)
+    like = split(0 * TABLE, mesh)
+    state, table = checkpoint.restore(folder / "killed", (state, like))
+    assert int(state.step) < KILLED
+    assert table.sharding == like.sharding
+    np.testing.assert_array_equal(table, TABLE)
+    run = many_hosts.on(mesh, state, tables, made[0])
+    while (number := int(state.step)) < KILLED:
+        state, *_ = run(state, *tables, made[number % len(made)])
+    whole = np.load(folder / "whole-0.npz")
+    for path, value in many_hosts.values(state.params).items():
+        np.testing.assert_allclose(value, whole[path], rtol=1e-6, atol=1e-6)

@@ -4,7 +4,6 @@ All edges are walked, a batch at a time, and every batch is an exchange as a ste
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
