@@ -25,6 +25,7 @@ SIGNS = (
     "heartbeat",
 )
 """What errors say that come of a process that is gone."""
+AUTO = "auto"
 MEET, POLL = 300, 1.0
 """Seconds to wait for all processes to start, and between signs of life."""
 DONE, FAILED = "done", "failed"
@@ -32,24 +33,26 @@ DONE, FAILED = "done", "failed"
 
 @contextmanager
 def together(address: str | None, process: int, processes: int, timeout: int) -> Iterator[None]:
-    """Join the processes that meet at `address` (None: there is this one alone), and leave when the job is done.
+    """Join the processes that meet at `address` (None: this one is alone), and leave when the job is done.
 
-    Every process waits for the others in each step, so one that is gone would stop them all for ever. Here they
-    end with one line and status 3: at once where a connection breaks, and `timeout` seconds after the last
-    sign of its life where a machine vanishes. Where process 0 is gone, jax may end the others before that.
+    With the address `auto`, jax finds the others out, as on Cloud TPU.
+
+    Every process waits for the others in each step, so one that is gone would stop them all for ever. Here
+    they end with one line and status 3: at once where a connection breaks, and `timeout` seconds after the
+    last sign of its life where a machine vanishes. Where process 0 is gone, jax may end the others before
+    that, with lines of its own.
     """
     if address is None:
         yield
         return
+    known = (None, None, None) if address == AUTO else (address, processes, process)
     jax.distributed.initialize(
-        address,
-        processes,
-        process,
+        *known,
         initialization_timeout=MEET,
         heartbeat_timeout_seconds=2 * timeout,
         shutdown_timeout_seconds=2 * timeout,
     )
-    done = threading.Event()
+    process, processes, done = jax.process_index(), jax.process_count(), threading.Event()
     client: Any = distributed.global_state.client
     watcher = threading.Thread(target=watch, args=(client, process, processes, timeout, done), daemon=True)
     watcher.start()
@@ -60,11 +63,8 @@ def together(address: str | None, process: int, processes: int, timeout: int) ->
         if cause := lost(error):
             leave(client, process, processes, cause)
         known = isinstance(error, OSError | ValueError)
-        print(
-            f"{type(error).__name__}: {error}" if known else traceback.format_exc(),
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"{type(error).__name__}: {error}" if known else traceback.format_exc()
+        print(text, file=sys.stderr, flush=True)
         linger(client, process, 2 if known else 1)
     done.set()
     say(client, process, DONE)
@@ -85,20 +85,14 @@ def watch(client: Any, process: int, processes: int, timeout: float, done: threa
                 return
             leave(client, process, processes, lost(error) or str(error))
         now = time.monotonic()
-        seen = {
-            name: seen[name] if seen.get(name, ("",))[0] == sign else (sign, now)
-            for name, sign in told.items()
-        }
-        for name, (sign, since) in seen.items():
+        for name, sign in told.items():
+            if seen.get(name, ("",))[0] != sign:
+                seen[name] = sign, now
+            number = name.removeprefix("alive/")
             if sign == FAILED:
-                leave(client, process, processes, f"process {name.removeprefix('alive/')} stopped")
-            if sign != DONE and now - since > timeout:
-                leave(
-                    client,
-                    process,
-                    processes,
-                    f"no sign of process {name.removeprefix('alive/')} for {timeout} s",
-                )
+                leave(client, process, processes, f"process {number} stopped")
+            if sign != DONE and now - seen[name][1] > timeout:
+                leave(client, process, processes, f"no sign of process {number} for {timeout} s")
 
 
 def say(client: Any, process: int, sign: str) -> None:
@@ -109,8 +103,8 @@ def say(client: Any, process: int, sign: str) -> None:
 def leave(client: Any, process: int, processes: int, cause: str) -> NoReturn:
     """End this process because of another one."""
     print(
-        f"process {process} of {processes}: another process of this run is gone, so this one stops too. Its own "
-        "output says why. Start all of them again with --resume: they go on from the last checkpoint. "
+        f"process {process} of {processes}: another process of this run is gone, so this one stops too. "
+        "Its own output says why. Start all of them again with --resume: they go on from the last checkpoint. "
         f"Cause: {cause}",
         file=sys.stderr,
         flush=True,

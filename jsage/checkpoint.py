@@ -209,7 +209,7 @@ def _write_failure(folder: Path, step: int, arrays: dict[str, Any], error: Excep
 
 
 def _sweep(folder: Path, keep: int | None = None) -> None:
-    """Remove what a killed or failed process left unfinished, and all but the newest `keep`; one process does."""
+    """Remove what a killed or failed run left unfinished, and all but the newest `keep`: process 0 does."""
     if jax.process_index() != 0:
         return
     for old in steps(folder)[:-keep] if keep else []:

@@ -95,15 +95,12 @@ def batches(nodes):
 
 
 def lay(path, mesh):
-    """What the steps read, each part on its device, and the step itself, compiled once for all directories."""
+    """The state, the tables and the batches, each part on its device."""
     nodes = open_nodes(path, "train", mesh)
     (at, mask), labels = batches(nodes.ids), np.asarray(nodes.labels)
-    seeds = Place(*(np.asarray(x) for x in nodes.place))
-    made = [
-        split((Place(seeds.owner[i], seeds.local[i]), labels[i], live), mesh)
-        for i, live in zip(at, mask, strict=True)
-    ]
-    return replicate(start(), mesh), (open_graph(path, mesh), open_features(path, mesh)), made
+    owner, local = map(np.asarray, nodes.place)
+    made = [(Place(owner[i], local[i]), labels[i], live) for i, live in zip(at, mask, strict=True)]
+    return replicate(start(), mesh), (open_graph(path, mesh), open_features(path, mesh)), split(made, mesh)
 
 
 def on(mesh, state, tables, batch):

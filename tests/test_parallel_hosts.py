@@ -1,4 +1,4 @@
-"""Several real processes, each with its own shards: the numbers of one device; one that is killed; the rest of it."""
+"""Several real processes, each with its own shards: the numbers of one device; one is killed, all go on."""
 
 import os
 import shutil
@@ -65,16 +65,15 @@ def launch(folder, processes, *options):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     script = Path(__file__).with_name("many_hosts.py")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    commands = [
-        [sys.executable, script, folder, address, str(i), str(processes), *options] for i in range(processes)
-    ]
+    command = [sys.executable, script, folder, address]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    return [subprocess.Popen(command, **pipes) for command in commands]
+    numbers = [(str(i), str(processes)) for i in range(processes)]
+    return [subprocess.Popen([*command, *pair, *options], **pipes) for pair in numbers]
 
 
 @pytest.fixture(scope="module")
 def killed(folder):
-    """All comparisons, then a run whose process 2 gets SIGKILL after its third step: `(status, error)` of each."""
+    """All comparisons, then a run whose process 2 gets SIGKILL: each one's status and errors, and how soon."""
     children = launch(folder, PROCESSES)
     try:
         for line in children[2].stdout:
