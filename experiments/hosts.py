@@ -104,7 +104,7 @@ def leave(client: Any, process: int, processes: int, cause: str) -> NoReturn:
     """End this process because of another one."""
     print(
         f"process {process} of {processes}: another process of this run is gone, so this one stops too. "
-        "Its own output says why. Start all of them again with --resume: they go on from the last checkpoint. "
+        "Its own output says why. Start all of them again with --resume, to go on from the last checkpoint. "
         f"Cause: {cause}",
         file=sys.stderr,
         flush=True,

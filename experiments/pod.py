@@ -36,6 +36,7 @@ from experiments.pod_tables import PLACEMENTS, Source, Tables, find, make_tables
 from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots, summarize
 from experiments.tasks import TASKS, Task, make_task
+from jsage.data import Dataset
 from jsage.parallel import make_mesh
 from jsage.parallel.bill import Load, bill
 from jsage.place import LANES
@@ -90,12 +91,18 @@ class Config:
 def main(config: Config) -> dict:
     """Join the other processes, if any, and train; what `--json` writes."""
     if config.devices:
-        jax.config.update("jax_num_cpu_devices", config.devices // config.processes)
+        virtual(config.devices // config.processes)
     alone = config.coordinator is None or config.dry_run
     with together(
         None if alone else config.coordinator, int(config.process), config.processes, config.timeout
     ):
         return train(config)
+
+
+def virtual(devices: int) -> None:
+    """Have a CPU count as so many devices; once jax has counted them it is too late."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def train(config: Config) -> dict:
@@ -110,7 +117,7 @@ def train(config: Config) -> dict:
             return {"dataset": config.dataset, "devices": source.placement.shards, "bytes": items}
         mesh = make_mesh()
         if config.devices and mesh.size != config.devices:
-            raise ValueError(f"--devices {config.devices}, but jax has {mesh.size}: is it a CPU's number?")
+            raise ValueError(f"--devices {config.devices}, but jax has {mesh.size}: they are for a CPU alone")
         return learn(source, items, config, mesh)
 
 
@@ -134,22 +141,22 @@ def learn(source: Source, items: dict[str, int], config: Config, mesh: Mesh) -> 
     return result | there
 
 
-def run_all(task: Task, tables: Tables, dataset: Any, given: tuple[tuple[int, ...], Config, Mesh]) -> Found:
+def run_all(task: Task, tables: Tables, dataset: Dataset, given: tuple[tuple[int, ...], Any, Mesh]) -> Found:
     """Train with seeds `0 .. runs-1`, and test each."""
     capacities, config, mesh = given
     programs = compile_programs(task, tables, capacities, config, mesh)
-    val, test = np.asarray(dataset.val), jnp.asarray(dataset.test)
-    splits: Any = Splits(jnp.asarray(dataset.train), val, tables, jnp.asarray(val))  # pyright: ignore
+    train, val, test = (jnp.asarray(nodes) for nodes in (dataset.train, dataset.val, dataset.test))
+    read: Any = tables
     runs, scores, outputs = [], [], np.empty(0)
     for seed in range(config.runs):
         folder = Path(config.out) / f"graphsage-{seed}" if config.out else None
-        with Record("GraphSAGE", seed, config, len(dataset.train), folder) as record:  # pyright: ignore
-            run = fit(programs, task, tables, splits, config, record)  # pyright: ignore
+        with Record("GraphSAGE", seed, config, len(train), folder) as record:
+            run = fit(programs, task, read, Splits(train, np.asarray(val), read, val), config, record)
         found, outputs = (
-            programs.predict(run.params, run.stats, tables, nodes) for nodes in (splits.place, test)
+            np.asarray(programs.predict(run.params, run.stats, read, nodes)) for nodes in (val, test)
         )
         runs.append(run)
-        scores.append(task.scores(outputs, np.asarray(test), task.threshold(found, val)))
+        scores.append(task.scores(outputs, np.asarray(test), task.threshold(found, np.asarray(val))))
     return Found(runs, scores, outputs, programs.traces)
 
 

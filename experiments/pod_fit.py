@@ -93,7 +93,9 @@ def compile_programs(
         stats = variables(model, config, tables.features.rows.shape[1], jax.random.fold_in(key, 0))
         words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
         # XLA compiles no Philox inside shard_map.
-        return init_state(jax.random.wrap_key_data(words, impl="threefry2x32"), stats.pop("params"), optimizer, stats)
+        return init_state(
+            jax.random.wrap_key_data(words, impl="threefry2x32"), stats.pop("params"), optimizer, stats
+        )
 
     def begin(key: jax.Array, tables: Tables) -> TrainState:
         return replicate(jax.jit(start)(key, jax.eval_shape(lambda: tables)), mesh)
@@ -118,7 +120,8 @@ def compile_programs(
             programs["epoch"] = jax.jit(whole, donate_argnums=0)
         return programs["epoch"](state, *given)
 
-    return Programs(begin, epoch, make_predict(model, tables, mesh, traces), traces)
+    made: Any = begin, epoch
+    return Programs(*made, make_predict(model, tables, mesh, traces), traces)
 
 
 def loss_of(
@@ -154,7 +157,7 @@ def make_predict(model: GraphSAGE, tables: Tables, mesh: Mesh, traces: Counter[s
 
     programs: dict[Any, Any] = {}
 
-    def predict(params: Any, stats: Any, tables: Tables, nodes: jax.Array) -> np.ndarray:
+    def predict(params: Any, stats: Any, tables: Tables, nodes: jax.Array) -> jax.Array:
         given = {"params": params, **stats}, tables.graph, tables.features.rows
         seeds, _ = padded(*batches(nodes, len(nodes)), mesh.size)
         wanted = split(places(tables, seeds[0]), mesh)
@@ -163,6 +166,6 @@ def make_predict(model: GraphSAGE, tables: Tables, mesh: Mesh, traces: Counter[s
         rows = programs["embed"](*given)
         if len(nodes) not in programs:
             programs[len(nodes)] = jax.jit(on_mesh(pick, mesh, (rows, wanted), SPLIT))
-        return np.asarray(replicate(programs[len(nodes)](rows, wanted), mesh))[: len(nodes)]
+        return jnp.asarray(np.asarray(replicate(programs[len(nodes)](rows, wanted), mesh))[: len(nodes)])
 
     return predict

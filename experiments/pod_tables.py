@@ -1,6 +1,7 @@
-"""What `experiments.pod` reads, wherever it lies, and how it comes onto a mesh: every table split by nodes."""
+"""What `experiments.pod` reads, wherever it lies, and how it comes onto a mesh: tables split by nodes."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from experiments import classify
 from jsage.data import Dataset, Shards, open_shards
-from jsage.graph import Graph, in_degrees
+from jsage.graph import Graph, from_edges, in_degrees
 from jsage.nn.conv import l2_normalize
 from jsage.parallel import (
     ShardedFeatures,
@@ -62,8 +63,8 @@ class Splits(NamedTuple):
     def as_dataset(self) -> Dataset:
         """Labels and splits as the tasks and the reports read them: nodes are numbered as they are here."""
         bounds = np.cumsum((0, *self.sizes))
-        train, val, test = (np.arange(a, b, dtype=np.int32) for a, b in zip(bounds, bounds[1:], strict=False))
-        none = Graph(np.zeros(len(self.owner) + 1, np.int32), np.zeros(0, np.int32), {})
+        train, val, test = (np.arange(a, b, dtype=np.int32) for a, b in pairwise(bounds))
+        none = from_edges([], [], len(self.owner))
         return Dataset(none, None, self.labels, train, val, test)
 
 
@@ -114,7 +115,7 @@ def lay(source: Source, config: "Config", mesh: Mesh) -> tuple[ShardedGraph, Sha
 
 
 def locate(source: Source, mesh: Mesh) -> Splits:
-    """Where the nodes of the splits are, and their labels; in the order of their ids, so that runs compare."""
+    """Where the nodes of the splits are, and their labels; in the order of their ids under any placement."""
     if source.dataset is None:
         found = [open_nodes(source.path, name, mesh) for name in ("train", "val", "test")]
         parts = [

@@ -73,7 +73,7 @@ def launch(folder, processes, *options):
 
 @pytest.fixture(scope="module")
 def killed(folder):
-    """All comparisons, then a run whose process 2 gets SIGKILL: each one's status and errors, and how soon."""
+    """Comparisons, then a run whose process 2 gets SIGKILL: each one's status and errors, and how soon."""
     children = launch(folder, PROCESSES)
     try:
         for line in children[2].stdout:

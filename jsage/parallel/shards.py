@@ -124,7 +124,7 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
     order = np.argsort(ids)
     labels = replicate(told["labels"][order], mesh) if "labels" in told else None
     place = replicate(Place(*cast(Any, (owner[order], told["local"][order]))), mesh)
-    return Nodes(ids[order], place, labels)
+    return Nodes(ids[order], place, cast(Any, labels))
 
 
 def _checked(path: str | Path, mesh: Mesh) -> Shards:
