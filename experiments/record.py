@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,7 +20,8 @@ class Record:
     """One run's files in `folder` (None: nothing is written) and its line on the terminal.
 
     `folder/metrics.jsonl` holds one line an epoch; `folder/checkpoints` every `save_every`-th epoch and the
-    last, each with the training state and the early stopping: a killed run goes on bit for bit.
+    last, each with the training state and the early stopping: a killed run goes on bit for bit. Of several
+    processes all write the checkpoints together, and the first one the lines.
     """
 
     def __init__(self, name: str, seed: int, config: "Config", num_seeds: int, folder: Path | None) -> None:
@@ -27,8 +29,10 @@ class Record:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         status = (TextColumn("{task.fields[status]}"), TimeRemainingColumn())
         console = Console(stderr=True)
-        shown = console.is_terminal
-        self._bar = Progress(*columns, *status, console=console, transient=True, disable=not shown)
+        shown, self._first = console.is_terminal, jax.process_index() == 0
+        self._bar = Progress(
+            *columns, *status, console=console, transient=True, disable=not (shown and self._first)
+        )
         self._task = self._bar.add_task(f"{name} run {seed}", total=config.epochs, status="compiling")
 
     def __enter__(self) -> "Record":
@@ -62,5 +66,6 @@ class Record:
         if self.folder is None or not (last or epochs % self._config.save_every == 0):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+        if self._first:
+            write_whole(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
         checkpoint.save(self.folder / "checkpoints", epochs, tree)

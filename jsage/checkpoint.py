@@ -2,7 +2,9 @@
 
 Each is a folder `folder/<step>` in Orbax's format. It appears by one rename once it is complete, so a process
 killed at any moment leaves the earlier ones as they were; what it had begun is removed by the next `save`.
-One process writes to a folder at a time.
+One run writes to a folder at a time: its processes, where it has several (`jax.distributed`), make every call
+together, and the folder is one that all of them see. Each writes and reads its own parts of arrays that are
+split over devices; `restore` takes any number of devices, however many had written.
 """
 
 import logging
@@ -49,9 +51,7 @@ def save(folder: str | os.PathLike[str], step: int, tree: PyTree, *, keep: int =
     except Exception as error:
         _sweep(folder)
         raise OSError(_write_failure(folder, step, arrays, error)) from error
-    for old in steps(folder)[:-keep]:
-        (folder / str(old)).rename(folder / f"{old}{_UNFINISHED}")
-    _sweep(folder)
+    _sweep(folder, keep)
     return folder / str(step)
 
 
@@ -130,9 +130,10 @@ def _kinds(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _raw(leaf: Any) -> jax.Array | np.ndarray:
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    """As Orbax takes it: where there are several processes, what each has of its own goes through NumPy."""
+    raw = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    alone = isinstance(raw, jax.Array) and (jax.process_count() == 1 or not raw.is_fully_addressable)
+    return raw if alone else np.asarray(raw)
 
 
 def _target(raw: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct | np.ndarray:
@@ -207,8 +208,12 @@ def _write_failure(folder: Path, step: int, arrays: dict[str, Any], error: Excep
     )
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed or failed process left unfinished."""
+def _sweep(folder: Path, keep: int | None = None) -> None:
+    """Remove what a killed or failed run left unfinished, and all but the newest `keep`: process 0 does."""
+    if jax.process_index() != 0:
+        return
+    for old in steps(folder)[:-keep] if keep else []:
+        (folder / str(old)).rename(folder / f"{old}{_UNFINISHED}")
     for path in folder.glob(f"[0-9]*{_UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
 

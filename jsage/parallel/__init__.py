@@ -5,6 +5,8 @@ from jsage.parallel.bill import bill as bill
 from jsage.parallel.bill import exchanged as exchanged
 from jsage.parallel.bill import safe_capacity as safe_capacity
 from jsage.parallel.capacity import measure_capacities as measure_capacities
+from jsage.parallel.edges import copy_hottest as copy_hottest
+from jsage.parallel.edges import symmetric_weights as symmetric_weights
 from jsage.parallel.exchange import Traffic as Traffic
 from jsage.parallel.exchange import ask as ask
 from jsage.parallel.exchange import plan as plan
@@ -29,3 +31,7 @@ from jsage.parallel.reduce import across as across
 from jsage.parallel.reduce import own_key as own_key
 from jsage.parallel.sample import sample_blocks as sample_blocks
 from jsage.parallel.sample import sample_neighbors as sample_neighbors
+from jsage.parallel.shards import Nodes as Nodes
+from jsage.parallel.shards import open_features as open_features
+from jsage.parallel.shards import open_graph as open_graph
+from jsage.parallel.shards import open_nodes as open_nodes

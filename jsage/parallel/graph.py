@@ -76,10 +76,10 @@ def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
     indptr = np.asarray(shard.indptr).astype(np.int32)
     ends = np.pad(indptr, (0, rows + 1 - len(indptr)), mode="edge")
     sources, names = (
-        tuple(_padded(word, length) for word in words)
+        tuple(padded(word, length) for word in words)
         for words, length in ((shard.sources, num_edges), (shard.names, rows))
     )
-    data = {name: _padded(values, num_edges) for name, values in shard.edge_data.items()}
+    data = {name: padded(values, num_edges) for name, values in shard.edge_data.items()}
     return ShardedGraph(*cast(Any, (ends, sources, names, data)))
 
 
@@ -94,7 +94,11 @@ def to_names(nodes: Int[np.ndarray, " rows"]) -> tuple[np.ndarray, ...]:
     return (low,) if wide.max(initial=0) < 2**32 else (low, (wide >> 32).astype(np.uint32))
 
 
-def _padded(values: Any, length: int) -> np.ndarray:
-    """With zeros behind, one row at least: an array of none is never read."""
+def padded(values: Any, length: int) -> np.ndarray:
+    """With zeros behind, one row at least: an array of none is never read.
+
+    >>> padded([7], 3)
+    array([7, 0, 0])
+    """
     array = np.asarray(values)
     return np.pad(array, ((0, max(length, 1) - len(array)), *((0, 0),) * (array.ndim - 1)))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -29,10 +31,12 @@ def make_mesh(devices: Sequence[Any] | None = None, axis: str = AXIS) -> Mesh:
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """The arrays of a tree with a copy on each device: parameters, small tables, keys.
 
+    Where there are several processes, all of them call this with equal values; `split` too.
+
     >>> replicate(jax.numpy.ones(3), make_mesh()).is_fully_replicated
     True
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def split(tree: Tree, mesh: Mesh, dim: int = 0) -> Tree:
@@ -53,7 +57,7 @@ def split(tree: Tree, mesh: Mesh, dim: int = 0) -> Tree:
                 f"axis {dim} must be a multiple of the {mesh.size} devices that it is split over, got shape "
                 f"{array.shape}: take a batch size that is one"
             )
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * dim, axis)))
+    return _put(tree, NamedSharding(mesh, PartitionSpec(*[None] * dim, axis)))
 
 
 def specs(tree: PyTree) -> PyTree:
@@ -106,3 +110,19 @@ def on_mesh(
     return jax.shard_map(
         function, mesh=mesh, in_specs=specs(tuple(like)), out_specs=out_specs, check_vma=False
     )
+
+
+def _put(tree: Tree, sharding: NamedSharding) -> Tree:
+    """Arrays on the devices of all processes, of which each puts its own parts of a value that all have."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(array: Any) -> jax.Array:
+        if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(array)), impl=jax.random.key_impl(array))
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    if all(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        return jax.jit(lambda tree: tree, out_shardings=sharding)(tree)
+    return jax.tree.map(put, tree)

@@ -1,6 +1,6 @@
 """Where nodes are: the device that owns each of them, and its row there."""
 
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +34,8 @@ class Placement(Protocol):
         """The number of nodes of the largest shard."""
         ...
 
-    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each node's shard and its row there, int32."""
+    def locate(self, ids: np.ndarray) -> tuple[Any, Any]:
+        """Each node's shard and its row there, int32, in NumPy."""
         ...
 
     def globals(self, shard: int) -> np.ndarray:
