@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ def compile_programs(
 
     def run(state: TrainState, graph: Any, features: Any, given: Any) -> tuple[TrainState, dict]:
         traces["epoch"] += 1
-        loss = partial(loss_of, (model, task, config.fanouts, capacities), graph, features)
+        loss = partial(loss_of, (model, task, config.fanouts, capacities), (graph, features))
         return train_epoch(update(across(loss)), state, given)
 
     programs: dict[str, Any] = {}
@@ -120,15 +120,13 @@ def compile_programs(
             programs["epoch"] = jax.jit(whole, donate_argnums=0)
         return programs["epoch"](state, *given)
 
-    made: Any = begin, epoch
-    return Programs(*made, make_predict(model, tables, mesh, traces), traces)
+    predict = make_predict(model, tables, mesh, traces)
+    return Programs(cast(Any, begin), cast(Any, epoch), predict, traces)
 
 
-def loss_of(
-    given: tuple, graph: Any, features: Any, params: Any, stats: Any, batch: Any, key: jax.Array
-) -> Any:
+def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
     """The loss of one device's seeds, and its sums: neighbours and rows come from their owners."""
-    model, task, fanouts, capacities = given
+    (model, task, fanouts, capacities), (graph, features) = given, tables
     seeds, labels, mask = batch
     draw, drop, order = jax.random.split(key, 3)
     ids, blocks, hops = sample_blocks(draw, graph, seeds, fanouts, capacities[:-1])
