@@ -83,15 +83,21 @@ def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
     return ShardedGraph(*cast(Any, (ends, sources, names, data)))
 
 
-def to_names(nodes: Int[np.ndarray, " rows"]) -> tuple[np.ndarray, ...]:
+def to_names(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> tuple[np.ndarray, ...]:
     """Ids as words that `jsage.keyed.node_bits` takes: bits 0 to 31, and 32 to 47 where any id has them.
+
+    `num_nodes`, of all shards, has all of them take as many words.
 
     >>> to_names(np.array([7, 2**33 + 1]))
     (array([7, 1], dtype=uint32), array([0, 2], dtype=uint32))
     """
     wide = np.asarray(nodes).astype(np.uint64)
     low = (wide & 0xFFFFFFFF).astype(np.uint32)
-    return (low,) if wide.max(initial=0) < 2**32 else (low, (wide >> 32).astype(np.uint32))
+    return (
+        (low,)
+        if max(wide.max(initial=0), (num_nodes or 1) - 1) < 2**32
+        else (low, (wide >> 32).astype(np.uint32))
+    )
 
 
 def padded(values: Any, length: int) -> np.ndarray:

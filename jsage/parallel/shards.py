@@ -48,7 +48,7 @@ def open_graph(path: str | Path, mesh: Mesh) -> ShardedGraph:
     def part(index: int) -> ShardedGraph:
         shard = open_shard(path, index)
         words = (shard.indices,) if shard.owners is None else (shard.indices, shard.owners)
-        names = to_names(shards.placement.globals(index))
+        names = to_names(shards.placement.globals(index), shards.placement.num_nodes)
         return pad_shard(
             ShardedGraph(*cast(Any, (shard.indptr, words, names, shard.edge_data))),
             shards.placement.rows,
@@ -102,7 +102,7 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
     ...     shard_dataset(f"{folder}/digits", digits(), hashed(1797, 1))
     ...     nodes = open_nodes(f"{folder}/digits", "train", make_mesh(jax.devices()[:1]))
     >>> nodes.ids[:3], nodes.labels.shape
-    (array([0, 1, 2]), (600,))
+    (array([ 0, 13, 34]), (100,))
     """
     shards = _checked(path, mesh)
     if split not in ("train", "val", "test"):
