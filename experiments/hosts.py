@@ -28,6 +28,8 @@ SIGNS = (
 AUTO = "auto"
 MEET, POLL = 300, 1.0
 """Seconds to wait for all processes to start, and between signs of life."""
+MARGIN = 60
+"""Seconds by which jax, which aborts, is to be slower than `watch` on a busy machine."""
 DONE, FAILED = "done", "failed"
 
 
@@ -49,7 +51,7 @@ def together(address: str | None, process: int, processes: int, timeout: int) ->
     jax.distributed.initialize(
         *known,
         initialization_timeout=MEET,
-        heartbeat_timeout_seconds=2 * timeout,
+        heartbeat_timeout_seconds=2 * timeout + MARGIN,
         shutdown_timeout_seconds=2 * timeout,
     )
     process, processes, done = jax.process_index(), jax.process_count(), threading.Event()
