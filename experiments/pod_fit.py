@@ -89,16 +89,14 @@ def compile_programs(
     model, traces = make_model(config, task.width), Counter()
     optimizer = make_optimizer(config.weight_decay, config.lr)
 
-    def start(key: jax.Array, tables: Tables) -> TrainState:
+    def start(key: jax.Array) -> TrainState:
         stats = variables(model, config, tables.features.rows.shape[1], jax.random.fold_in(key, 0))
         words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
-        # XLA compiles no Philox inside shard_map.
-        return init_state(
-            jax.random.wrap_key_data(words, impl="threefry2x32"), stats.pop("params"), optimizer, stats
-        )
+        draws = jax.random.wrap_key_data(words, impl="threefry2x32")  # XLA compiles no Philox in shard_map
+        return init_state(draws, stats.pop("params"), optimizer, stats)
 
     def begin(key: jax.Array, tables: Tables) -> TrainState:
-        return replicate(jax.jit(start)(key, jax.eval_shape(lambda: tables)), mesh)
+        return replicate(jax.jit(start)(key), mesh)
 
     update = partial(make_update, optimizer=optimizer)
 
