@@ -74,10 +74,6 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
     optimizer = make_optimizer(config.weight_decay, config.lr)
     traces: Counter[str] = Counter()
 
-    def start(key, tables):
-        stats = dict(learner.init(jax.random.fold_in(key, 0), tables))
-        return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
-
     def epoch(state, tables, seeds, mask):
         traces["epoch"] += 1
 
@@ -96,7 +92,21 @@ def compile_programs(learner: Learner, task: Task, config: "Config") -> Programs
         traces["predict"] += 1
         return learner.predict({"params": params, **stats}, tables, nodes)
 
-    return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
+    return Programs(
+        make_start(learner.init, optimizer), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces
+    )
+
+
+def make_start(
+    init: Callable[[jax.Array, Any], Any], optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array, Any], TrainState]:
+    """The state that a run starts from, `(key, tables) -> state`, jitted."""
+
+    def start(key, tables):
+        stats = dict(init(jax.random.fold_in(key, 0), tables))
+        return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
+
+    return jax.jit(start)
 
 
 def make_optimizer(weight_decay: float, lr: float) -> optax.GradientTransformation:
@@ -137,6 +147,33 @@ def fit(
             stopping = stopping._replace(since=jnp.zeros_like(stopping.since))
         history.append(row)
         last = number == config.epochs or should_stop(stopping, patience)
+        record.keep(history, {"state": state, "stopping": stopping}, last=last)
+    return Run(stopping.params, stopping.stats, history)
+
+
+def until_no_better(
+    state: TrainState,
+    config: Any,
+    record: Record,
+    advance: Callable[[TrainState, int], tuple[TrainState, dict]],
+    validate: Callable[[TrainState], tuple[str, float]],
+) -> Run:
+    """Train to the end, or on from the last checkpoint, and keep the best validation score.
+
+    `advance(state, number)` is epoch `number`, from 1; `validate(state)` names its score, larger being
+    better. The run ends when `config.patience` epochs were no better, or after `config.epochs`.
+    """
+    state, stopping, history = record.restore(state, init_stopping(state))
+    while len(history) < config.epochs and not should_stop(stopping, config.patience):
+        began, number = time.perf_counter(), len(history) + 1
+        state, sums = advance(state, number)
+        row = {"epoch": number, "loss": float(sums["loss"]) / max(float(sums["weight"]), 1.0)}
+        row["seconds"] = time.perf_counter() - began
+        name, score = validate(state)
+        row[name] = score
+        stopping = observe(stopping, score, state)
+        history.append(row)
+        last = number == config.epochs or should_stop(stopping, config.patience)
         record.keep(history, {"state": state, "stopping": stopping}, last=last)
     return Run(stopping.params, stopping.stats, history)
 

@@ -1,6 +1,5 @@
 """One training run of link prediction: compiled programs made once for all runs, and the loop over epochs."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,22 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.fit import Run, make_optimizer
+from experiments.fit import Run, make_optimizer, make_start, until_no_better
 from experiments.link_learners import Learner, Tables
 from experiments.record import Record
 from jsage import metrics, ranking
 from jsage.batch import epoch as shuffle
 from jsage.contrast import link_cross_entropy
 from jsage.loss import masked_mean
-from jsage.train import (
-    TrainState,
-    init_state,
-    init_stopping,
-    make_update,
-    observe,
-    should_stop,
-    train_epoch,
-)
+from jsage.train import TrainState, make_update, train_epoch
 
 if TYPE_CHECKING:
     from experiments.links import Config
@@ -62,10 +53,6 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
     optimizer = make_optimizer(config.weight_decay, config.lr)
     traces: Counter[str] = Counter()
 
-    def start(key, tables):
-        params = learner.init(jax.random.fold_in(key, 0), tables)["params"]
-        return init_state(jax.random.fold_in(key, 1), params, optimizer)
-
     def epoch(state, tables, rows, mask):
         traces["epoch"] += 1
 
@@ -81,7 +68,9 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
         traces["predict"] += 1
         return learner.predict({"params": params}, tables, pairs, time)
 
-    return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces)
+    return Programs(
+        make_start(learner.init, optimizer), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces
+    )
 
 
 def fit(programs: Programs, tables: Tables, val: Pairs, config: "Config", record: Record) -> Run:
@@ -91,24 +80,19 @@ def fit(programs: Programs, tables: Tables, val: Pairs, config: "Config", record
     as often as small ones; the run ends when `config.patience` epochs were no better.
     """
     key = jax.random.key(record.seed, impl="philox4x32")
-    state = programs.start(key, tables)
     num = tables.pairs.shape[0]
-    stopping = init_stopping(state)
-    state, stopping, history = record.restore(state, stopping)
-    while len(history) < config.epochs and not should_stop(stopping, config.patience):
-        began, number = time.perf_counter(), len(history) + 1
+
+    def advance(state: TrainState, number: int) -> tuple[TrainState, dict]:
         order = jax.random.permutation(jax.random.fold_in(key, number), num)[: config.pairs]
         rows, mask = shuffle(jax.random.fold_in(key, number), order, min(config.batch_size, len(order)))
-        state, sums = programs.epoch(state, tables, rows, mask)
-        row = {"epoch": number, "loss": float(sums["loss"]) / float(sums["weight"])}
-        row["seconds"] = time.perf_counter() - began
+        return programs.epoch(state, tables, rows, mask)
+
+    def validate(state: TrainState) -> tuple[str, float]:
         scores = predict(programs, state.params, tables, val)
-        row["val_auc"] = metrics.auroc(np.concatenate(scores), np.repeat([1, 0], [len(s) for s in scores]))
-        stopping = observe(stopping, row["val_auc"], state)
-        history.append(row)
-        last = number == config.epochs or should_stop(stopping, config.patience)
-        record.keep(history, {"state": state, "stopping": stopping}, last=last)
-    return Run(stopping.params, stopping.stats, history)
+        truth = np.repeat([1, 0], [len(part) for part in scores])
+        return "val_auc", metrics.auroc(np.concatenate(scores), truth)
+
+    return until_no_better(programs.start(key, tables), config, record, advance, validate)
 
 
 def predict(programs: Programs, params: Any, tables: Tables, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:

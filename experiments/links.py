@@ -12,7 +12,6 @@ beside. The model with the best validation AUC is tested.
 
 import dataclasses
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from experiments import classify
 from experiments.fit import Run
@@ -31,7 +28,7 @@ from experiments.link_fit import Pairs, Programs, compile_programs, fit, predict
 from experiments.link_learners import DECODERS, NEGATIVES, Tables, mlp, sage
 from experiments.options import command, option, read
 from experiments.record import Record
-from experiments.report import Scores, summarize
+from experiments.report import Scores, show, summarize_all
 from jsage import data, negative
 from jsage.classes import degree_classes
 from jsage.data import Dataset, TimeSplit, split_edges, split_edges_by_time
@@ -104,7 +101,7 @@ def main(config: Config) -> dict:
         for name, values in problem.plain.items():
             scores.setdefault(name, []).append(rate(values[:size], values[size:], ranked=not by_time))
     show(scores, f"{size:,} test {'events' if by_time else 'links'}")
-    return summary(config, runs["GraphSAGE"], scores, programs["GraphSAGE"].traces)
+    return summarize_all(config, "auc", scores, runs["GraphSAGE"], programs["GraphSAGE"].traces)
 
 
 def train(name: str, programs: Programs, problem: Problem, seed: int, config: Config) -> tuple[Run, dict]:
@@ -173,28 +170,6 @@ def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
 def by_time(graph: Graph) -> TimeSplit:
     """The chronological 70/15/15 split of a graph's events."""
     return split_edges_by_time(*edges(graph), graph.edge_data["time"], graph.num_nodes)
-
-
-def summary(config: Config, runs: list[Run], scores: Scores, traces: Counter[str]) -> dict:
-    """The JSON of this experiment: every metric's mean in `scores`."""
-    mean = {
-        name: {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}
-        for name, rows in scores.items()
-    }
-    val = [max(row["val_auc"] for row in run.history) for run in runs]
-    result = summarize(config, "auc", scores, val, runs, traces["epoch"])
-    del result["baselines"]["GraphSAGE"]
-    return result | {"scores": mean}
-
-
-def show(scores: Scores, title: str) -> None:
-    """All scores on the terminal, mean and standard deviation over the runs."""
-    names = list(next(iter(scores.values()))[0])
-    table = Table("model", *names, title=title)
-    for model, rows in scores.items():
-        cells = [[row[name] for row in rows] for name in names]
-        table.add_row(model, *(f"{np.mean(cell):.4f} ± {np.std(cell):.4f}" for cell in cells))
-    Console(width=None if Console().is_terminal else 120).print(table)
 
 
 def parse(arguments: list[str] | None = None) -> Config:

@@ -39,7 +39,7 @@ from experiments.tasks import TASKS, Task, make_task
 from jsage.data import Dataset
 from jsage.parallel import make_mesh
 from jsage.parallel.bill import Load, bill
-from jsage.place import LANES
+from jsage.place import lanes_of
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def reckon(source: Source, config: Config) -> dict[str, int]:
         shards,
         source.width,
         itemsize=4,
-        lanes=LANES if not config.devices and jax.default_backend() == "tpu" else 1,
+        lanes=1 if config.devices else lanes_of(),
         uneven=most * shards / max(total, 1),
         num_hot=config.cache,
         seeds=-(-config.batch_size // shards),

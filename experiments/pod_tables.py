@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from experiments import classify
 from jsage.data import Dataset, Shards, open_shards
+from jsage.data.shards import META
 from jsage.graph import Graph, from_edges, in_degrees
 from jsage.nn.conv import l2_normalize
 from jsage.parallel import (
@@ -36,7 +37,6 @@ PLACEMENTS: dict[str, Callable[[Graph, int], Placement]] = {
     "balanced": lambda graph, shards: balanced(np.asarray(in_degrees(graph)), shards),
 }
 """name -> the placement of a graph's nodes over so many shards"""
-META = "meta.json"
 
 
 class Source(NamedTuple):

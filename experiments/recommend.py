@@ -11,7 +11,6 @@ tested; so is the best of the decompositions, over ranks and normalisations.
 """
 
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fit import Run
-from experiments.links import show
 from experiments.options import command, option, read
 from experiments.recommend_baselines import Factors, popularity, svd_factors
 from experiments.recommend_data import Held, as_graph, hold, load, split_items
 from experiments.recommend_fit import METRIC, Programs, compile_programs, fit, rate
 from experiments.recommend_learners import Tables, sage, table
 from experiments.record import Record
-from experiments.report import Scores, summarize
+from experiments.report import Scores, show, summarize_all
 from experiments.taste import Interactions
 from jsage.graph import in_degrees
 from jsage.sample import full_block
@@ -87,7 +85,7 @@ def main(config: Config) -> dict:
         users, pairs = problem.test.relevant.shape[0], problem.test.user.shape[0]
         title = f"{pairs:,} test items of {users:,} users, {data.num_items:,} items"
     show(scores, title)
-    return summary(config, runs["GraphSAGE"], scores, programs["GraphSAGE"].traces)
+    return summarize_all(config, METRIC, scores, runs["GraphSAGE"], programs["GraphSAGE"].traces)
 
 
 def make_problem(data: Interactions, seed: int) -> Problem:
@@ -110,18 +108,6 @@ def train(name: str, programs: Programs, problem: Problem, seed: int, config: Co
     size = problem.tables.users.shape[0]
     with Record(name, seed, config, size, folder) as record:  # pyright: ignore[reportArgumentType]
         return fit(programs, problem.tables, problem.val, config, record)
-
-
-def summary(config: Config, runs: list[Run], scores: Scores, traces: Counter[str]) -> dict:
-    """The JSON of this experiment: every metric's mean in `scores`."""
-    mean = {
-        name: {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}
-        for name, rows in scores.items()
-    }
-    val = [max(row[f"val_{METRIC}"] for row in run.history) for run in runs]
-    result = summarize(config, METRIC, scores, val, runs, traces["epoch"])
-    del result["baselines"]["GraphSAGE"]
-    return result | {"scores": mean}
 
 
 def parse(arguments: list[str] | None = None) -> Config:

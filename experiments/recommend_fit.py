@@ -1,6 +1,5 @@
 """One training run of a recommender, and how high held-out items come among all others."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.fit import Run, make_optimizer
+from experiments.fit import Run, make_optimizer, make_start, until_no_better
 from experiments.recommend_baselines import Factors
 from experiments.recommend_data import Held
 from experiments.recommend_learners import Learner, Tables
@@ -19,15 +18,7 @@ from jsage.batch import batches
 from jsage.batch import epoch as shuffle
 from jsage.loss import masked_mean
 from jsage.ranking import Ranks
-from jsage.train import (
-    TrainState,
-    init_state,
-    init_stopping,
-    make_update,
-    observe,
-    should_stop,
-    train_epoch,
-)
+from jsage.train import TrainState, make_update, train_epoch
 
 if TYPE_CHECKING:
     from experiments.recommend import Config
@@ -52,10 +43,6 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
     optimizer = make_optimizer(0.0, config.lr)
     traces: Counter[str] = Counter()
 
-    def start(key, tables):
-        params = learner.init(jax.random.fold_in(key, 0), tables)["params"]
-        return init_state(jax.random.fold_in(key, 1), params, optimizer)
-
     def epoch(state, tables, users, mask):
         traces["epoch"] += 1
 
@@ -70,7 +57,9 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
     def factors(params, tables):
         return learner.factors({"params": params}, tables)
 
-    return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(factors), traces)
+    return Programs(
+        make_start(learner.init, optimizer), jax.jit(epoch, donate_argnums=0), jax.jit(factors), traces
+    )
 
 
 def fit(programs: Programs, tables: Tables, val: Held, config: "Config", record: Record) -> Run:
@@ -79,21 +68,16 @@ def fit(programs: Programs, tables: Tables, val: Held, config: "Config", record:
     An epoch meets every user once; the run ends when `config.patience` epochs were no better.
     """
     key = jax.random.key(record.seed, impl="philox4x32")
-    state = programs.start(key, tables)
     size = min(config.batch_size, tables.users.shape[0])
-    state, stopping, history = record.restore(state, init_stopping(state))
-    while len(history) < config.epochs and not should_stop(stopping, config.patience):
-        began, number = time.perf_counter(), len(history) + 1
+
+    def advance(state: TrainState, number: int) -> tuple[TrainState, dict]:
         users, mask = shuffle(jax.random.fold_in(key, number), tables.users, size)
-        state, sums = programs.epoch(state, tables, users, mask)
-        row = {"epoch": number, "loss": float(sums["loss"]) / max(float(sums["weight"]), 1.0)}
-        row["seconds"] = time.perf_counter() - began
-        row[f"val_{METRIC}"] = rate(programs.factors(state.params, tables), val)[METRIC]
-        stopping = observe(stopping, row[f"val_{METRIC}"], state)
-        history.append(row)
-        last = number == config.epochs or should_stop(stopping, config.patience)
-        record.keep(history, {"state": state, "stopping": stopping}, last=last)
-    return Run(stopping.params, stopping.stats, history)
+        return programs.epoch(state, tables, users, mask)
+
+    def validate(state: TrainState) -> tuple[str, float]:
+        return f"val_{METRIC}", rate(programs.factors(state.params, tables), val)[METRIC]
+
+    return until_no_better(programs.start(key, tables), config, record, advance, validate)
 
 
 def rate(factors: Factors, held: Held) -> dict[str, float]:

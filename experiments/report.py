@@ -1,6 +1,7 @@
 """Tables on the terminal, and curves and a confusion matrix as PNG."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,28 @@ def summarize(
         },
         "config": dataclasses.asdict(config),
     }
+
+
+def summarize_all(config: Any, metric: str, scores: Scores, runs: list[Run], traces: Counter[str]) -> dict:
+    """The JSON of an experiment whose models have several metrics: the means of all of them in `scores`."""
+    mean = {
+        name: {kind: float(np.mean([row[kind] for row in rows])) for kind in rows[0]}
+        for name, rows in scores.items()
+    }
+    val = [max(row[f"val_{metric}"] for row in run.history) for run in runs]
+    result = summarize(config, metric, scores, val, runs, traces["epoch"])
+    del result["baselines"]["GraphSAGE"]
+    return result | {"scores": mean}
+
+
+def show(scores: Scores, title: str) -> None:
+    """All scores on the terminal, mean and standard deviation over the runs."""
+    names = list(next(iter(scores.values()))[0])
+    table = Table("model", *names, title=title)
+    for model, rows in scores.items():
+        cells = [[row[name] for row in rows] for name in names]
+        table.add_row(model, *(f"{np.mean(cell):.4f} ± {np.std(cell):.4f}" for cell in cells))
+    Console(width=None if Console().is_terminal else 120).print(table)
 
 
 def baseline(task: Task, train: np.ndarray, test: np.ndarray) -> tuple[str, dict[str, float]]:

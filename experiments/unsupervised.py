@@ -11,7 +11,6 @@ chooses (the penalty, the epoch) and no more.
 
 import dataclasses
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import numpy as np
 
 from experiments import classify
 from experiments.classify import load, whole
-from experiments.fit import Run, make_optimizer
+from experiments.fit import Run, make_optimizer, make_start, until_no_better
 from experiments.learners import AGGREGATORS, NORMS, Tables, weigh
 from experiments.options import command, one_a_layer, option, read
 from experiments.pairs import OBJECTIVES, Method, Source, deepwalk, graphsage, make_source
@@ -37,7 +36,7 @@ from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.loss import masked_mean
 from jsage.nearest import save_embeddings
-from jsage.train import TrainState, init_state, init_stopping, make_update, observe, should_stop, train_epoch
+from jsage.train import TrainState, make_update, train_epoch
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,6 @@ def compile_programs(method: Method, config: Config) -> Programs:
     optimizer = make_optimizer(config.weight_decay, config.lr)
     traces: Counter[str] = Counter()
 
-    def start(key, tables):
-        stats = dict(method.init(jax.random.fold_in(key, 0), tables))
-        return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
-
     def epoch(state, source):
         traces["epoch"] += 1
 
@@ -181,7 +176,9 @@ def compile_programs(method: Method, config: Config) -> Programs:
         nodes = jnp.arange(tables.graph.num_nodes, dtype=jnp.int32)
         return method.embed({"params": params, **stats}, tables, nodes)
 
-    return Programs(jax.jit(start), jax.jit(epoch, donate_argnums=0), jax.jit(embed), traces)
+    return Programs(
+        make_start(method.init, optimizer), jax.jit(epoch, donate_argnums=0), jax.jit(embed), traces
+    )
 
 
 def learn(name: str, method: Method, judge: Judge, config: Config) -> Found:
@@ -215,20 +212,14 @@ def fit(
     programs: Programs, state: TrainState, source: Source, judge: Judge, config: Config, record: Record
 ) -> Run:
     """Train one run to the end, or on from its last checkpoint; the best validation score is kept."""
-    state, stopping, history = record.restore(state, init_stopping(state))
-    while len(history) < config.epochs and not should_stop(stopping, config.patience):
-        began, number = time.perf_counter(), len(history) + 1
-        state, sums = programs.epoch(state, source)
-        row = {"epoch": number, "loss": float(sums["loss"]) / max(float(sums["weight"]), 1.0)}
-        row["seconds"] = time.perf_counter() - began
+    name = f"val_{judge.task.metric}"
+
+    def validate(state: TrainState) -> tuple[str, float]:
         rows = programs.embed(state.params, state.stats, judge.training)
-        score = fit_probe(judge.fit, judge.task, judge.dataset, rows).score
-        row[f"val_{judge.task.metric}"] = score
-        stopping = observe(stopping, score, state)
-        history.append(row)
-        last = number == config.epochs or should_stop(stopping, config.patience)
-        record.keep(history, {"state": state, "stopping": stopping}, last=last)
-    return Run(stopping.params, stopping.stats, history)
+        return name, fit_probe(judge.fit, judge.task, judge.dataset, rows).score
+
+    advance = lambda state, number: programs.epoch(state, source)  # noqa: E731
+    return until_no_better(state, config, record, advance, validate)
 
 
 def draw(path: Path, dataset: Dataset, rows: np.ndarray) -> None:

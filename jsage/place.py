@@ -34,7 +34,7 @@ def place_features(
     (3, 100)
     """
     if lanes is None:
-        lanes = LANES if _platform(device) == "tpu" else 1
+        lanes = lanes_of(device)
     missing = whole_lanes(features.shape[1], lanes) - features.shape[1]
     if missing:
         pad = jnp.pad if isinstance(features, jax.Array) else np.pad
@@ -51,6 +51,17 @@ def whole_lanes(width: int, lanes: int = LANES) -> int:
     if lanes < 1:
         raise ValueError(f"lanes must be at least 1, got {lanes}: 128 suits a TPU, 1 pads nothing")
     return -(-width // lanes) * lanes
+
+
+def lanes_of(device: Any = None) -> int:
+    """What rows on a device are padded to a multiple of: 128 on a TPU, 1 elsewhere.
+
+    `device` is a device or a sharding, None the default device.
+
+    >>> lanes_of(jax.devices("cpu")[0])
+    1
+    """
+    return LANES if _platform(device) == "tpu" else 1
 
 
 def _platform(device: Any) -> str:

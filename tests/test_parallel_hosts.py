@@ -139,7 +139,7 @@ def test_processes_together_compute_what_one_device_does(folder, killed, alone, 
 
 def test_a_killed_process_stops_the_others_soon_and_they_say_why(killed):
     ends, seconds = killed
-    assert seconds < 60
+    assert seconds < 30
     assert ends[2][0] == -signal.SIGKILL
     for status, error in ends[:2] + ends[3:]:
         assert status == LOST, error

@@ -36,10 +36,10 @@ def measure_capacities(
 
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, shard_features, shard_graph, split
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh, graph = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], num_nodes=3)
-    >>> graph = shard_graph(graph, Whole(3), mesh)
-    >>> features = shard_features(np.eye(3, dtype=np.float32), Whole(3), mesh)
+    >>> graph = shard_graph(graph, contiguous(3, 1), mesh)
+    >>> features = shard_features(np.eye(3, dtype=np.float32), contiguous(3, 1), mesh)
     >>> seeds = split(Place(jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 4), jnp.int32)), mesh, dim=1)
     >>> measure_capacities(jax.random.key(0), graph, features, seeds, (2, 2), mesh)
     (4, 8, 8)

@@ -27,9 +27,9 @@ def out_degrees(graph: ShardedGraph, axis: str = AXIS) -> Int[Array, " rows"]:
 
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, shard_graph
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> graph = shard_graph(from_edges([1, 2, 2], [0, 0, 1], num_nodes=3), Whole(3), mesh)
+    >>> graph = shard_graph(from_edges([1, 2, 2], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
     >>> jax.jit(on_mesh(out_degrees, mesh, (graph,)))(graph)
     Array([0, 1, 2], dtype=int32)
     """
@@ -52,10 +52,11 @@ def symmetric_weights(graph: ShardedGraph, mesh: Mesh) -> ShardedGraph:
 
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, shard_graph
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> star = from_edges([1, 2, 3, 0, 0, 0], [0, 0, 0, 1, 2, 3], num_nodes=4)
-    >>> symmetric_weights(shard_graph(star, Whole(4), mesh), mesh).edge_data["weight"].round(2).tolist()
+    >>> graph = shard_graph(star, contiguous(4, 1), mesh)
+    >>> symmetric_weights(graph, mesh).edge_data["weight"].round(2).tolist()
     [1.4..., 1.4..., 1.4..., 0.7..., 0.7..., 0.7...]
     """
     (axis,) = mesh.axis_names
@@ -85,10 +86,10 @@ def copy_hottest(graph: ShardedGraph, features: ShardedFeatures, count: int, mes
     >>> import numpy as np
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, shard_features, shard_graph
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> graph = shard_graph(from_edges([1, 2, 2], [0, 0, 1], num_nodes=3), Whole(3), mesh)
-    >>> features = shard_features(np.eye(3, dtype=np.float32), Whole(3), mesh)
+    >>> graph = shard_graph(from_edges([1, 2, 2], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
+    >>> features = shard_features(np.eye(3, dtype=np.float32), contiguous(3, 1), mesh)
     >>> copy_hottest(graph, features, 2, mesh).hot.local
     Array([1, 2], dtype=int32)
     """

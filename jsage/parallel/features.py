@@ -14,7 +14,7 @@ from jsage.graph import Graph, out_degrees
 from jsage.parallel.exchange import Route, Traffic, ask, plan, tell, traffic
 from jsage.parallel.mesh import AXIS, assemble, replicate
 from jsage.parallel.place import Place, Placement
-from jsage.place import LANES, whole_lanes
+from jsage.place import lanes_of, whole_lanes
 from jsage.rows import bisect
 from jsage.typing import HostArray
 
@@ -50,15 +50,15 @@ def shard_features(
     over other than the mesh's number of devices.
 
     >>> from jsage.parallel.mesh import make_mesh
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> shard_features(np.ones((3, 2), np.float32), Whole(3), mesh, hot=np.array([2])).hot.local
+    >>> shard_features(np.ones((3, 2), np.float32), contiguous(3, 1), mesh, hot=np.array([2])).hot.local
     Array([2], dtype=int32)
     """
     check_shards(placement, mesh)
     table = np.asarray(features)
     if lanes is None:
-        lanes = LANES if mesh.devices.flat[0].platform == "tpu" else 1
+        lanes = lanes_of(mesh.devices.flat[0])
     missing = whole_lanes(table.shape[1], lanes) - table.shape[1]
 
     def part(shard: int) -> np.ndarray:
@@ -136,8 +136,8 @@ def check_shards(placement: Placement, mesh: Mesh) -> None:
     """Raise ValueError unless there is one shard a device.
 
     >>> from jsage.parallel.mesh import make_mesh
-    >>> from jsage.parallel.place import Whole
-    >>> check_shards(Whole(3), make_mesh(jax.devices()[:1]))
+    >>> from jsage.partition import contiguous
+    >>> check_shards(contiguous(3, 1), make_mesh(jax.devices()[:1]))
     """
     if placement.shards != mesh.size:
         raise ValueError(

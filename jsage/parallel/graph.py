@@ -37,9 +37,9 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
     >>> import jax
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel.mesh import make_mesh
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> graph = from_edges([1, 2, 0], [0, 0, 1], num_nodes=3)
-    >>> shard_graph(graph, Whole(3), make_mesh(jax.devices()[:1])).sources
+    >>> shard_graph(graph, contiguous(3, 1), make_mesh(jax.devices()[:1])).sources
     (Array([1, 2, 0], dtype=int32),)
     """
     check_shards(placement, mesh)
@@ -93,11 +93,8 @@ def to_names(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> t
     """
     wide = np.asarray(nodes).astype(np.uint64)
     low = (wide & 0xFFFFFFFF).astype(np.uint32)
-    return (
-        (low,)
-        if max(wide.max(initial=0), (num_nodes or 1) - 1) < 2**32
-        else (low, (wide >> 32).astype(np.uint32))
-    )
+    largest = wide.max(initial=0) if num_nodes is None else num_nodes - 1
+    return (low,) if largest < 2**32 else (low, (wide >> 32).astype(np.uint32))
 
 
 def padded(values: Any, length: int) -> np.ndarray:

@@ -78,12 +78,12 @@ def embed_all(
 
     >>> from jsage import GraphSAGE, from_edges, full_block
     >>> from jsage.parallel import make_mesh, on_mesh, replicate, shard_features, shard_graph
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh, graph, rows = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], 3), jnp.eye(3)
     >>> model = GraphSAGE(hidden=8, out=4)
     >>> params = jax.jit(model.init)(jax.random.key(0), rows, (full_block(graph),) * 2)
-    >>> features = shard_features(rows, Whole(3), mesh)
-    >>> given = replicate(params, mesh), shard_graph(graph, Whole(3), mesh), features
+    >>> features = shard_features(rows, contiguous(3, 1), mesh)
+    >>> given = replicate(params, mesh), shard_graph(graph, contiguous(3, 1), mesh), features
     >>> run = lambda *given: embed_all(model, *given, Budget(4, edges=4, rows=2))
     >>> jax.jit(on_mesh(run, mesh, given, jax.P("data")))(*given).shape
     (3, 4)
@@ -107,9 +107,10 @@ def layer_rows(
 
     >>> from jsage import from_edges
     >>> from jsage.parallel import make_mesh, on_mesh, shard_graph, split
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> graph, h = shard_graph(from_edges([1, 2, 0], [0, 0, 1], 3), Whole(3), mesh), split(jnp.eye(3), mesh)
+    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], 3), contiguous(3, 1), mesh)
+    >>> h = split(jnp.eye(3), mesh)
     >>> layer = lambda h, block: block.sum(h)
     >>> run = lambda graph, h: layer_rows(layer, graph, h, Budget(2, edges=1, rows=2))
     >>> jax.jit(on_mesh(run, mesh, (graph, h), jax.P("data")))(graph, h)

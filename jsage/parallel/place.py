@@ -43,34 +43,6 @@ class Placement(Protocol):
         ...
 
 
-class Whole(NamedTuple):
-    """All nodes in one shard, in their own order: the placement over one device.
-
-    >>> Whole(3).globals(0)
-    array([0, 1, 2])
-    """
-
-    num_nodes: int
-
-    @property
-    def shards(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def rows(self) -> int:
-        """All nodes."""
-        return self.num_nodes
-
-    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shard 0, and the ids."""
-        return np.zeros_like(ids, np.int32), ids.astype(np.int32)
-
-    def globals(self, shard: int) -> np.ndarray:
-        """All ids."""
-        return np.arange(self.num_nodes)
-
-
 def to_place(words: Words, rows: int) -> Place:
     """The places that `words` hold, of shards of `rows` rows.
 

@@ -37,9 +37,9 @@ def sample_neighbors(
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel.graph import shard_graph
     >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), Whole(3), mesh)
+    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
     >>> seeds = split(Place(jnp.array([0, 0]), jnp.array([0, 2])), mesh)
     >>> key = replicate(jax.random.key(0), mesh)
     >>> def draw(key, graph, seeds):
@@ -87,9 +87,9 @@ def sample_blocks(
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel.graph import shard_graph
     >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
-    >>> from jsage.parallel.place import Whole
+    >>> from jsage.partition import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), Whole(3), mesh)
+    >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
     >>> seeds, key = split(Place(jnp.array([0]), jnp.array([0])), mesh), replicate(jax.random.key(0), mesh)
     >>> def draw(key, graph, seeds):
     ...     return sample_blocks(key, graph, seeds, (2, 1), capacities=(2, 2))

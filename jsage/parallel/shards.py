@@ -16,7 +16,7 @@ from jsage.parallel.features import ShardedFeatures, check_shards
 from jsage.parallel.graph import ShardedGraph, pad_shard, padded, to_names
 from jsage.parallel.mesh import assemble, replicate
 from jsage.parallel.place import Place
-from jsage.place import LANES, whole_lanes
+from jsage.place import lanes_of, whole_lanes
 
 
 class Nodes(NamedTuple):
@@ -77,7 +77,7 @@ def open_features(path: str | Path, mesh: Mesh, *, lanes: int | None = None) -> 
     if shards.features is None:
         raise ValueError(f"{path} has no features: shard a data set that has, or learn embeddings")
     if lanes is None:
-        lanes = LANES if mesh.devices.flat[0].platform == "tpu" else 1
+        lanes = lanes_of(mesh.devices.flat[0])
     (width,) = shards.features[1]
     rows, missing = shards.placement.rows, whole_lanes(width, lanes) - width
 
