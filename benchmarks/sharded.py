@@ -142,17 +142,19 @@ def measure(case: Case, devices: Sequence[Any], topology: str) -> dict:
 def links(text: str, topology: str, chips: int) -> dict:
     """The collectives of a program, and the bytes that a chip sends for them in a step without overflow.
 
-    A scan of steps is one loop, and rounds that overflow make are a loop in it: `overflow_bytes` is what each
-    of them sends, once for the whole step. Of an `all_to_all` the chip's own part stays; an `all_reduce` goes
-    around twice, as a ring's. `link_seconds` is at the bandwidth of the chip's links; `bisection_seconds` at
-    that of the links between the halves of the slice, over which half of what is exchanged must go.
+    A scan of steps is one loop, and the rounds of an exchange are a loop in it, which runs once unless ids
+    overflow: `round_bytes` is one round of each exchange. Of an `all_to_all` the chip's own part stays; an
+    `all_reduce` goes around twice, as a ring's. `link_seconds` is at the bandwidth of the chip's links;
+    `bisection_seconds` at that of the links between the halves of the slice, over which half of what is
+    exchanged must go.
     """
     found = hlo.collectives(text)
     counts = {kind: sum(one.kind == kind for one in found) for kind in sorted({one.kind for one in found})}
     sent = [one.bytes * (2 if one.kind == "all-reduce" else 1) * (chips - 1) / chips for one in found]
-    of_step = sum(size for one, size in zip(found, sent, strict=True) if one.loops == 1)
-    row = {"collectives": counts, "collective_bytes": round(of_step)}
-    row["overflow_bytes"] = round(sum(size for one, size in zip(found, sent, strict=True) if one.loops > 1))
+    of_step, of_round = (
+        sum(size for one, size in zip(found, sent, strict=True) if one.loops >= loops) for loops in (1, 2)
+    )
+    row = {"collectives": counts, "collective_bytes": round(of_step), "round_bytes": round(of_round)}
     kind, _, shape = topology.partition(":")
     if kind in LINKS:
         row["link_seconds"] = of_step / LINKS[kind][0]

@@ -166,10 +166,10 @@ def test_collectives_are_counted_with_their_bytes_and_the_loops_that_they_are_in
     ]
     row = sharded.links(COLLECTIVES, "v5e:2x4", 8)
     assert row["collectives"] == {"all-gather": 1, "all-reduce": 1, "all-to-all": 2}
-    assert row["collective_bytes"] == (64 + 2 * 32) * 7 / 8
-    assert row["overflow_bytes"] == 4096 * 7 / 8
-    assert row["link_seconds"] == pytest.approx(112 / 200e9)
-    assert row["bisection_seconds"] == pytest.approx(112 * 8 / 4 / 100e9)
+    assert row["collective_bytes"] == (64 + 2 * 32 + 4096) * 7 / 8
+    assert row["round_bytes"] == 4096 * 7 / 8
+    assert row["link_seconds"] == pytest.approx(row["collective_bytes"] / 200e9)
+    assert row["bisection_seconds"] == pytest.approx(row["collective_bytes"] * 8 / 4 / 100e9)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +282,12 @@ def test_a_step_on_a_mesh_exchanges_rows_and_sums_gradients_and_does_no_more(tmp
     assert set(row["collectives"]) == {"all-to-all", "all-reduce"}
     assert row["temp_bytes"] < 64e6
     assert row["argument_bytes"] == pytest.approx(row["billed_bytes"], rel=1e-4)
-    rows = sum(capacity * 8 for capacity in row["capacities"]) * 128 * 2
-    assert 0 < row["collective_bytes"] < 2 * rows
+    assert row["collectives"]["all-to-all"] == 6  # ids out and answers back, of two hops and of the features
+    sizes = [
+        capacity * 8 * (4 + answer)
+        for capacity, answer in zip(row["capacities"], (100, 40, 256), strict=True)
+    ]
+    assert sum(sizes) * 7 / 8 <= row["round_bytes"] < row["collective_bytes"] < 1.5 * sum(sizes) + 4e6
     assert row["link_seconds"] < row["bisection_seconds"]
 
 
