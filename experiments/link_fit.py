@@ -31,6 +31,7 @@ class Programs(NamedTuple):
     start: Callable[[Array, Tables], TrainState]
     epoch: Callable[[TrainState, Tables, Array, Array], tuple[TrainState, dict]]
     predict: Callable[[Any, Tables, Array, Array | None], Array]
+    embed: Callable[[Any, Tables], Array]
     traces: Counter[str]
 
 
@@ -68,8 +69,9 @@ def compile_programs(learner: Learner, config: "Config") -> Programs:
         traces["predict"] += 1
         return learner.predict({"params": params}, tables, pairs, time)
 
+    embed = jax.jit(lambda params, tables: learner.embed({"params": params}, tables))
     return Programs(
-        make_start(learner.init, optimizer), jax.jit(epoch, donate_argnums=0), jax.jit(predict), traces
+        make_start(learner.init, optimizer), jax.jit(epoch, donate_argnums=0), jax.jit(predict), embed, traces
     )
 
 

@@ -48,7 +48,7 @@ class Tables(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A model as three functions."""
+    """A model as four functions."""
 
     init: Callable[[Array, Tables], Any]
     """`(key, tables) -> variables`"""
@@ -56,6 +56,8 @@ class Learner(NamedTuple):
     """`(variables, tables, rows, mask, key) -> (scores [b], negatives' scores [b, q], negatives' mask)`"""
     predict: Callable[[Any, Tables, Array, Array | None], Array]
     """`(variables, tables, pairs, time) -> scores`, deterministic."""
+    embed: Callable[[Any, Tables], Array]
+    """`(variables, tables) -> rows [num_nodes, hidden]`, deterministic; by time, after all events."""
 
 
 class Cosine(nn.Module):
@@ -121,22 +123,31 @@ def sage(config: "Config", tables: Tables) -> Learner:
         blocks = sample_blocks(key, tables.graph._replace(edge_data={}), seeds, config.fanouts)
         return model.init(key, tables.features, blocks)
 
+    def past(variables, tables, seeds, when) -> Any:
+        blocks = past_blocks(tables.graph, seeds, when, config.fanouts)
+        return model.apply(variables, tables.features, blocks, method="embed")
+
+    def embed_all(variables, tables) -> Any:
+        if tables.time is None:
+            whole = (tables.full,) * len(config.fanouts)
+            return model.apply(variables, tables.features, whole, method="embed")
+        last = tables.graph.edge_data["time"].max() + 1
+        late = lambda nodes: past(variables, tables, nodes, jnp.full_like(nodes, last, last.dtype))  # noqa: E731
+        return in_batches(late, tables.graph.num_nodes, config.batch_size)
+
     def predict(variables, tables, pairs, time) -> Any:
         if time is None:
-            whole = (tables.full,) * len(config.fanouts)
-            rows: Any = model.apply(variables, tables.features, whole, method="embed")
+            rows = embed_all(variables, tables)
             return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
 
         def scores(rows) -> Any:
             (src, dst), when = pairs[rows].T, time[rows]
-            seeds, when = jnp.concatenate([src, dst]), jnp.concatenate([when, when])
-            blocks = past_blocks(tables.graph, seeds, when, config.fanouts)
-            ends: Any = model.apply(variables, tables.features, blocks, method="embed")
+            ends = past(variables, tables, jnp.concatenate([src, dst]), jnp.concatenate([when, when]))
             return model.apply(variables, *jnp.split(ends, 2), method="score")
 
         return in_batches(scores, len(pairs), config.batch_size)
 
-    return Learner(init, scorer(model, embed, config), predict)
+    return Learner(init, scorer(model, embed, config), predict, embed_all)
 
 
 def mlp(config: "Config", tables: Tables) -> Learner:
@@ -150,12 +161,15 @@ def mlp(config: "Config", tables: Tables) -> Learner:
             return model.apply(variables, tables.features, **options)[batch.seeds]
         return model.apply(variables, tables.features[batch.seeds], **options)
 
+    def embed_all(variables, tables) -> Any:
+        return model.apply(variables, tables.features, method="embed")
+
     def predict(variables, tables, pairs, time) -> Any:
-        rows: Any = model.apply(variables, tables.features, method="embed")
+        rows = embed_all(variables, tables)
         return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
 
     init = lambda key, tables: model.init(key, tables.features[:1])  # noqa: E731
-    return Learner(init, scorer(model, embed, config), predict)
+    return Learner(init, scorer(model, embed, config), predict, embed_all)
 
 
 def scorer(model: LinkModel, embed: Callable, config: "Config") -> Callable:
@@ -236,7 +250,8 @@ def earlier(graph: Graph, nodes: Array, time: Array) -> Array:
     return bisect(graph.edge_data["time"], *row, time)
 
 
-def in_batches(scores: Callable[[Array], Array], num_pairs: int, batch_size: int) -> Array:
-    """`scores(rows)` of all pairs, a batch at a time."""
-    rows, _ = batches(jnp.arange(num_pairs), min(batch_size, num_pairs))
-    return jax.lax.map(scores, rows).ravel()[:num_pairs]
+def in_batches(of: Callable[[Array], Array], num: int, batch_size: int) -> Array:
+    """`of(rows)` of all rows, a batch at a time."""
+    rows, _ = batches(jnp.arange(num, dtype=jnp.int32), min(batch_size, num))
+    found = jax.lax.map(of, rows)
+    return found.reshape(-1, *found.shape[2:])[:num]

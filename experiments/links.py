@@ -27,12 +27,13 @@ from experiments.link_baselines import edgebank, heuristics
 from experiments.link_fit import Pairs, Programs, compile_programs, fit, predict, rate
 from experiments.link_learners import DECODERS, NEGATIVES, Tables, mlp, sage
 from experiments.options import command, option, read
+from experiments.picture import colour, draw
 from experiments.record import Record
 from experiments.report import Scores, show, summarize_all
 from jsage import data, negative
 from jsage.classes import degree_classes
 from jsage.data import Dataset, TimeSplit, split_edges, split_edges_by_time
-from jsage.graph import Graph, add_self_loops, edges, from_edges, symmetrize
+from jsage.graph import Graph, add_self_loops, edges, from_edges, in_degrees, symmetrize
 from jsage.nn.conv import l2_normalize
 from jsage.rows import sort_rows
 from jsage.sample import full_block
@@ -59,7 +60,7 @@ class Config:
     patience: int = option(15, "epochs without a better validation AUC before stopping")
     by_time: bool = option(False, "split by the edges' times; so are all graphs that have them")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1 of the split and the training")
-    out: str | None = option(None, "folder for checkpoints and metrics.jsonl")
+    out: str | None = option(None, "folder for checkpoints, metrics.jsonl and pictures")
     resume: bool = option(False, "go on with the runs in --out; give the other options again")
     save_every: int = option(10, "epochs between checkpoints")
     json: str | None = option(None, "write the result there; - is standard output")
@@ -73,6 +74,8 @@ class Problem(NamedTuple):
     test: Pairs
     plain: dict[str, np.ndarray]
     """Scores of `test.all`."""
+    colour: tuple[np.ndarray, str]
+    """What nodes are coloured by in pictures, and its name."""
 
 
 def main(config: Config) -> dict:
@@ -110,6 +113,10 @@ def train(name: str, programs: Programs, problem: Problem, seed: int, config: Co
     pairs = min(config.pairs, problem.tables.pairs.shape[0])
     with Record(name, seed, config, pairs, folder) as record:  # pyright: ignore[reportArgumentType]
         run = fit(programs, problem.tables, problem.val, config, record)
+    if folder:
+        value, shade = problem.colour
+        rows = np.asarray(programs.embed(run.params, problem.tables))
+        draw(folder / "tsne.png", rows, value, f"nodes, coloured by {shade}")
     found = predict(programs, run.params, problem.tables, problem.test)
     return run, rate(*found, ranked=problem.test.time is None)
 
@@ -142,7 +149,8 @@ def edge_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     tables = Tables(graph, known, features, full, noise, jnp.asarray(split.train), None)
     val, test = Pairs(split.val, split.val_negatives, None), Pairs(split.test, split.test_negatives, None)
-    return Problem(tables, val, test, heuristics(graph, test.all))
+    shade = colour(dataset.labels, in_degrees(graph))
+    return Problem(tables, val, test, heuristics(graph, test.all), shade)
 
 
 def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
@@ -164,7 +172,7 @@ def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     pairs, when = jnp.asarray(split.train), jnp.asarray(split.train_time)
     tables = Tables(graph, split.graph, features, None, noise, pairs, when)
-    return Problem(tables, val, test, edgebank(split, test, n))
+    return Problem(tables, val, test, edgebank(split, test, n), colour(dataset.labels, in_degrees(graph)))
 
 
 def by_time(graph: Graph) -> TimeSplit:

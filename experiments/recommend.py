@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.fit import Run
 from experiments.options import command, option, read
+from experiments.picture import draw
 from experiments.recommend_baselines import Factors, popularity, svd_factors
 from experiments.recommend_data import Held, as_graph, hold, load, split_items
 from experiments.recommend_fit import METRIC, Programs, compile_programs, fit, rate
@@ -47,7 +48,7 @@ class Config:
     epochs: int = option(100, "epochs at most, each over all users")
     patience: int = option(15, "epochs without a better validation NDCG before stopping")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1 of the split and the training")
-    out: str | None = option(None, "folder for checkpoints and metrics.jsonl")
+    out: str | None = option(None, "folder for checkpoints, metrics.jsonl and pictures")
     resume: bool = option(False, "go on with the runs in --out; give the other options again")
     save_every: int = option(10, "epochs between checkpoints")
     json: str | None = option(None, "write the result there; - is standard output")
@@ -107,7 +108,12 @@ def train(name: str, programs: Programs, problem: Problem, seed: int, config: Co
     folder = Path(config.out) / f"{name.split()[0].lower()}-{seed}" if config.out else None
     size = problem.tables.users.shape[0]
     with Record(name, seed, config, size, folder) as record:  # pyright: ignore[reportArgumentType]
-        return fit(programs, problem.tables, problem.val, config, record)
+        run = fit(programs, problem.tables, problem.val, config, record)
+    if folder:
+        rows = np.asarray(programs.factors(run.params, problem.tables).items)
+        taken = np.log10(1 + np.asarray(problem.popular.items)[:, 0])
+        draw(folder / "tsne.png", rows, taken, "items, coloured by log10(1 + training users)")
+    return run
 
 
 def parse(arguments: list[str] | None = None) -> Config:

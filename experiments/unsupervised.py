@@ -28,12 +28,13 @@ from experiments.fit import Run, make_optimizer, make_start, until_no_better
 from experiments.learners import AGGREGATORS, NORMS, Tables, weigh
 from experiments.options import command, one_a_layer, option, read
 from experiments.pairs import OBJECTIVES, Method, Source, deepwalk, graphsage, make_source
+from experiments.picture import colour, draw
 from experiments.probe import Fit, fit_probe, make_fit
 from experiments.record import Record
 from experiments.report import baseline, print_tables, summarize
 from experiments.tasks import TASKS, Task, make_task
 from jsage.data import Dataset
-from jsage.graph import Graph
+from jsage.graph import Graph, in_degrees
 from jsage.loss import masked_mean
 from jsage.nearest import save_embeddings
 from jsage.train import TrainState, make_update, train_epoch
@@ -100,7 +101,9 @@ def main(config: Config) -> dict:
     scores[name] = [guess]
     print_tables(task, dataset, scores, found.outputs)
     if config.out:
-        draw(Path(config.out) / "tsne.png", dataset, found.rows)
+        test = np.asarray(dataset.test)
+        value, name = colour(dataset.labels, in_degrees(dataset.graph))
+        draw(Path(config.out) / "tsne.png", found.rows[test], value[test], f"test nodes, coloured by {name}")
     val = [max(row[f"val_{task.metric}"] for row in run.history) for run in found.runs]
     return summarize(config, task.metric, scores, val, found.runs, found.traces)
 
@@ -220,30 +223,6 @@ def fit(
 
     advance = lambda state, number: programs.epoch(state, source)  # noqa: E731
     return until_no_better(state, config, record, advance, validate)
-
-
-def draw(path: Path, dataset: Dataset, rows: np.ndarray) -> None:
-    """t-SNE of the test nodes' embeddings, 2,000 at most, where matplotlib and scikit-learn are installed."""
-    try:
-        import matplotlib
-        from sklearn.manifold import TSNE
-    except ImportError:
-        return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    nodes = np.random.default_rng(0).permutation(np.asarray(dataset.test))[:2000]
-    labels = np.asarray(dataset.labels)[nodes]
-    colour = labels if labels.ndim == 1 else labels.argmax(1)
-    points = TSNE(metric="cosine", init="pca", perplexity=min(30, len(nodes) / 4), random_state=0)
-    x, y = points.fit_transform(rows[nodes]).T
-    figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
-    axes.scatter(x, y, c=colour, s=8, cmap="tab10" if colour.max() < 10 else "tab20", linewidths=0)
-    axes.set(
-        title=f"{len(nodes):,} test nodes, coloured by label, which no embedding saw", xticks=[], yticks=[]
-    )
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def parse(arguments: list[str] | None = None) -> Config:

@@ -14,6 +14,7 @@ from experiments import links
 from experiments.link_baselines import edgebank, heuristics
 from experiments.link_fit import Pairs, rate
 from experiments.link_learners import NEGATIVES, Tables, draw_negatives, earlier, link_blocks, past_blocks
+from experiments.picture import colour
 from jsage import negative
 from jsage.data import split_edges_by_time
 from jsage.graph import Graph, add_self_loops, edges, from_edges, symmetrize
@@ -78,6 +79,7 @@ def test_events_that_come_again_are_found(tmp_path):
     assert result["test_mean"] > 0.75
     lines = (tmp_path / "out" / "graphsage-0" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 15
+    assert (tmp_path / "out" / "graphsage-0" / "tsne.png").read_bytes().startswith(b"\x89PNG")
     best = max(json.loads(line)["val_auc"] for line in lines)
     assert result["val_mean"] == pytest.approx(best)
 
@@ -225,3 +227,11 @@ def test_ranks_are_among_all_negatives():
     few = rate(np.array([4.0, 2.0]), np.arange(12.0) / 4, ranked=True)
     assert few["hits@10"] == 1
     assert rate(np.array([0.3, 9.0]), np.arange(12.0), ranked=True)["hits@10"] == 0.5
+
+
+def test_nodes_are_coloured_by_class_or_by_degree():
+    degree = np.array([0, 9, 99])
+    assert colour(np.array([2, 0, 1]), degree)[0].tolist() == [2, 0, 1]
+    assert colour(np.array([[False, True], [True, True], [False, False]]), degree)[0].tolist() == [1, 0, 0]
+    for labels in (None, np.array([0.5, 1.0, 2.0])):
+        np.testing.assert_allclose(colour(labels, degree)[0], [0, 1, 2])

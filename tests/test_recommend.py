@@ -74,6 +74,8 @@ def test_tastes_are_found(typed, tmp_path, capsys):
         assert value > result["scores"]["popularity"][metric] + 0.1
     table = capsys.readouterr().out
     assert all(name in table for name in ("recall@10", "ndcg@10", "48 items", *names))
+    for name in ("graphsage-0", "matrix-1"):
+        assert (tmp_path / "out" / name / "tsne.png").read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "out" / "graphsage-0" / "metrics.jsonl").read_text().splitlines()
     kept = [max(json.loads(line)["val_ndcg@10"] for line in lines)]
     lines = (tmp_path / "out" / "graphsage-1" / "metrics.jsonl").read_text().splitlines()
