@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jsage.typing import HostArray
+
 MOST = 2000
 """Points of a picture: t-SNE takes seconds for these."""
 
@@ -36,8 +38,9 @@ def draw(path: Path, rows: np.ndarray, value: np.ndarray, title: str) -> None:
     plt.close(figure)
 
 
-def colour(labels: np.ndarray | None, degree: np.ndarray) -> tuple[np.ndarray, str]:
+def colour(labels: HostArray | None, degree: HostArray) -> tuple[np.ndarray, str]:
     """What nodes are coloured by, and its name: classes (the first of several), or degrees without them."""
-    if labels is None or labels.dtype.kind == "f":
-        return np.log10(1 + degree).astype(float), "log10(1 + degree)"
-    return labels if labels.ndim == 1 else labels.argmax(1), "label, which no embedding saw"
+    if labels is None or np.asarray(labels).dtype.kind == "f":
+        return np.log10(1 + np.asarray(degree)), "log10(1 + degree)"
+    classes = np.asarray(labels)
+    return classes if classes.ndim == 1 else classes.argmax(1), "label, which no embedding saw"
