@@ -110,6 +110,55 @@ def split(
     return h[:pairs], h[pairs : 2 * pairs], h[2 * pairs :].reshape(*batch.negatives.shape, h.shape[1])
 
 
+class Rows(NamedTuple):
+    """Where the edges of some rows are among those that are left."""
+
+    first: Int[Array, "*rows"]
+    """How many edges are left in the rows before."""
+    degree: Int[Array, "*rows"]
+    """How many are left in the row."""
+    low: Int[Array, "*rows"]
+    """The row's runs are those from `low` to `high - 1`."""
+    high: Int[Array, "*rows"]
+
+
+class Gaps(NamedTuple):
+    """Runs of edges that are skipped where they stand; make one with `make_gaps`."""
+
+    start: Int[Array, " runs"]
+    """The first position of each run among the edges, ascending."""
+    hidden: Int[Array, " runs+1"]
+    """How many edges the first `j` runs hold: 0, then running sums."""
+
+    def rows(self, indptr: Int[Array, " ends"], nodes: Int[Array, "*rows"]) -> Rows:
+        """What is left of the nodes' rows."""
+        ends = take(indptr, jnp.stack([nodes, nodes + 1]))
+        low, high = runs = jnp.searchsorted(self.start, ends).astype(jnp.int32)
+        first, end = ends - take(self.hidden, runs)
+        return Rows(first, end - first, low, high)
+
+    def stand(self, rows: Rows, offset: Int[Array, "*slots"]) -> Int[Array, "*slots"]:
+        """The position of each row's edge number `offset` among those left; rows broadcast.
+
+        Edge `c` of all that are left stands at `c + hidden[j]`, with `j` runs before it. These are the runs
+        that have no more than `c` edges left before them: a search among the row's own.
+        """
+        number, left = rows.first + offset, self.start - self.hidden[:-1]
+        return number + take(self.hidden, bisect(left, rows.low, rows.high, number, after=True))
+
+
+def make_gaps(start: Int[Array, " runs"], lengths: Int[Array, " runs"], num_edges: int) -> Gaps:
+    """The gaps of runs of edges in any order: apart from one another or equal, some of length 0.
+
+    >>> make_gaps(jnp.array([4, 0, 1, 4]), jnp.array([2, 0, 1, 2]), 9)
+    Gaps(start=Array([1, 4, 4, 9], dtype=int32), hidden=Array([0, 1, 1, 3, 3], dtype=int32))
+    """
+    start = jnp.where(lengths > 0, start, num_edges)  # empty runs come last
+    start, lengths = jax.lax.sort_key_val(start, lengths)
+    lengths = jnp.where(start == jnp.append(start[1:], -1), 0, lengths)  # of equal runs the last counts
+    return Gaps(start, jnp.pad(jnp.cumsum(lengths, dtype=jnp.int32), (1, 0)))
+
+
 class Without(NamedTuple):
     """A graph without some runs of its edges, in place; it answers the calls of `jsage.keyed.Neighbours`.
 
@@ -118,10 +167,7 @@ class Without(NamedTuple):
     """
 
     graph: Graph
-    start: Int[Array, " runs"]
-    """The first position of each run in `graph.indices`, ascending."""
-    hidden: Int[Array, " runs+1"]
-    """How many edges the first `j` runs hold: 0, then running sums."""
+    gaps: Gaps
 
     @property
     def num_nodes(self) -> int:
@@ -135,47 +181,26 @@ class Without(NamedTuple):
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of edges left into each node."""
-        return self._rows(nodes).degree
+        return self.gaps.rows(self.graph.indptr, nodes).degree
 
     def read(
         self, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
     ) -> tuple[Int[Array, "*rows"], EdgeData]:
         """The source and the data of each node's edge number `offset` among those left."""
-        return self._read(self._rows(nodes), offset, live)
+        return self._read(self.gaps.rows(self.graph.indptr, nodes), offset, live)
 
     def sample(self, key: PRNGKey, seeds: Array, fanout: int, draw: DrawFn) -> Indexed:
         """`sample_neighbors` of the edges that are left."""
-        rows = self._rows(seeds)
+        rows = self.gaps.rows(self.graph.indptr, seeds)
         offset, mask = draw(key, rows.degree, fanout)
         # Slot-major, as it is drawn: a TPU pads the last axis to 128.
-        src, edge_data = self._read(_Rows(*(part[None] for part in rows)), offset.T, mask.T)
+        src, edge_data = self._read(Rows(*(part[None] for part in rows)), offset.T, mask.T)
         edge_data = {name: value.swapaxes(0, 1) for name, value in edge_data.items()}
         return Indexed(seeds, jnp.where(mask, src.T, seeds[:, None]), mask, edge_data)
 
-    def _rows(self, nodes: Array) -> "_Rows":
-        ends = take(self.graph.indptr, jnp.stack([nodes, nodes + 1]))
-        low, high = runs = jnp.searchsorted(self.start, ends).astype(jnp.int32)
-        first, end = ends - take(self.hidden, runs)
-        return _Rows(first, end - first, low, high)
-
-    def _read(self, rows: "_Rows", offset: Array, live: Array) -> tuple[Array, EdgeData]:
-        """Edge `c` of all that are left stands at `c + hidden[j]`, with `j` runs before it.
-
-        These are the runs that have no more than `c` edges left before them: a search among the row's own.
-        """
-        number = rows.first + offset
-        left = self.start - self.hidden[:-1]
-        before = bisect(left, rows.low, rows.high, number, after=True)
-        return read_rows(number, take(self.hidden, before), live, self.graph.indices, self.graph.edge_data)
-
-
-class _Rows(NamedTuple):
-    first: Array
-    """How many edges are left in the rows before."""
-    degree: Array
-    low: Array
-    """The row's runs are those from `low` to `high - 1`."""
-    high: Array
+    def _read(self, rows: Rows, offset: Array, live: Array) -> tuple[Array, EdgeData]:
+        edge = self.gaps.stand(rows, offset)
+        return read_rows(edge, jnp.zeros_like(edge), live, self.graph.indices, self.graph.edge_data)
 
 
 def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"]) -> Without:
@@ -194,10 +219,7 @@ def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"])
     ends = jnp.concatenate([src, dst]), jnp.concatenate([dst, src])
     start, stop = edge_range(graph, *ends)
     lengths = jnp.where(jnp.concatenate([mask, mask]), stop - start, 0)
-    start = jnp.where(lengths > 0, start, graph.num_edges)  # empty runs come last
-    start, lengths = jax.lax.sort_key_val(start, lengths)
-    lengths = jnp.where(start == jnp.append(start[1:], -1), 0, lengths)  # of equal runs the last counts
-    return Without(graph, start, jnp.pad(jnp.cumsum(lengths, dtype=jnp.int32), (1, 0)))
+    return Without(graph, make_gaps(start, lengths, graph.num_edges))
 
 
 def _check(batch: LinkBatch) -> None:

@@ -3,6 +3,8 @@
 `Graph` holds in-neighbours: the edges `u -> v` are looked for among the sources in row `v`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,15 +90,31 @@ def bisect(
     >>> bisect(jnp.array([1, 3, 3, 0]), jnp.array([0, 0]), jnp.array([3, 3]), jnp.array([3, 4]))
     Array([1, 3], dtype=int32)
     """
-    low, high = jnp.broadcast_to(low, target.shape), jnp.broadcast_to(high, target.shape)
     if values.shape[0] == 0:
-        return low
+        return jnp.broadcast_to(low, target.shape)
+    return bisect_by(lambda at: take(values, at), low, high, target, after=after)
+
+
+def bisect_by(
+    value_at: Callable[[Array], Array],
+    low: Int[Array, "*#shape"],
+    high: Int[Array, "*#shape"],
+    target: Shaped[Array, "*shape"],
+    *,
+    after: bool = False,
+) -> Int[Array, "*shape"]:
+    """`bisect` of values that `value_at(positions)` computes; it is asked for those of each range, and for 0.
+
+    >>> bisect_by(lambda at: at * at, jnp.array([0]), jnp.array([9]), jnp.array([10]))
+    Array([4], dtype=int32)
+    """
+    low, high = jnp.broadcast_to(low, target.shape), jnp.broadcast_to(high, target.shape)
 
     def halve(bounds):
         low, high = bounds
         middle = low + (high - low) // 2  # no sum beyond 2^31
         open_ = low < high
-        value = take(values, jnp.where(open_, middle, 0))
+        value = value_at(jnp.where(open_, middle, 0))
         below = value <= target if after else value < target
         return jnp.where(open_ & below, middle + 1, low), jnp.where(open_ & ~below, middle, high)
 

@@ -20,6 +20,11 @@ from jsage.parallel.graph import pad_shard as pad_shard
 from jsage.parallel.graph import shard_graph as shard_graph
 from jsage.parallel.infer import Budget as Budget
 from jsage.parallel.infer import embed_all as embed_all
+from jsage.parallel.links import ShardedWithout as ShardedWithout
+from jsage.parallel.links import locate as locate
+from jsage.parallel.links import own_draw as own_draw
+from jsage.parallel.links import sort_rows as sort_rows
+from jsage.parallel.links import without_pairs as without_pairs
 from jsage.parallel.mesh import assemble as assemble
 from jsage.parallel.mesh import make_mesh as make_mesh
 from jsage.parallel.mesh import on_mesh as on_mesh

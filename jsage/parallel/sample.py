@@ -1,7 +1,7 @@
 """Sampling at the owner: frontier ids go out, drawn neighbours come back."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -10,11 +10,16 @@ from jsage.block import Tree
 from jsage.draw import choose
 from jsage.gather import take
 from jsage.keyed import hop_key, node_bits
+from jsage.links import Gaps, Rows
 from jsage.parallel.exchange import Traffic, ask, plan, traffic
 from jsage.parallel.graph import ShardedGraph
+from jsage.parallel.links import ShardedWithout
 from jsage.parallel.mesh import AXIS
 from jsage.parallel.place import Place, to_place
 from jsage.typing import EdgeData, PRNGKey
+
+AnyGraph: TypeAlias = ShardedGraph | ShardedWithout
+"""A sharded graph, or what `without_pairs` leaves of one."""
 
 
 class Drawn(NamedTuple):
@@ -27,7 +32,7 @@ class Drawn(NamedTuple):
 
 
 def sample_neighbors(
-    key: PRNGKey, graph: ShardedGraph, seeds: Place, fanout: int, capacity: int, axis: str = AXIS
+    key: PRNGKey, graph: AnyGraph, seeds: Place, fanout: int, capacity: int, axis: str = AXIS
 ) -> tuple[Drawn, Traffic]:
     """`jsage.keyed.sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
 
@@ -50,27 +55,38 @@ def sample_neighbors(
     """
     if fanout < 1:
         raise ValueError(f"a fanout is a positive number of neighbours, got {fanout}: leave the hop out")
+    whole, gaps = graph if isinstance(graph, ShardedWithout) else (graph, None)
     route = plan(seeds, axis)
-    words, data = ask(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
+    words, data = ask(route, lambda local: _draw(key, (whole, gaps), local, fanout), capacity, axis)
     mask = words[0] >= 0
-    drawn = to_place(words, graph.names[0].shape[0])
+    drawn = to_place(words, whole.names[0].shape[0])
     src = Place(*(jnp.where(mask, new, own[:, None]) for new, own in zip(drawn, seeds, strict=True)))
     return Drawn(src, mask, data), traffic(route, capacity)
 
 
-def _draw(key: PRNGKey, graph: ShardedGraph, local: Int[Array, " rows"], fanout: int) -> Any:
+def _draw(
+    key: PRNGKey, given: tuple[ShardedGraph, Gaps | None], local: Int[Array, " rows"], fanout: int
+) -> Any:
     """What each of these rows draws, at their owner: the sources' words, -1 in the padding, and edge data."""
-    start = take(graph.indptr, local)
+    graph, gaps = given
     low, *high = (take(word, local) for word in graph.names)
-    offset, mask = choose(node_bits(key, low, fanout, *high), take(graph.indptr, local + 1) - start)
-    edge = jnp.where(mask, start[:, None] + offset, 0)
+    bits = node_bits(key, low, fanout, *high)
+    if gaps is None:
+        start = take(graph.indptr, local)
+        offset, mask = choose(bits, take(graph.indptr, local + 1) - start)
+        edge = start[:, None] + offset
+    else:
+        rows = gaps.rows(graph.indptr, local)
+        offset, mask = choose(bits, rows.degree)
+        edge = gaps.stand(Rows(*(part[:, None] for part in rows)), offset)
+    edge = jnp.where(mask, edge, 0)
     first, *rest = (take(word, edge) for word in graph.sources)
     return (jnp.where(mask, first, -1), *rest), {name: take(x, edge) for name, x in graph.edge_data.items()}
 
 
 def sample_blocks(
     key: PRNGKey,
-    graph: ShardedGraph,
+    graph: AnyGraph,
     seeds: Place,
     fanouts: Sequence[int],
     capacities: Sequence[int],
