@@ -10,7 +10,7 @@ with `batch` a `jsage.LinkBatch` of the device's own pairs. Nodes are told by th
 at most 2^31 of them; `placement` is one of `jsage.partition`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Place:
     >>> locate(contiguous(7, 3), jnp.array([0, 5]))
     Place(owner=Array([0, 1], dtype=int32), local=Array([0, 2], dtype=int32))
     """
-    return Place(*placement.locate(ids))
+    found: Any = placement.locate(ids)
+    return Place(*found)
 
 
 def without_pairs(
@@ -127,7 +128,7 @@ def sort_rows(graph: ShardedGraph, placement: Placement, mesh: Mesh) -> ShardedG
     def sort(graph: ShardedGraph) -> ShardedGraph:
         number, rows = jnp.arange(graph.sources[0].shape[0], dtype=jnp.int32), graph.indptr.shape[0] - 1
         row = jnp.searchsorted(graph.indptr, number, side="right").astype(jnp.int32)
-        ids = placement.nodes(*to_place(graph.sources, rows))
+        ids: Any = placement.nodes(*to_place(graph.sources, rows))
         *_, order = jax.lax.sort((row, ids, number), num_keys=3)
         sources = tuple(take(word, order) for word in graph.sources)
         return graph._replace(
@@ -149,7 +150,7 @@ def _find(
     others, src, row = jax.lax.sort(wanted, num_keys=1, is_stable=False)
     rows = graph.indptr.shape[0] - 1
 
-    def source(at: Array) -> Array:
+    def source(at: Array) -> Any:
         return placement.nodes(*to_place(tuple(take(word, at) for word in graph.sources), rows))
 
     def search(number: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
