@@ -98,13 +98,17 @@ class LinkModel(nn.Module):
         return self.score(rows, rows)
 
 
-def sage(config: "Config", tables: Tables) -> Learner:
-    """GraphSAGE on sampled neighbours without the edges of the batch, or on what was before each event."""
+def link_model(config: "Config", identity: tuple[int, int] | None = None) -> LinkModel:
+    """GraphSAGE and a decoder."""
     conv = partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden))
-    identity = (tables.graph.num_nodes, config.identity) if tables.features is None else None
     hidden, layers = config.hidden, len(config.fanouts)
     encoder = GraphSAGE(hidden, hidden, layers, conv, dropout=config.dropout, identity=identity)
-    model = LinkModel(encoder, DECODERS[config.decoder or "mlp"](config))
+    return LinkModel(encoder, DECODERS[config.decoder or "mlp"](config))
+
+
+def sage(config: "Config", tables: Tables) -> Learner:
+    """GraphSAGE on sampled neighbours without the edges of the batch, or on what was before each event."""
+    model = link_model(config, (tables.graph.num_nodes, config.identity) if tables.features is None else None)
 
     def embed(variables, tables, batch, time, key) -> Any:
         """The embeddings of the batch's seeds."""

@@ -3,11 +3,14 @@
     python -m experiments.links                                   # the digits' graph: under a minute
     python -m experiments.links --dataset cora.npz --runs 5
     python -m experiments.links --dataset collegemsg.npz          # has times: what comes next
+    python -m experiments.links --devices 8                       # graph and features split over a mesh
 
 A random 85/5/10 split of an undirected graph's edges, with fixed negatives; the edges of a batch are in no
 neighbourhood of its step. Events with times are split in their order, 70/15/15, one random destination is
 the negative, and a node's neighbours are its latest events before the one asked about: EdgeBank stands
 beside. The model with the best validation AUC is tested.
+
+On a mesh (`--devices`) negatives are drawn alike, but those that are edges to train on are not drawn again.
 """
 
 import dataclasses
@@ -15,12 +18,12 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import classify
+from experiments import classify, link_mesh
 from experiments.fit import Run
 from experiments.learners import AGGREGATORS
 from experiments.link_baselines import edgebank, heuristics
@@ -28,6 +31,8 @@ from experiments.link_fit import Pairs, Programs, compile_programs, fit, predict
 from experiments.link_learners import DECODERS, NEGATIVES, Tables, mlp, sage
 from experiments.options import command, option, read
 from experiments.picture import colour, draw
+from experiments.pod import virtual
+from experiments.pod_tables import PLACEMENTS
 from experiments.record import Record
 from experiments.report import Scores, show, summarize_all
 from jsage import data, negative
@@ -59,6 +64,8 @@ class Config:
     dropout: float = option(0.3, "rate on every layer's inputs")
     patience: int = option(15, "epochs without a better validation AUC before stopping")
     by_time: bool = option(False, "split by the edges' times; so are all graphs that have them")
+    devices: int = option(0, "train on a mesh of so many devices, virtual ones on a CPU; 0: no mesh")
+    placement: str = option("hashed", "which device of the mesh owns a node")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1 of the split and the training")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and pictures")
     resume: bool = option(False, "go on with the runs in --out; give the other options again")
@@ -69,7 +76,8 @@ class Config:
 class Problem(NamedTuple):
     """One split: what programs read, what is validated and tested, and scores without learning."""
 
-    tables: Tables
+    tables: Any
+    """`link_learners.Tables`, or `link_mesh.Tables`."""
     val: Pairs
     test: Pairs
     plain: dict[str, np.ndarray]
@@ -80,13 +88,15 @@ class Problem(NamedTuple):
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baseline; print the table; return what `--json` writes."""
+    if config.devices:
+        virtual(config.devices)
     dataset = load(config)
     by_time = "time" in dataset.graph.edge_data
     if config.decoder is None:  # events have a direction
         config = dataclasses.replace(config, decoder="bilinear" if by_time else "mlp")
     make = event_problem if by_time else edge_problem
     makers = {"GraphSAGE": sage}
-    if dataset.features is not None and not by_time:
+    if dataset.features is not None and not by_time and not config.devices:
         makers["MLP (features only)"] = mlp
     scores: Scores = {}
     runs: dict[str, list[Run]] = {}
@@ -94,6 +104,9 @@ def main(config: Config) -> dict:
     size = 0
     for seed in range(config.runs):
         problem = make(dataset, seed, config)
+        if config.devices:  # anew for each split, whose shards have other sizes
+            programs["GraphSAGE"], tables = link_mesh.place(problem.tables, config)
+            problem = problem._replace(tables=tables)
         for name, maker in makers.items():
             if name not in programs:
                 programs[name] = compile_programs(maker(config, problem.tables), config)
@@ -183,7 +196,12 @@ def by_time(graph: Graph) -> TimeSplit:
 def parse(arguments: list[str] | None = None) -> Config:
     """Read the command line."""
     slotless = [name for name in AGGREGATORS if name != "lstm"]
-    choices = {"aggregator": slotless, "decoder": list(DECODERS), "noise": NEGATIVES}
+    choices = {
+        "aggregator": slotless,
+        "decoder": list(DECODERS),
+        "noise": NEGATIVES,
+        "placement": list(PLACEMENTS),
+    }
     return read(Config, choices, arguments, "links", __doc__)
 
 

@@ -1,0 +1,157 @@
+"""The programs of `experiments.links` on a mesh: graph and features split by nodes, pairs over the devices."""
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from experiments import link_learners
+from experiments.fit import make_optimizer
+from experiments.link_fit import Programs
+from experiments.pod_fit import make_predict, padded
+from experiments.pod_tables import PLACEMENTS, Splits
+from jsage.block import Tree
+from jsage.contrast import link_cross_entropy
+from jsage.links import LinkBatch, split
+from jsage.loss import masked_mean
+from jsage.negative import Sampler
+from jsage.parallel import (
+    Place,
+    ShardedFeatures,
+    ShardedGraph,
+    across,
+    fetch,
+    locate,
+    make_mesh,
+    measure_capacities,
+    on_mesh,
+    own_draw,
+    own_key,
+    replicate,
+    sample_blocks,
+    shard_features,
+    shard_graph,
+    specs,
+    without_pairs,
+)
+from jsage.parallel import split as split_over
+from jsage.partition import Placement
+from jsage.train import TrainState, init_state, make_update, train_epoch
+
+if TYPE_CHECKING:
+    from experiments.links import Config
+
+
+class Tables(NamedTuple):
+    """What the programs read: split over the mesh, but for the pairs, which the host holds."""
+
+    graph: ShardedGraph
+    features: ShardedFeatures
+    splits: Splits
+    """Where every node is, in the order of their ids."""
+    sampler: Sampler
+    pairs: np.ndarray
+
+
+def place(tables: link_learners.Tables, config: "Config") -> tuple[Programs, Tables]:
+    """Lay one split's tables on a mesh of `config.devices`, and compile for it."""
+    if tables.time is not None or tables.features is None:
+        raise ValueError("--devices needs features, and edges without times: leave it out")
+    if len(jax.devices()) < config.devices:
+        raise ValueError(f"--devices {config.devices}, but jax has {len(jax.devices())}")
+    mesh, graph = make_mesh(jax.devices()[: config.devices]), tables.graph
+    placement: Any = PLACEMENTS[config.placement](graph, mesh.size)
+    nodes = placement.locate(np.arange(graph.num_nodes))
+    laid = Tables(
+        shard_graph(graph, placement, mesh),
+        shard_features(tables.features, placement, mesh),
+        Splits(*nodes, np.zeros(0), (graph.num_nodes, 0, 0)),
+        replicate(tables.sampler, mesh),
+        np.asarray(tables.pairs),
+    )
+    return compile_programs(laid, placement, config, mesh), laid
+
+
+def compile_programs(tables: Tables, placement: Placement, config: "Config", mesh: Mesh) -> Programs:
+    """Programs as `experiments.link_fit` runs them."""
+    model, traces = link_learners.link_model(config), Counter()
+    optimizer, capacities = make_optimizer(config.weight_decay, config.lr), measure(tables, config, mesh)
+
+    def start(key: jax.Array) -> TrainState:
+        sizes = np.cumprod([1, *(1 + fanout for fanout in config.fanouts)])
+        shapes = list(zip(sizes, config.fanouts, strict=False))[::-1]
+        rows, blocks = (
+            jnp.zeros((sizes[-1], tables.features.rows.shape[1])),
+            [Tree(jnp.ones(s, bool)) for s in shapes],
+        )
+        params = model.init(jax.random.fold_in(key, 0), rows, blocks)["params"]
+        words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
+        return init_state(jax.random.wrap_key_data(words, impl="threefry2x32"), params, optimizer)
+
+    def run(state: TrainState, given: tuple, batches: Any) -> tuple[TrainState, dict]:
+        traces["epoch"] += 1
+        loss = partial(loss_of, (model, placement, capacities, config), given)
+        return train_epoch(make_update(across(loss), optimizer), state, batches)
+
+    programs: dict[str, Any] = {}
+
+    def epoch(state: Any, tables: Any, rows: jax.Array, mask: jax.Array) -> tuple[TrainState, dict]:
+        rows, live = padded(rows, mask, mesh.size)
+        batches = split_over((jnp.asarray(tables.pairs[rows]), jnp.asarray(live)), mesh, dim=1)
+        given = state, (tables.graph, tables.features, tables.sampler), batches
+        if not programs:
+            whole = on_mesh(run, mesh, given, (specs(state), PartitionSpec()))
+            programs["epoch"] = jax.jit(whole, donate_argnums=0)
+        return programs["epoch"](*given)
+
+    rows_of = make_predict(model.encoder, tables, mesh, traces)
+    score = jax.jit(partial(model.apply, method="score"))
+
+    def predict(params: Any, tables: Any, pairs: jax.Array, time: None) -> jax.Array:
+        rows = rows_of(params["encoder"], {}, tables, pairs.T.ravel())
+        return score({"params": params}, *jnp.split(rows, 2))
+
+    begin = lambda key, tables: replicate(jax.jit(start)(key), mesh)  # noqa: E731
+    embed = lambda params, tables: rows_of(params["encoder"], {}, tables, np.arange(len(tables.splits.owner)))  # noqa: E731
+    return Programs(begin, epoch, predict, embed, traces)
+
+
+def measure(tables: Tables, config: "Config", mesh: Mesh) -> tuple[int, ...]:
+    """Capacities of the exchanges, from random pairs to train on and random nodes beside them."""
+    rng, num_nodes = np.random.default_rng(0), len(tables.splits.owner)
+    size = min(config.batch_size, len(tables.pairs))
+    shape = 8, size + -size % mesh.size
+    pairs = tables.pairs[rng.integers(0, len(tables.pairs), shape)]
+    nodes = np.concatenate([pairs, rng.integers(0, num_nodes, (*shape, width(config)))], 2).reshape(8, -1)
+    seeds = split_over(Place(*(jnp.asarray(x[nodes]) for x in tables.splits[:2])), mesh, dim=1)
+    return measure_capacities(jax.random.key(1), tables.graph, tables.features, seeds, config.fanouts, mesh)
+
+
+def width(config: "Config") -> int:
+    """Nodes drawn for a pair: the other end of each negative, or both ends."""
+    return config.negatives * (2 if config.noise == "pairs" else 1)
+
+
+def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
+    """The loss of one device's pairs, and its sums."""
+    (model, placement, capacities, config), (graph, features, sampler) = given, tables
+    pairs, mask = batch
+    noise, draw, drop = jax.random.split(key, 3)
+    negatives = own_draw(noise, sampler, (len(pairs), width(config)))
+    batch = LinkBatch(pairs[:, 0], pairs[:, 1], negatives, mask)
+    left = without_pairs(graph, batch.src, batch.dst, mask, placement)
+    seeds = locate(placement, batch.seeds)
+    ids, blocks, hops = sample_blocks(draw, left, seeds, config.fanouts, capacities[:-1])
+    rows, last = fetch(features, ids, capacities[-1])
+    options = {"method": "embed", "deterministic": False, "rngs": {"dropout": own_key(drop)}}
+    one, other, far = split(model.apply({"params": params}, rows, blocks, **options), batch)
+    score = partial(model.apply, {"params": params}, method="score")
+    ends = jnp.split(far, 2, axis=1) if config.noise == "pairs" else (one, far)
+    losses = link_cross_entropy(score(one, other), score(*ends), mask)
+    overflow = last.overflow + sum(hop.overflow for hop in hops)
+    sums = {"loss": losses.sum(), "weight": mask.sum().astype(jnp.float32), "overflow": overflow}
+    return masked_mean(losses, mask), (sums, stats)
