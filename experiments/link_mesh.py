@@ -1,4 +1,4 @@
-"""The programs of `experiments.links` on a mesh: graph and features split by nodes, pairs over the devices."""
+"""The programs of `experiments.links` on a mesh: tables split by nodes, pairs over the devices."""
 
 from collections import Counter
 from functools import partial
@@ -65,20 +65,21 @@ def place(tables: link_learners.Tables, config: "Config") -> tuple[Programs, Tab
         raise ValueError(f"--devices {config.devices}, but jax has {len(jax.devices())}")
     mesh, graph = make_mesh(jax.devices()[: config.devices]), tables.graph
     placement: Any = PLACEMENTS[config.placement](graph, mesh.size)
-    nodes = placement.locate(np.arange(graph.num_nodes))
+    owner, local = placement.locate(np.arange(graph.num_nodes))
     laid = Tables(
         shard_graph(graph, placement, mesh),
         shard_features(tables.features, placement, mesh),
-        Splits(*nodes, np.zeros(0), (graph.num_nodes, 0, 0)),
+        Splits(owner, local, np.zeros(0), (graph.num_nodes, 0, 0)),
         replicate(tables.sampler, mesh),
         np.asarray(tables.pairs),
     )
     return compile_programs(laid, placement, config, mesh), laid
 
 
-def compile_programs(tables: Tables, placement: Placement, config: "Config", mesh: Mesh) -> Programs:
+def compile_programs(tables: Any, placement: Placement, config: "Config", mesh: Mesh) -> Programs:
     """Programs as `experiments.link_fit` runs them."""
     model, traces = link_learners.link_model(config), Counter()
+    encoder: Any = model.encoder
     optimizer, capacities = make_optimizer(config.weight_decay, config.lr), measure(tables, config, mesh)
 
     def start(key: jax.Array) -> TrainState:
@@ -100,18 +101,18 @@ def compile_programs(tables: Tables, placement: Placement, config: "Config", mes
     programs: dict[str, Any] = {}
 
     def epoch(state: Any, tables: Any, rows: jax.Array, mask: jax.Array) -> tuple[TrainState, dict]:
-        rows, live = padded(rows, mask, mesh.size)
-        batches = split_over((jnp.asarray(tables.pairs[rows]), jnp.asarray(live)), mesh, dim=1)
+        number, live = padded(rows, mask, mesh.size)
+        batches = split_over((jnp.asarray(tables.pairs[number]), jnp.asarray(live)), mesh, dim=1)
         given = state, (tables.graph, tables.features, tables.sampler), batches
         if not programs:
             whole = on_mesh(run, mesh, given, (specs(state), PartitionSpec()))
             programs["epoch"] = jax.jit(whole, donate_argnums=0)
         return programs["epoch"](*given)
 
-    rows_of = make_predict(model.encoder, tables, mesh, traces)
+    rows_of = make_predict(encoder, tables, mesh, traces)
     score = jax.jit(partial(model.apply, method="score"))
 
-    def predict(params: Any, tables: Any, pairs: jax.Array, time: None) -> jax.Array:
+    def predict(params: Any, tables: Any, pairs: jax.Array, time: jax.Array | None) -> jax.Array:
         rows = rows_of(params["encoder"], {}, tables, pairs.T.ravel())
         return score({"params": params}, *jnp.split(rows, 2))
 

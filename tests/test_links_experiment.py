@@ -69,6 +69,20 @@ def test_links_within_groups_are_found(tmp_path, capsys):
     assert "Adamic-Adar" in capsys.readouterr().out
 
 
+def test_links_are_found_on_a_mesh(tmp_path):
+    """The recipe, the split and the heuristics are those without; batches of 100 pairs are padded to 104."""
+    path, out = write_communities(tmp_path, times=False), tmp_path / "out"
+    options = "--dataset", path, *TINY, "--batch-size", "100", "--devices", "8", "--out", str(out)
+    result = run(*options, "--epochs", "8", out=tmp_path)
+    assert result.keys() == KEYS | {"scores"}
+    assert (result["epochs"], result["traces"], result["config"]["devices"]) == ([8], 1, 8)
+    assert "MLP (features only)" not in result["baselines"]
+    assert result["test_mean"] > 0.75
+    lines = [json.loads(line) for line in (out / "graphsage-0" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.95 * lines[0]["loss"]
+    assert (out / "graphsage-0" / "tsne.png").exists()
+
+
 def test_events_that_come_again_are_found(tmp_path):
     path = write_communities(tmp_path, times=True)
     options = ("--dataset", path, *TINY, "--epochs", "15", "--out", str(tmp_path / "out"))
@@ -85,10 +99,13 @@ def test_events_that_come_again_are_found(tmp_path):
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
-    path = write_communities(tmp_path, times=False)
+    (tmp_path / "times").mkdir()
+    path, times = write_communities(tmp_path, times=False), write_communities(tmp_path / "times", times=True)
     for arguments, word in (
         (("--dataset", "missing.npz"), "missing.npz"),
         (("--dataset", path, "--by-time"), "edge times"),
+        (("--dataset", path, "--devices", "9"), "--devices 9, but jax has 8"),
+        (("--dataset", times, "--devices", "8"), "--devices needs features, and edges without times"),
     ):
         assert links.run(list(arguments)) == 2
         error = capsys.readouterr().err
