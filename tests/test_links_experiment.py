@@ -71,16 +71,14 @@ def test_links_within_groups_are_found(tmp_path, capsys):
 
 def test_links_are_found_on_a_mesh(tmp_path):
     """The recipe, the split and the heuristics are those without; batches of 100 pairs are padded to 104."""
-    path, out = write_communities(tmp_path, times=False), tmp_path / "out"
-    options = "--dataset", path, *TINY, "--batch-size", "100", "--devices", "8", "--out", str(out)
-    result = run(*options, "--epochs", "8", out=tmp_path)
+    path = write_communities(tmp_path, times=False)
+    options = "--dataset", path, *TINY, "--fanouts", "6", "--decoder", "dot", "--batch-size", "100"
+    result = run(*options, "--devices", "8", "--epochs", "8", out=tmp_path)
     assert result.keys() == KEYS | {"scores"}
     assert (result["epochs"], result["traces"], result["config"]["devices"]) == ([8], 1, 8)
     assert "MLP (features only)" not in result["baselines"]
+    assert result["test_mean"] > result["baselines"]["preferential attachment"] + 0.1
     assert result["test_mean"] > 0.75
-    lines = [json.loads(line) for line in (out / "graphsage-0" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] < 0.95 * lines[0]["loss"]
-    assert (out / "graphsage-0" / "tsne.png").exists()
 
 
 def test_events_that_come_again_are_found(tmp_path):
