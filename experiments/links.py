@@ -10,7 +10,7 @@ neighbourhood of its step. Events with times are split in their order, 70/15/15,
 the negative, and a node's neighbours are its latest events before the one asked about: EdgeBank stands
 beside. The model with the best validation AUC is tested.
 
-On a mesh (`--devices`) negatives are drawn alike, but those that are edges to train on are not drawn again.
+On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn anew.
 """
 
 import dataclasses
