@@ -10,7 +10,8 @@ neighbourhood of its step. Events with times are split in their order, 70/15/15,
 the negative, and a node's neighbours are its latest events before the one asked about: EdgeBank stands
 beside. The model with the best validation AUC is tested.
 
-On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn anew.
+On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn anew. A step
+holds the features of all nodes that its pairs and negatives draw: wide ones take a smaller `--batch-size`.
 """
 
 import dataclasses
