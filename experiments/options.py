@@ -52,8 +52,9 @@ def check(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> None:
         parser.error("--resume needs the --out folder of the run to go on with")
     if options["json"] and not Path(options["json"]).absolute().parent.is_dir():
         parser.error(f"argument --json: no folder {Path(options['json']).absolute().parent} to write into")
-    if options.get("dropout", 0) >= 1:
-        parser.error(f"argument --dropout: expected a rate below 1, got {options['dropout']}")
+    for name in ("dropout", "smoothing"):
+        if options.get(name, 0) >= 1:
+            parser.error(f"argument --{name}: expected a number below 1, got {options[name]}")
 
 
 def count(text: str) -> int:

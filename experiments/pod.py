@@ -71,6 +71,7 @@ class Config:
     task: str | None = option(None, "read from the labels unless given")
     labels: str = option("y", "the array of the .npz that holds the labels")
     balanced: bool = option(False, "weigh rare classes up")
+    smoothing: float = option(0.0, "share of each label that all classes get alike")
     patience: int = option(
         50, "steps without a better validation score or loss before stopping; 40 epochs at least"
     )
@@ -125,7 +126,7 @@ def learn(source: Source, items: dict[str, int], config: Config, mesh: Mesh) -> 
     """The runs, their scores, and what they are measured against."""
     tables = make_tables(source, config, mesh)
     dataset = tables.splits.as_dataset()
-    task = make_task(dataset, config.task, balanced=config.balanced)
+    task = make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
     tables = tables._replace(labels=jnp.asarray(task.labels))
     capacities = measure(tables, config, mesh)
     print(f"ids for each owner at once, of {len(config.fanouts)} hops and of the features: {capacities}")

@@ -27,24 +27,26 @@ class Task(NamedTuple):
     """`(outputs, nodes) -> threshold`, chosen on validation nodes."""
 
 
-def make_task(dataset: Dataset, name: str | None = None, *, balanced: bool = False) -> Task:
+def make_task(
+    dataset: Dataset, name: str | None = None, *, balanced: bool = False, smoothing: float = 0.0
+) -> Task:
     """The task that a data set's labels ask for: classes, 0/1 rows, or real values.
 
     Classes are scored by accuracy (two: by AUROC), multi-label rows by micro-F1 at the threshold that is
     best on validation nodes (and, `@k`, by that of each node's `k` likeliest labels, where `k` is how many
-    it has), real values by R². `balanced` weighs rare classes up.
+    it has), real values by R². `balanced` weighs rare classes up; classes are learned with `smoothing`.
     """
     labels = np.asarray(dataset.labels)
     found = "regression" if labels.dtype.kind == "f" else TASKS[labels.ndim - 1]
     if (name or found) != found:
         raise ValueError(f"--task {name} needs other labels: those of this data set ask for {found}")
     train = np.asarray(dataset.train)
-    return {"classification": _classes, "multilabel": _multilabel, "regression": _regression}[found](
-        labels, train, balanced
-    )
+    if found == "classification":
+        return _classes(labels, train, balanced, smoothing)
+    return {"multilabel": _multilabel, "regression": _regression}[found](labels, train, balanced)
 
 
-def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
+def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool, smoothing: float) -> Task:
     width = int(labels.max()) + 1
     weights = loss.class_weights(labels[train], width) if balanced else None
 
@@ -59,7 +61,7 @@ def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
         return ranked | {"average_precision": metrics.average_precision(margin, y)} | found
 
     metric = "accuracy" if width > 2 else "auroc"
-    losses = lambda out, y, mask: loss.cross_entropy(out, y, mask, weights)  # noqa: E731
+    losses = lambda out, y, mask: loss.cross_entropy(out, y, mask, weights, smoothing)  # noqa: E731
     return Task("classification", metric, width, labels, losses, scores, lambda outputs, nodes: 0.0)
 
 

@@ -23,8 +23,12 @@ def cross_entropy(
     labels: Int[Array, " b"],
     mask: Bool[Array, " b"],
     weights: Float[HostArray, " c"] | None = None,
+    smoothing: float = 0.0,
 ) -> Losses:
-    """Single-label: `-w_y · log softmax(logits)_y`, with `w = 1` unless class weights are given.
+    """Single-label: `-w_y · Σ_c q_c log softmax(logits)_c`, with `w = 1` unless class weights are given.
+
+    `q` is 1 at the label; with `smoothing` `ε` it is `1 - ε` there and `ε / C` at every class (Szegedy et
+    al., 2016, section 7). Raises ValueError for an `ε` outside [0, 1).
 
     Rows labelled -1 are dead. Divide by the number of rows, not by the sum of weights: `class_weights`
     average to 1 over the rows that they were made from.
@@ -33,10 +37,14 @@ def cross_entropy(
     >>> cross_entropy(logits, jnp.array([0, -1, 1]), jnp.array([True, True, False])).round(3)
     Array([0.693, 0. , 0. ], dtype=float32)
     """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing is a share of the label, 0 or more and below 1, got {smoothing}")
     live = mask & (labels >= 0)
     labels = jnp.where(live, labels, 0)
     log_probabilities = jax.nn.log_softmax(_cleared(logits, live[:, None]), axis=-1)
     losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    if smoothing:
+        losses = (1 - smoothing) * losses - smoothing * log_probabilities.mean(-1)
     if weights is not None:
         losses = losses * jnp.asarray(weights, jnp.float32)[labels]
     return jnp.where(live, losses, 0.0)

@@ -161,6 +161,14 @@ def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
         assert len(picture) > 10_000
 
 
+def test_classes_are_learned_with_smoothed_labels():
+    outputs, labels, mask = jnp.array([[4.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1]), jnp.ones(2, bool)
+    dataset = data.digits()._replace(labels=np.array([0, 1]), train=np.arange(2))
+    losses = make_task(dataset, smoothing=0.2).loss(outputs, labels, mask)
+    log = np.log([1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))])
+    np.testing.assert_allclose(losses, [-(0.9 * log[0] + 0.1 * log[1]), np.log(2)], rtol=1e-6)
+
+
 def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left(monkeypatch):
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
@@ -354,7 +362,8 @@ BAD = {
     "epochs": (("--epochs", "many"), "--epochs: expected a whole number of at least 1, got 'many'"),
     "fanouts": (("--fanouts", "5,0"), "--fanouts: expected a whole number of at least 1, got '0'"),
     "lr": (("--lr", "nan"), "--lr: expected a number of at least 0, got 'nan'"),
-    "dropout": (("--dropout", "1"), "--dropout: expected a rate below 1, got 1.0"),
+    "dropout": (("--dropout", "1"), "--dropout: expected a number below 1, got 1.0"),
+    "smoothing": (("--smoothing", "1.5"), "--smoothing: expected a number below 1, got 1.5"),
     "aggregator": (("--aggregator", "median"), "--aggregator: invalid choice: 'median'"),
     "norm": (("--norm", "instance"), "--norm: invalid choice: 'instance'"),
     "task": (("--task", "links"), "--task: invalid choice: 'links'"),

@@ -1,5 +1,7 @@
 """Closed forms in float64, gradients, NaN in dead rows, extreme logits."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ MASK = np.array([1, 1, 1, 1, 1, 0, 0], bool)
 
 LOSSES = [
     (loss.cross_entropy, LOGITS, CLASSES),
+    (partial(loss.cross_entropy, smoothing=0.1), LOGITS, CLASSES),
     (loss.binary_cross_entropy, LOGITS, TABLE),
     (loss.squared_error, VALUES, TARGETS),
     (loss.absolute_error, VALUES, TARGETS),
@@ -46,6 +49,19 @@ def test_cross_entropy_is_the_log_loss():
     weights = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
     weighted = loss.cross_entropy(*on_device(LOGITS, CLASSES, everything(CLASSES), weights))
     np.testing.assert_allclose(weighted, weights[CLASSES] * expected, rtol=1e-5, atol=1e-6)
+
+
+def test_smoothed_labels_share_out_a_part_over_all_classes():
+    weights = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
+    targets = 0.7 * np.eye(4)[CLASSES] + 0.3 / 4
+    expected = -(targets * log_softmax(LOGITS.astype(np.float64), axis=1)).sum(1)
+    given = on_device(LOGITS, CLASSES, everything(CLASSES))
+    np.testing.assert_allclose(loss.cross_entropy(*given, smoothing=0.3), expected, rtol=1e-5)
+    weighted = loss.cross_entropy(*given, jnp.asarray(weights), 0.3)
+    np.testing.assert_allclose(weighted, weights[CLASSES] * expected, rtol=1e-5)
+    for smoothing in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="smoothing"):
+            loss.cross_entropy(*given, smoothing=smoothing)
 
 
 def test_binary_cross_entropy_is_the_mean_over_known_classes():
