@@ -6,7 +6,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from test_experiments import KEYS, read_lines, write_npz
 
 from experiments import classify, pod
@@ -29,17 +28,6 @@ def folder(tmp_path_factory):
     dataset = load_npz(write_npz(folder, "classes", features=True))
     shard_dataset(folder / "sharded", dataset, hashed(dataset.graph.num_nodes, 8))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs of like programs compile them once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    compilation_cache.reset_cache()
 
 
 def job(folder, dataset, *options):
