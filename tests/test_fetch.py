@@ -101,17 +101,17 @@ class Watched:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_bound_is_kept(tmp_path):
     path = tmp_path / "large.npy"
-    np.lib.format.open_memmap(path, "w+", np.float32, (24_000, 1024))  # 98 MB, sparse
-    ids = np.random.default_rng(0).integers(0, 24_000, 6000)
+    np.lib.format.open_memmap(path, "w+", np.float32, (16_000, 1024))  # 66 MB, sparse
+    ids = np.random.default_rng(0).integers(0, 16_000, 4000)
     unbounded = fetch.HostTable(np.load(path, mmap_mode="r"))
-    unbounded.read(ids, 6000)
-    assert mapped_bytes(path) > 80e6
+    unbounded.read(ids, 4000)
+    assert mapped_bytes(path) > 53e6
     del unbounded
-    bounded = fetch.HostTable(np.load(path, mmap_mode="r"), 48 * 2**20)
+    bounded = fetch.HostTable(np.load(path, mmap_mode="r"), 32 * 2**20)
     bounded._mapping = watched = Watched(bounded._mapping, path)
-    bounded.read(ids, 6000)
+    bounded.read(ids, 4000)
     assert len(watched.seen) >= 3
-    assert 0 < max(before for before, _ in watched.seen) <= 48 * 2**20
+    assert 0 < max(before for before, _ in watched.seen) <= 32 * 2**20
     assert {after for _, after in watched.seen} == {0}
 
 
