@@ -42,23 +42,16 @@ def mega(title: str, name: str) -> Column:
     return title, lambda row: f"{row[name] / 1e6:,.0f}"
 
 
-def tenths(title: str, name: str) -> Column:
-    return title, lambda row: f"{row[name] / 1e6:,.1f}" if name in row else ""
-
-
-def compiled() -> list[Column]:
-    """Of a program that a compiler made for a device that was not there."""
-    return [
-        *(plain(name, name) for name in ("device", "aggregator", "dtype", "kind", "chips")),
-        mega("arguments MB", "argument_bytes"),
-        tenths("temporaries MB", "temp_bytes"),
-        tenths("of twice the graph", "doubled_temp_bytes"),
-        ("offenders", lambda row: len(row["offenders"] + row.get("doubled_offenders", []))),
-        plain("compiled in s", "compile_seconds", "{:.0f}"),
-    ]
-
-
 TIME: Column = ("ms (min / median)", milliseconds)
+COMPILED: list[Column] = [
+    *(plain(name, name) for name in ("device", "aggregator", "dtype", "kind", "chips")),
+    mega("arguments MB", "argument_bytes"),
+    ("temporaries MB", lambda row: _rate(row, "temp_bytes", 1e6)),
+    ("of twice the graph", lambda row: _rate(row, "doubled_temp_bytes", 1e6)),
+    ("offenders", lambda row: len(row["offenders"] + row.get("doubled_offenders", []))),
+    plain("compiled in s", "compile_seconds", "{:.0f}"),
+]
+"""Of a program that a compiler made for a device that was not there."""
 COLUMNS: dict[str, list[Column]] = {
     "sample": [
         numbers("fanouts", "fanouts"),
@@ -109,8 +102,8 @@ COLUMNS: dict[str, list[Column]] = {
         ("ms (min / median)", lambda row: row.get("not_run") or milliseconds(row)),
         plain("times ours", "ratio_to_jsage", "{:.1f}"),
     ],
-    "tpu": compiled(),
-    "gpu": compiled(),
+    "tpu": COMPILED,
+    "gpu": COMPILED,
 }
 
 

@@ -51,10 +51,8 @@ def main(config: Config) -> dict:
             "inductive reads features and whole neighbourhoods: it needs a data set with features, and an "
             "aggregator other than lstm"
         )
-    hidden, task = (
-        data.inductive(dataset),
-        make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing),
-    )
+    task = make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
+    hidden = data.inductive(dataset)
     model, split = sage_model(config, task.width), cut(dataset)
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=False)
     found = train_all("GraphSAGE", learner, task, dataset, hidden, config)

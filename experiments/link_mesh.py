@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from experiments import link_learners
 from experiments.fit import make_optimizer
 from experiments.link_fit import Programs
-from experiments.pod_fit import make_predict, padded
+from experiments.pod_fit import make_predict, make_program, make_start, padded, places, variables
 from experiments.pod_tables import PLACEMENTS, Splits
-from jsage.block import Tree
 from jsage.contrast import link_cross_entropy
 from jsage.links import LinkBatch, split
 from jsage.loss import masked_mean
 from jsage.negative import Sampler
 from jsage.parallel import (
-    Place,
     ShardedFeatures,
     ShardedGraph,
     across,
@@ -28,19 +26,17 @@ from jsage.parallel import (
     locate,
     make_mesh,
     measure_capacities,
-    on_mesh,
     own_draw,
     own_key,
     replicate,
     sample_blocks,
     shard_features,
     shard_graph,
-    specs,
     without_pairs,
 )
 from jsage.parallel import split as split_over
 from jsage.partition import Placement
-from jsage.train import TrainState, init_state, make_update, train_epoch
+from jsage.train import TrainState, make_update, train_epoch
 
 if TYPE_CHECKING:
     from experiments.links import Config
@@ -82,32 +78,19 @@ def compile_programs(tables: Any, placement: Placement, config: "Config", mesh: 
     encoder: Any = model.encoder
     optimizer, capacities = make_optimizer(config.weight_decay, config.lr), measure(tables, config, mesh)
 
-    def start(key: jax.Array) -> TrainState:
-        sizes = np.cumprod([1, *(1 + fanout for fanout in config.fanouts)])
-        shapes = list(zip(sizes, config.fanouts, strict=False))[::-1]
-        rows, blocks = (
-            jnp.zeros((sizes[-1], tables.features.rows.shape[1])),
-            [Tree(jnp.ones(s, bool)) for s in shapes],
-        )
-        params = model.init(jax.random.fold_in(key, 0), rows, blocks)["params"]
-        words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
-        return init_state(jax.random.wrap_key_data(words, impl="threefry2x32"), params, optimizer)
+    init = partial(variables, model, config, tables.features.rows.shape[1])
 
     def run(state: TrainState, given: tuple, batches: Any) -> tuple[TrainState, dict]:
         traces["epoch"] += 1
         loss = partial(loss_of, (model, placement, capacities, config), given)
         return train_epoch(make_update(across(loss), optimizer), state, batches)
 
-    programs: dict[str, Any] = {}
+    program = make_program(run, mesh)
 
     def epoch(state: Any, tables: Any, rows: jax.Array, mask: jax.Array) -> tuple[TrainState, dict]:
         number, live = padded(rows, mask, mesh.size)
         batches = split_over((jnp.asarray(tables.pairs[number]), jnp.asarray(live)), mesh, dim=1)
-        given = state, (tables.graph, tables.features, tables.sampler), batches
-        if not programs:
-            whole = on_mesh(run, mesh, given, (specs(state), PartitionSpec()))
-            programs["epoch"] = jax.jit(whole, donate_argnums=0)
-        return programs["epoch"](*given)
+        return program(state, (tables.graph, tables.features, tables.sampler), batches)
 
     rows_of = make_predict(encoder, tables, mesh, traces)
     score = jax.jit(partial(model.apply, method="score"))
@@ -116,7 +99,7 @@ def compile_programs(tables: Any, placement: Placement, config: "Config", mesh: 
         rows = rows_of(params["encoder"], {}, tables, pairs.T.ravel())
         return score({"params": params}, *jnp.split(rows, 2))
 
-    begin = lambda key, tables: replicate(jax.jit(start)(key), mesh)  # noqa: E731
+    begin = make_start(init, optimizer, mesh)
     embed = lambda params, tables: rows_of(params["encoder"], {}, tables, np.arange(len(tables.splits.owner)))  # noqa: E731
     return Programs(begin, epoch, predict, embed, traces)
 
@@ -128,7 +111,7 @@ def measure(tables: Tables, config: "Config", mesh: Mesh) -> tuple[int, ...]:
     shape = 8, size + -size % mesh.size
     pairs = tables.pairs[rng.integers(0, len(tables.pairs), shape)]
     nodes = np.concatenate([pairs, rng.integers(0, num_nodes, (*shape, width(config)))], 2).reshape(8, -1)
-    seeds = split_over(Place(*(jnp.asarray(x[nodes]) for x in tables.splits[:2])), mesh, dim=1)
+    seeds = split_over(places(tables, nodes), mesh, dim=1)
     return measure_capacities(jax.random.key(1), tables.graph, tables.features, seeds, config.fanouts, mesh)
 
 

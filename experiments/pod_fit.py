@@ -1,12 +1,15 @@
 """The compiled programs of `experiments.pod`: an epoch and exact inference, with every table split."""
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from experiments.fit import Programs, make_optimizer
@@ -52,7 +55,7 @@ def make_model(config: "Config", width: int) -> GraphSAGE:
     )
 
 
-def variables(model: GraphSAGE, config: "Config", width: int, key: jax.Array) -> dict:
+def variables(model: nn.Module, config: Any, width: int, key: jax.Array) -> dict:
     """Parameters and statistics, from rows of `width` numbers."""
     sizes = np.cumprod([1, *(1 + fanout for fanout in config.fanouts)])
     shapes = list(zip(sizes, config.fanouts, strict=False))[::-1]
@@ -63,7 +66,7 @@ def variables(model: GraphSAGE, config: "Config", width: int, key: jax.Array) ->
     return dict(model.init(key, jnp.zeros((sizes[-1], width)), blocks))
 
 
-def places(tables: Tables, nodes: np.ndarray) -> Place:
+def places(tables: Any, nodes: np.ndarray) -> Place:
     """Where nodes of the splits are."""
     return Place(*(jnp.asarray(x[nodes]) for x in (tables.splits.owner, tables.splits.local)))
 
@@ -89,15 +92,7 @@ def compile_programs(
     model, traces = make_model(config, task.width), Counter()
     optimizer = make_optimizer(config.weight_decay, config.lr)
 
-    def start(key: jax.Array) -> TrainState:
-        stats = variables(model, config, tables.features.rows.shape[1], jax.random.fold_in(key, 0))
-        words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
-        draws = jax.random.wrap_key_data(words, impl="threefry2x32")  # XLA compiles no Philox in shard_map
-        return init_state(draws, stats.pop("params"), optimizer, stats)
-
-    def begin(key: jax.Array, tables: Tables) -> TrainState:
-        return replicate(jax.jit(start)(key), mesh)
-
+    init = partial(variables, model, config, tables.features.rows.shape[1])
     update = partial(make_update, optimizer=optimizer)
 
     def run(state: TrainState, graph: Any, features: Any, given: Any) -> tuple[TrainState, dict]:
@@ -105,21 +100,43 @@ def compile_programs(
         loss = partial(loss_of, (model, task, config.fanouts, capacities), (graph, features))
         return train_epoch(update(across(loss)), state, given)
 
-    programs: dict[str, Any] = {}
+    program = make_program(run, mesh)
 
     def epoch(
         state: TrainState, tables: Tables, seeds: jax.Array, mask: jax.Array
     ) -> tuple[TrainState, dict]:
         nodes, live = padded(seeds, mask, mesh.size)
         labels = task.labels[nodes]
-        given = tables.graph, tables.features, split((places(tables, nodes), labels, live), mesh, dim=1)
+        given = split((places(tables, nodes), labels, live), mesh, dim=1)
+        return program(state, tables.graph, tables.features, given)
+
+    predict = make_predict(model, tables, mesh, traces)
+    return Programs(make_start(init, optimizer, mesh), cast(Any, epoch), predict, traces)
+
+
+def make_start(init: Callable[[jax.Array], dict], optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """The state that a run starts from, a copy on every device: `experiments.fit.make_start` on a mesh."""
+
+    def start(key: jax.Array) -> TrainState:
+        stats = init(jax.random.fold_in(key, 0))
+        words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
+        draws = jax.random.wrap_key_data(words, impl="threefry2x32")  # XLA compiles no Philox in shard_map
+        return init_state(draws, stats.pop("params"), optimizer, stats)
+
+    return lambda key, tables: replicate(jax.jit(start)(key), mesh)
+
+
+def make_program(run: Callable, mesh: Mesh) -> Callable:
+    """`run(state, *given) -> (state, sums)` on the mesh; its first call says where everything lies."""
+    programs: dict[str, Any] = {}
+
+    def program(state: TrainState, *given: Any) -> tuple[TrainState, dict]:
         if not programs:
             whole = on_mesh(run, mesh, (state, *given), (specs(state), PartitionSpec()))
             programs["epoch"] = jax.jit(whole, donate_argnums=0)
         return programs["epoch"](state, *given)
 
-    predict = make_predict(model, tables, mesh, traces)
-    return Programs(cast(Any, begin), cast(Any, epoch), predict, traces)
+    return program
 
 
 def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:

@@ -1,6 +1,7 @@
 """What is predicted from the labels: the loss, the scores and the shape of the output."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -41,9 +42,10 @@ def make_task(
     if (name or found) != found:
         raise ValueError(f"--task {name} needs other labels: those of this data set ask for {found}")
     train = np.asarray(dataset.train)
-    if found == "classification":
-        return _classes(labels, train, balanced, smoothing)
-    return {"multilabel": _multilabel, "regression": _regression}[found](labels, train, balanced)
+    classes = partial(_classes, smoothing=smoothing)
+    return {"classification": classes, "multilabel": _multilabel, "regression": _regression}[found](
+        labels, train, balanced
+    )
 
 
 def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool, smoothing: float) -> Task:
