@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jsage.block import Indexed, Tree, as_tree
-from jsage.gather import take, wide
+from jsage.gather import LEGAL, take, wide
 
 ChunkFn: TypeAlias = Callable[[PyTree, Float[Array, "num_src d"], Any], Float[Array, "num_dst d_out"]]
 """`(params, h, block) -> pooled`; it closes over no array, and destinations do not see one another."""
@@ -113,7 +113,7 @@ def _unread(d_h: Array, block: Indexed | Tree, at: Any, d_rows: Array) -> Array:
     if isinstance(block, Tree):
         return _add(_add(d_h, at, d_rows[:size]), block.num_dst + at * fanout, d_rows[size:])
     ids, _ = as_tree(jax.tree.map(lambda x: _cut(x, size, at), block))
-    return d_h.at[ids].add(d_rows, mode="promise_in_bounds")
+    return d_h.at[ids].add(d_rows, **LEGAL)
 
 
 def _cut(x: Array, size: int, at: Any) -> Array:

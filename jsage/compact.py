@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jsage.batch import epoch
 from jsage.block import Block, Indexed, Tree
 from jsage.draw import without_replacement
-from jsage.gather import take
+from jsage.gather import LEGAL, take
 from jsage.graph import Graph
 from jsage.sample import sample_blocks, sample_neighbors
 from jsage.typing import DrawFn, LossFn, Metrics, PRNGKey
@@ -56,7 +56,7 @@ def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
     slot = (hashed >> (32 - bits)).astype(jnp.int32)
     here = jnp.arange(ids.shape[0], dtype=jnp.int32)
     empty = jnp.full(1 << bits, ids.shape[0], jnp.int32)
-    holder = take(empty.at[slot].min(here, mode="promise_in_bounds"), slot)
+    holder = take(empty.at[slot].min(here, **LEGAL), slot)
     holder = jnp.where(take(ids, holder) == ids, holder, here)
     first = holder == here
     rank = jnp.cumsum(first, dtype=jnp.int32) - 1

@@ -5,7 +5,7 @@ never read into a value or a gradient. Sums accumulate in float32 at least. `seg
 for edge lists, with the same gradient.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ Pooled: TypeAlias = Float[Array, "rows d"]
 CHUNK = 512
 """Rows that `spread` adds at once."""
 
+LEGAL: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+"""How `array.at[ids]` reads and writes where ids are known to be legal: nothing checks or changes them."""
+
 
 def take(table: Array, ids: Int[Array, "..."]) -> Array:
     """Rows of a table at positions that are known to be legal.
@@ -29,7 +32,7 @@ def take(table: Array, ids: Int[Array, "..."]) -> Array:
     >>> take(jnp.array([10, 20, 30]), jnp.array([2, 0]))
     Array([30, 10], dtype=int32)
     """
-    return table.at[ids].get(mode="promise_in_bounds")
+    return table.at[ids].get(**LEGAL)
 
 
 def wide(rows: Array) -> np.dtype:
@@ -109,7 +112,7 @@ def spread(rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int) -
     fanout, size = src.shape[1], src.size
     ids, live, slot = src.ravel(), mask.ravel(), jnp.arange(size, dtype=jnp.int32)
     first = jnp.full(num_src, size, jnp.int32)
-    first = first.at[ids].min(jnp.where(live, slot, size), mode="promise_in_bounds")
+    first = first.at[ids].min(jnp.where(live, slot, size), **LEGAL)
     wide_rows = rows.astype(wide(rows))
     out = jnp.where((first < size)[:, None], take(wide_rows, jnp.minimum(first, size - 1) // fanout), 0)
     again = live & (take(first, ids) != slot)
@@ -122,7 +125,7 @@ def spread(rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int) -
         here = jax.lax.dynamic_slice(listed, (i * CHUNK,), (CHUNK,))
         more = (i * CHUNK + jnp.arange(CHUNK, dtype=jnp.int32) < rank[-1])[:, None]
         read = jnp.where(more, take(wide_rows, here // fanout), 0)
-        return out.at[take(ids, here)].add(read, mode="promise_in_bounds")
+        return out.at[take(ids, here)].add(read, **LEGAL)
 
     return jax.lax.fori_loop(0, (rank[-1] + CHUNK - 1) // CHUNK, add, out)
 
@@ -248,7 +251,7 @@ def _pull(table: Table, src: Slots, weight: Weight, cotangent_of):
             unread = d_row == 0
             d_weight = d_weight.at[:, i].set(jnp.where(unread, 0, d_row * row).sum(1).astype(weight.dtype))
             d_row = jnp.where(unread, 0, d_row * scale)
-        return d_table.at[src[:, i]].add(d_row, mode="promise_in_bounds"), d_weight
+        return d_table.at[src[:, i]].add(d_row, **LEGAL), d_weight
 
     start = jnp.zeros(table.shape, wide(table)), None if weight is None else jnp.zeros_like(weight)
     d_table, d_weight = jax.lax.fori_loop(0, src.shape[1], step, start)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jsage.gather import take
+from jsage.gather import LEGAL, take
 from jsage.parallel.exchange import Route, ask, plan, tell
 from jsage.parallel.features import Hot, ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
@@ -36,7 +36,7 @@ def out_degrees(graph: ShardedGraph, axis: str = AXIS) -> Int[Array, " rows"]:
     none = jnp.zeros(graph.indptr.shape[0] - 1, jnp.int32)
 
     def add(count: Array, local: Array, ones: Array) -> Array:
-        return count.at[local].add(ones, mode="promise_in_bounds")
+        return count.at[local].add(ones, **LEGAL)
 
     def batch(route: Route, capacity: int, count: Array) -> tuple[Array, None]:
         ones = jnp.ones(route.owner.shape[0], jnp.int32)

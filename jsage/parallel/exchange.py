@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage.gather import take
+from jsage.gather import LEGAL, take
 from jsage.parallel.mesh import AXIS
 from jsage.parallel.place import Place
 
@@ -130,7 +130,7 @@ def tell(
     def turn(number: Array, state: Any) -> Any:
         here, slot = _slots(route, number, capacity)
         sent = jnp.zeros((slots, *rows.shape[1:]), rows.dtype)
-        sent = sent.at[slot].add(jnp.where(_beside(here, rows), rows, 0), mode="promise_in_bounds")
+        sent = sent.at[slot].add(jnp.where(_beside(here, rows), rows, 0), **LEGAL)
         return add(state, _swap(_wanted(route, number, capacity), axis), _swap(sent, axis))
 
     return jax.lax.fori_loop(0, _rounds(route, capacity), turn, start)

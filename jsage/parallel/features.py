@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage.gather import take, wide
+from jsage.gather import LEGAL, take, wide
 from jsage.graph import Graph, out_degrees
 from jsage.parallel.exchange import Route, Traffic, ask, plan, tell, traffic
 from jsage.parallel.mesh import AXIS, assemble, replicate
@@ -167,7 +167,7 @@ def _backward(capacity: int, axis: str, saved: Any, cotangent: Array) -> tuple[A
     table, route = saved
 
     def add(grad: Array, local: Array, rows: Array) -> Array:
-        return grad.at[local].add(rows, mode="promise_in_bounds")
+        return grad.at[local].add(rows, **LEGAL)
 
     rows = cotangent.astype(wide(table))
     grad = tell(route, rows, capacity, add, jnp.zeros(table.shape, rows.dtype), axis)
