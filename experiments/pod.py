@@ -65,15 +65,15 @@ class Config:
     layers: int = option(2, "number of layers, one hop each")
     epochs: int = option(600, "passes over the training nodes, at most")
     lr: float = option(0.01, "learning rate of Adam")
-    weight_decay: float = option(0.001, "L2 penalty on the parameters")
+    weight_decay: float = option(0.0005, "L2 penalty on the parameters")
     dropout: float = option(0.6, "rate on every layer's inputs")
     norm: str = option("none", "normalisation of the hidden layers")
     task: str | None = option(None, "read from the labels unless given")
     labels: str = option("y", "the array of the .npz that holds the labels")
     balanced: bool = option(False, "weigh rare classes up")
-    smoothing: float = option(0.0, "share of each label that all classes get alike")
+    smoothing: float = option(0.2, "share of each label that all classes get alike; for classes")
     patience: int = option(
-        50, "steps without a better validation score or loss before stopping; 40 epochs at least"
+        100, "steps without a better validation score or loss before stopping; 40 epochs at least"
     )
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots, that all processes see")
