@@ -60,7 +60,7 @@ class Config:
     task: str | None = option(None, "read from the labels unless given")
     labels: str = option("y", "the array of the .npz that holds the labels")
     balanced: bool = option(False, "weigh rare classes up")
-    smoothing: float = option(0.2, "share of each label that all classes get alike; for classes")
+    smoothing: float = option(0.2, "share of each label that all classes get alike")
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
     patience: int = option(
         100, "steps without a better validation score or loss before stopping; 40 epochs at least"
@@ -75,7 +75,7 @@ class Config:
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
     dataset, training_graph = weigh(*load(config), config)
-    task = make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
+    task = task_of(dataset, config)
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=dataset.features is None)
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     scores = {"GraphSAGE": found.scores}
@@ -88,6 +88,11 @@ def main(config: Config) -> dict:
     if config.out:
         save_plots(Path(config.out), task, dataset, [run.history for run in found.runs], found.outputs)
     return summary(config, task, found, scores)
+
+
+def task_of(dataset: Dataset, config: Config) -> Task:
+    """The task of a data set, learned as the options say."""
+    return make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
 
 
 class Found(NamedTuple):

@@ -19,11 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.classify import Config, load, parse, summary, train_all
+from experiments.classify import Config, load, parse, summary, task_of, train_all
 from experiments.learners import mlp, sage, sage_model
 from experiments.options import command
 from experiments.report import baseline
-from experiments.tasks import make_task
 from jsage import data
 from jsage.classes import degree_classes
 from jsage.data import Dataset
@@ -51,7 +50,7 @@ def main(config: Config) -> dict:
             "inductive reads features and whole neighbourhoods: it needs a data set with features, and an "
             "aggregator other than lstm"
         )
-    task = make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
+    task = task_of(dataset, config)
     hidden = data.inductive(dataset)
     model, split = sage_model(config, task.width), cut(dataset)
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=False)

@@ -17,6 +17,12 @@ def option(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
+def same(config: type, name: str, text: str | None = None) -> Any:
+    """The option `name` of another `Config`: its default, and its text unless there is another one."""
+    field = {field.name: field for field in dataclasses.fields(config)}[name]
+    return option(field.default, text or field.metadata["help"])
+
+
 def read(
     config: type[C],
     choices: Mapping[str, Sequence[str]],

@@ -30,16 +30,18 @@ from experiments.classify import Found
 from experiments.fit import Splits, best, fit
 from experiments.hosts import together
 from experiments.learners import AGGREGATORS, NORMS
-from experiments.options import command, one_a_layer, option, read
+from experiments.options import command, one_a_layer, option, read, same
 from experiments.pod_fit import compile_programs, make_model, measure, variables
 from experiments.pod_tables import PLACEMENTS, Source, Tables, find, make_tables
 from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots, summarize
-from experiments.tasks import TASKS, Task, make_task
+from experiments.tasks import TASKS, Task
 from jsage.data import Dataset
 from jsage.parallel import make_mesh
 from jsage.parallel.bill import Load, bill
 from jsage.place import lanes_of
+
+shared = partial(same, classify.Config)
 
 
 @dataclass(frozen=True)
@@ -56,30 +58,26 @@ class Config:
     timeout: int = option(100, "seconds without a sign of a process before the others stop")
     memory: float = option(0.0, "GB of each device; 0: what it says itself, if it does")
     dry_run: bool = option(False, "print what each device would hold, and stop")
-    aggregator: str = option("gcn", "how neighbours are reduced")
-    fanouts: tuple[int, ...] = option(
-        (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
-    )
-    batch_size: int = option(512, "seeds a step, of all devices together")
-    hidden: int = option(64, "width of the hidden layers")
-    layers: int = option(2, "number of layers, one hop each")
-    epochs: int = option(600, "passes over the training nodes, at most")
-    lr: float = option(0.01, "learning rate of Adam")
-    weight_decay: float = option(0.0005, "L2 penalty on the parameters")
-    dropout: float = option(0.6, "rate on every layer's inputs")
-    norm: str = option("none", "normalisation of the hidden layers")
-    task: str | None = option(None, "read from the labels unless given")
-    labels: str = option("y", "the array of the .npz that holds the labels")
-    balanced: bool = option(False, "weigh rare classes up")
-    smoothing: float = option(0.2, "share of each label that all classes get alike; for classes")
-    patience: int = option(
-        100, "steps without a better validation score or loss before stopping; 40 epochs at least"
-    )
-    runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
-    out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots, that all processes see")
-    resume: bool = option(False, "go on with the runs in --out, on any number of devices")
-    save_every: int = option(10, "epochs between checkpoints")
-    json: str | None = option(None, "write the result there; - is standard output")
+    aggregator: str = shared("aggregator")
+    fanouts: tuple[int, ...] = shared("fanouts")
+    batch_size: int = shared("batch_size", "seeds a step, of all devices together")
+    hidden: int = shared("hidden")
+    layers: int = shared("layers")
+    epochs: int = shared("epochs")
+    lr: float = shared("lr")
+    weight_decay: float = shared("weight_decay")
+    dropout: float = shared("dropout")
+    norm: str = shared("norm")
+    task: str | None = shared("task")
+    labels: str = shared("labels")
+    balanced: bool = shared("balanced")
+    smoothing: float = shared("smoothing")
+    patience: int = shared("patience")
+    runs: int = shared("runs")
+    out: str | None = shared("out", "folder for checkpoints, metrics.jsonl and plots, that all processes see")
+    resume: bool = shared("resume", "go on with the runs in --out, on any number of devices")
+    save_every: int = shared("save_every")
+    json: str | None = shared("json")
 
     @property
     def common(self) -> classify.Config:
@@ -126,7 +124,7 @@ def learn(source: Source, items: dict[str, int], config: Config, mesh: Mesh) -> 
     """The runs, their scores, and what they are measured against."""
     tables = make_tables(source, config, mesh)
     dataset = tables.splits.as_dataset()
-    task = make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
+    task = classify.task_of(dataset, config.common)
     tables = tables._replace(labels=jnp.asarray(task.labels))
     capacities = measure(tables, config, mesh)
     print(f"ids for each owner at once, of {len(config.fanouts)} hops and of the features: {capacities}")

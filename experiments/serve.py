@@ -52,7 +52,6 @@ def main(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace, folder: Path) -> None:
     """`folder/artefact` and `folder/graph` from the recipe of experiments.classify."""
     from experiments import classify, learners
-    from experiments.tasks import make_task
     from jsage import export
 
     if folder.exists():
@@ -63,7 +62,7 @@ def train(options: argparse.Namespace, folder: Path) -> None:
     dataset, training_graph = classify.load(config)
     if dataset.features is None:
         raise ValueError(f"{options.dataset} has no features, and new nodes are embedded from theirs")
-    task = make_task(dataset)
+    task = classify.task_of(dataset, config)
     learner = learners.sage(config, task.width, dataset.graph.num_nodes, identity=False)
     found = classify.train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     say(f"{task.metric} {found.scores[0][task.metric]:.4f} on {len(dataset.test)} test nodes")

@@ -19,7 +19,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-if os.environ.get("JSAGE_CHECK_TYPES", "1") != "0":  # a seventh of the suite's time; .ci/run does so once
+if os.environ.get("JSAGE_CHECK_TYPES", "1") != "0":  # they take a seventh of the time
     install_import_hook("jsage", "beartype.beartype")
 
 DATA = Path(os.environ.get("JSAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))

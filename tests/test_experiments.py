@@ -212,7 +212,7 @@ def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
     config = classify.parse([*DIGITS, "--runs", "1"])
     scrambled, graph = classify.load(config)
     learner = sage(config, 10, graph.num_nodes, identity=False)
-    task = make_task(scrambled, smoothing=config.smoothing)
+    task = classify.task_of(scrambled, config)
     found = classify.train_all("GraphSAGE", learner, task, scrambled, graph, config)
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in found.runs[0].history]
     assert history == read_lines(digits_run[1] / "graphsage-0")
