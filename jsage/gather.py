@@ -179,7 +179,7 @@ def slot_max(
 ) -> Float[Array, "num_dst d"]:
     """The maximum over live slots, 0 where there are none; the gradient is shared equally between ties.
 
-    `jnp.max` has the same gradient, but keeps masked copies of the rows for it.
+    `jnp.max` has the same gradient, but keeps masked copies of the rows for it; this keeps which slots won.
 
     >>> import jax.numpy as jnp
     >>> rows = jnp.array([[[1.0], [3.0]], [[2.0], [4.0]]])
@@ -192,13 +192,14 @@ def slot_max(
 
 def _slot_max_forward(rows, mask):
     top = slot_max(rows, mask)
-    return top, (rows, mask, top)
+    # Unless it is kept as it is here, a TPU makes it again for the gradient, with `top` as large as the rows.
+    won = jax.lax.optimization_barrier(mask[..., None] & (rows == top[:, None]))
+    return top, (won, won.sum(1, dtype=jnp.int32))
 
 
 def _slot_max_backward(saved, cotangent):
-    rows, mask, top = saved
-    won = mask[..., None] & (rows == top[:, None])
-    share = cotangent / jnp.maximum(won.sum(1, dtype=jnp.int32), 1).astype(cotangent.dtype)
+    won, ties = saved
+    share = cotangent / jnp.maximum(ties, 1).astype(cotangent.dtype)
     return jnp.where(won, share[:, None], 0), None
 
 
