@@ -9,8 +9,8 @@ Each scans as an epoch does. They need not add up to the step: XLA fuses across 
 compute reads may still be in a cache, and `lax.cond` has its price.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -119,10 +119,7 @@ class Work(NamedTuple):
 
     matmuls: Counter[Shape]
     gathered_bytes: float
-    """Of the feature table."""
     random_words: int
-    hidden_bytes: Mapping[tuple[int, int], float] = {}
-    """Of each table of hidden rows or of their gradients, by its shape."""
 
     @property
     def flops(self) -> int:
@@ -132,24 +129,17 @@ class Work(NamedTuple):
 def work(blocks: Blocks, features: Array, widths: Sequence[int], aggregate: AggregateFn) -> Work:
     """Of a step on such blocks; they may hold many batches, and bytes are their average.
 
-    Rows of the matmuls and random words follow from shapes. Read are a block's own rows and live slots: a
-    padded slot needs no row. A later block reads as many hidden rows if it is compacted, and as many rows of
-    its output's gradient on the way back; in a tree they lie in order, so nothing is gathered.
+    Rows of the matmuls and random words follow from shapes. Read are the first block's own rows and live
+    slots: a padded slot needs no row. Rows that later layers gather are not counted.
     """
     masks: list[Array] = [cast(Any, block).mask for block in blocks]
     slots = [(mask.shape[-2], mask.shape[-1]) for mask in masks]
-    live = [float(jnp.mean(jnp.sum(mask, axis=(-2, -1), dtype=jnp.float32))) for mask in masks]
-    read = [
-        (rows + found) * width * features.dtype.itemsize
-        for (rows, _), found, width in zip(slots, live, widths, strict=False)
-    ]
-    hidden: dict[tuple[int, int], float] = defaultdict(float)
-    for layer in range(1, len(blocks)):
-        if isinstance(blocks[layer], Indexed):
-            for rows in (slots[layer - 1][0], slots[layer][0]):
-                hidden[rows, widths[layer]] += read[layer]
-    words = sum(rows * fanout for rows, fanout in slots)
-    return Work(matmuls(slots, widths, aggregate), read[0], words, hidden)
+    live = float(jnp.mean(jnp.sum(masks[0], axis=(-2, -1), dtype=jnp.float32)))
+    return Work(
+        matmuls(slots, widths, aggregate),
+        (slots[0][0] + live) * features.shape[1] * features.dtype.itemsize,
+        sum(rows * fanout for rows, fanout in slots),
+    )
 
 
 def matmuls(slots: Sequence[tuple[int, int]], widths: Sequence[int], pooled: AggregateFn) -> Counter[Shape]:

@@ -27,8 +27,7 @@ def part(name: str) -> Column:
 
 
 def floor(name: str) -> Column:
-    seconds = f"{name.replace(' ', '_')}_seconds"
-    return f"floor: {name} ms", lambda row: f"{1e3 * row['floor'].get(seconds, 0):.3g}"
+    return f"floor: {name} ms", lambda row: f"{1e3 * row['floor'][f'{name}_seconds']:.3g}"
 
 
 def plain(title: str, name: str, form: str = "{}") -> Column:
@@ -66,7 +65,7 @@ COLUMNS: dict[str, list[Column]] = {
         numbers("capacities", "capacities"),
         ("step " + TIME[0], milliseconds),
         *map(part, ("sampling", "gathering", "compute")),
-        *map(floor, ("matmul", "gather", "hidden gather", "random")),
+        *map(floor, ("matmul", "gather", "random")),
         plain("step / floor", "ratio_to_floor", "{:.2f}"),
         plain("first step s", "first_step_seconds", "{:.2f}"),
         mega("temporaries MB", "temp_bytes"),

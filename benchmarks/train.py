@@ -4,10 +4,9 @@
 
 All that shares fanouts takes turns: the step on trees and compacted, and the parts of `benchmarks.parts`.
 The floor is the sum of the step's matmuls, each at the rate of one of that shape alone, or of a piece of it
-that caches hold, whichever is faster; the rows that its first layer gathers, at the rate of reading random
-rows of the same table; those that later layers of a compacted step gather, forwards and backwards, each at
-the rate of a table of that shape; and its random bits. All rates are measured in the same run, best of
-several, and `ratio_to_floor` compares `seconds_min` to them.
+that caches hold, whichever is faster; the rows that its first layer reads, at the rate of reading random rows
+of the same table; and its random bits. All rates are measured in the same run, best of several, and
+`ratio_to_floor` compares `seconds_min` to them.
 """
 
 import argparse
@@ -184,7 +183,6 @@ class Rates:
         self.dtype = tables.features.dtype
         self.bytes, self.words = gather_rate(tables.features), random_rate()
         self.flops: dict[parts.Shape, float] = {}
-        self.hidden: dict[tuple[int, int], float] = {}
 
     def floor(self, work: parts.Work) -> dict[str, Any]:
         """`floor_seconds` and what it is made of."""
@@ -195,14 +193,9 @@ class Rates:
         matmuls = sum(
             2 * m * k * n * times / self.flops[m, k, n] for (m, k, n), times in work.matmuls.items()
         )
-        for shape in work.hidden_bytes:
-            if shape not in self.hidden:
-                self.hidden[shape] = gather_rate(jnp.ones(shape, self.dtype))
-        hidden = sum(amount / self.hidden[shape] for shape, amount in work.hidden_bytes.items())
         seconds = {
             "matmul_seconds": matmuls,
             "gather_seconds": work.gathered_bytes / self.bytes,
-            "hidden_gather_seconds": hidden,
             "random_seconds": work.random_words / self.words,
         }
         amounts = {
@@ -210,7 +203,6 @@ class Rates:
             "flops_per_second": work.flops / matmuls,
             "gathered_bytes": work.gathered_bytes,
             "gathered_bytes_per_second": self.bytes,
-            "hidden_gathered_bytes": sum(work.hidden_bytes.values()),
             "random_words": work.random_words,
             "random_words_per_second": self.words,
         }
