@@ -1,28 +1,51 @@
 """Settings for the whole suite: strict shapes, runtime type checks, eight virtual devices."""
 
+import gc
 import os
+from functools import partial
 from pathlib import Path
 
-# Compiling is most of the suite's time, and LLVM's passes are most of that. `XLA_FLAGS= pytest` compiles as
-# users do; .ci/run does so once. Both are read when JAX starts; child processes inherit them.
+# Compiling is most of the suite's time, and LLVM's passes and the fusion emitters' are most of that.
+# `XLA_FLAGS= pytest` compiles as users do; .ci/run does so once. Child processes read these too.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ.setdefault("XLA_FLAGS", f"{QUICK} --xla_cpu_parallel_codegen_split_count=1")
+MORE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", f"{QUICK} {MORE}")
 # A program is compiled once, whichever workers, child processes and later runs need it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/programs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(100_000, 20, 20)  # at the default, a quarter of tracing is collecting
 
-if os.environ.get("JSAGE_CHECK_TYPES", "1") != "0":  # they take a seventh of the time
-    install_import_hook("jsage", "beartype.beartype")
+checked = jaxtyping.jaxtyped
+
+
+def check_outer(function, *, typechecker):
+    """jaxtyped, but for inner functions: made at each call, they would be compiled by beartype each time."""
+    return function if "<locals>" in function.__qualname__ else checked(function, typechecker=typechecker)
+
+
+if os.environ.get("JSAGE_CHECK_TYPES", "1") != "0":
+    jaxtyping.jaxtyped = lambda typechecker: partial(check_outer, typechecker=typechecker)
+    jaxtyping.install_import_hook("jsage", "beartype.beartype")
 
 DATA = Path(os.environ.get("JSAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Drops programs long before a process has as many maps as Linux allows (65,530) and crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
