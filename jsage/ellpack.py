@@ -185,6 +185,7 @@ def unrolled(first: Array, last: Array, step: Callable[[Array, Any], Any], state
     >>> int(unrolled(jnp.array(3), jnp.array(20), lambda i, total: total + i, jnp.array(0)))
     187
     """
+    step = jax.jit(step)  # traced once
     for size in UNROLL:
 
         def turn(j: Array, state: Any, size: int = size, first: Array = first) -> Any:
