@@ -1,6 +1,7 @@
 """Settings for the whole suite: strict shapes, runtime type checks, eight virtual devices."""
 
 import gc
+import inspect
 import os
 from functools import partial
 from pathlib import Path
@@ -26,13 +27,17 @@ gc.set_threshold(100_000, 20, 20)  # at the default, a quarter of tracing is col
 checked = jaxtyping.jaxtyped
 
 
-def check_outer(function, *, typechecker):
-    """jaxtyped, but for inner functions: made at each call, they would be compiled by beartype each time."""
-    return function if "<locals>" in function.__qualname__ else checked(function, typechecker=typechecker)
+def check_once(function, *, typechecker):
+    """jaxtyped that checks arguments once a call, not twice, and no inner function: each call makes those."""
+    if "<locals>" in function.__qualname__:
+        return function
+    if inspect.isclass(function):
+        return checked(function, typechecker=typechecker)
+    return checked(typechecker(function), typechecker=None)
 
 
 if os.environ.get("JSAGE_CHECK_TYPES", "1") != "0":
-    jaxtyping.jaxtyped = lambda typechecker: partial(check_outer, typechecker=typechecker)
+    jaxtyping.jaxtyped = lambda typechecker: partial(check_once, typechecker=typechecker)
     jaxtyping.install_import_hook("jsage", "beartype.beartype")
 
 DATA = Path(os.environ.get("JSAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
