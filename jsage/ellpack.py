@@ -185,13 +185,12 @@ def unrolled(first: Array, last: Array, step: Callable[[Array, Any], Any], state
     >>> int(unrolled(jnp.array(3), jnp.array(20), lambda i, total: total + i, jnp.array(0)))
     187
     """
-    step = jax.jit(step)  # traced once
     for size in UNROLL:
 
         def turn(j: Array, state: Any, size: int = size, first: Array = first) -> Any:
-            for i in range(size):
-                state = step(first + j * size + i, state)
-            return state
+            return jax.lax.fori_loop(
+                0, size, lambda i, state: step(first + j * size + i, state), state, unroll=True
+            )
 
         turns = (last - first) // size
         state = jax.lax.fori_loop(0, turns, turn, state)
