@@ -16,10 +16,10 @@ from benchmarks import pairs
 from benchmarks.make_graph import SIZES
 from benchmarks.step import Tables, make_step
 from jsage import aggregate
+from jsage.data import whole_lanes
 from jsage.graph import Graph
-from jsage.negative import AliasTable, Among, Uniform
 from jsage.nn import LSTM, Pool, SAGEConv
-from jsage.place import whole_lanes
+from jsage.sampling.negatives import AliasTable, Among, Uniform
 from jsage.typing import AggregateFn
 
 FANOUTS, BATCH, STEPS = (25, 10), 1024, 192

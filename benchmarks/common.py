@@ -19,7 +19,7 @@ from benchmarks.process import memory_bytes as memory_bytes
 from benchmarks.process import peak_rss_bytes as peak_rss_bytes
 from benchmarks.process import reset_peak_rss as reset_peak_rss
 from experiments.output import write_json
-from jsage.gather import take
+from jsage._internal.arrays import take
 
 Name = TypeVar("Name")
 PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "libtpu", "jax-cuda12-plugin")

@@ -28,8 +28,8 @@ from benchmarks.common import integers, run
 from benchmarks.make_graph import SIZES
 from jsage import data
 from jsage.parallel import Load, exchanged
-from jsage.parallel.bill import rounded
 from jsage.parallel.capacity import SLACK
+from jsage.parallel.memory import rounded
 
 ID = 4
 SHARES = (0.0, 0.01, 0.1)
@@ -91,7 +91,7 @@ def frontiers(
 
 
 def neighbors(rng: np.random.Generator, graph: Rows, ids: np.ndarray, fanout: int) -> np.ndarray:
-    """Up to `fanout` distinct edges of each id, every subset as likely: Floyd's algorithm, as `jsage.draw`'s.
+    """Up to `fanout` distinct edges of each id, every subset as likely: Floyd's algorithm, as `jsage.sampling.draws`'s.
 
     An id that comes twice draws once: draws are keyed by the node.
     """

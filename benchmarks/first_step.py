@@ -22,8 +22,9 @@ import jax
 from benchmarks.common import integers, parser, run
 from benchmarks.process import ROOT
 from benchmarks.step import make_step, num_classes, place
-from jsage import cache, data
-from jsage.batch import epoch
+from jsage import data
+from jsage.sampling import epoch
+from jsage.train import compilation_cache
 
 STEPS = (1, 16)
 
@@ -63,7 +64,7 @@ def fresh(options: argparse.Namespace, steps: int, more: Sequence[str]) -> dict:
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of each part, in this process, which has compiled nothing yet but what shuffles the nodes."""
     if options.cache:
-        cache.enable(options.cache)
+        compilation_cache.enable(options.cache)
     dataset = data.open(options.graph)
     tables, classes = place(dataset), num_classes(dataset)
     key = jax.random.key(0, impl="philox4x32")

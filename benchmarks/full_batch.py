@@ -27,10 +27,9 @@ from jaxtyping import Array
 from benchmarks.common import memory_bytes, parser, peak_rss_bytes, reset_peak_rss, run, summary
 from benchmarks.process import Worker
 from jsage import aggregate, data
-from jsage.block import Block
-from jsage.classes import degree_classes
+from jsage.blocks import Block, degree_classes
 from jsage.graph import Graph
-from jsage.sample import full_block
+from jsage.sampling import full_block
 
 OPS = {"mean": aggregate.mean, "max": aggregate.max}
 PASSES = ("forward", "forward_backward")

@@ -26,14 +26,12 @@ from jaxtyping import Array
 from benchmarks.common import alternate, integers, parser, run, summary
 from benchmarks.process import ROOT, status_bytes
 from benchmarks.step import Tables, num_classes
-from jsage import data, host
-from jsage.batch import epoch
-from jsage.compact import compacted, measure_capacities
+from jsage import data
 from jsage.data import Dataset
 from jsage.graph import Graph
-from jsage.loss import cross_entropy, masked_mean
+from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
-from jsage.sample import sample_blocks
+from jsage.sampling import compacted, epoch, host_loader, measure_capacities, sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import HostArray
 
@@ -118,11 +116,13 @@ def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[]
     width = setup.features.shape[1]
     state = [jax.jit(partial(start, setup.model, options.fanouts, width))(setup.graph)]
     if on_host:
-        sampler = host.sampler(options.fanouts, capacities)
-        rows = host.measure_rows(sampler, state[0].key, setup.graph, setup.batches, together)
-        loader = host.Loader(sampler, setup.graph, setup.features, rows, resident_bytes=resident)
+        sampler = host_loader.sampler(options.fanouts, capacities)
+        rows = host_loader.measure_rows(sampler, state[0].key, setup.graph, setup.batches, together)
+        loader = host_loader.Loader(sampler, setup.graph, setup.features, rows, resident_bytes=resident)
         update = jax.jit(partial(host_update, setup.model), donate_argnums=1)
-        turn = partial(host.train_epoch, partial(update, setup.labels), loader=loader, batches=setup.batches)
+        turn = partial(
+            host_loader.train_epoch, partial(update, setup.labels), loader=loader, batches=setup.batches
+        )
         turn = partial(turn, together=together)
     else:
         tables = Tables(setup.graph, jax.device_put(setup.features), setup.labels)
@@ -144,14 +144,14 @@ def start(model: GraphSAGE, fanouts: Sequence[int], width: int, graph: Graph) ->
     return init_state(jax.random.fold_in(key, 1), params, OPTIMIZER)
 
 
-def host_update(model: GraphSAGE, labels: Array, state: TrainState, group: host.Group) -> Any:
+def host_update(model: GraphSAGE, labels: Array, state: TrainState, group: host_loader.Group) -> Any:
     """The steps of a group on rows that were fetched."""
 
     def loss_fn(params, stats, batch, key):
         value, sums = loss(model, batch.rows, labels, params, batch.blocks, batch.batch)
         return value, (sums, stats)
 
-    return host.scanned(make_update(loss_fn, OPTIMIZER))(state, group)
+    return host_loader.scanned(make_update(loss_fn, OPTIMIZER))(state, group)
 
 
 def device_epoch(

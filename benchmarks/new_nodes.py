@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.common import integers, peak_rss_bytes, run
 from jsage.graph import Graph
-from jsage.new import NewNodes, embed_new
+from jsage.infer import NewNodes, embed_new
 from jsage.nn import GraphSAGE
-from jsage.sample import sample_blocks
+from jsage.sampling import sample_blocks
 
 DEGREE, WIDTH, FANOUTS = 10, 128, (10, 10)
 CAPACITY = (64, 1024)

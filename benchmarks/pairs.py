@@ -18,17 +18,13 @@ from jaxtyping import Array
 
 from benchmarks.step import Blocks
 from experiments.pairs import draw_partners
-from jsage import contrast
-from jsage.data import Dataset
-from jsage.graph import Graph, in_degrees
-from jsage.links import LinkBatch, sample_link_blocks, split
-from jsage.loss import masked_mean
-from jsage.negative import AliasTable, Among, among, by_degree, exclude_edges, in_batch
-from jsage.nn import GraphSAGE, SAGEConv
-from jsage.nn.heads import cosine, dot
-from jsage.place import place_features
-from jsage.rows import sort_rows
-from jsage.sample import sample_blocks
+from jsage import contrastive
+from jsage.data import Dataset, place_features
+from jsage.graph import Graph, in_degrees, sort_rows
+from jsage.losses import masked_mean
+from jsage.nn import GraphSAGE, SAGEConv, cosine, dot
+from jsage.sampling import LinkBatch, sample_blocks, sample_link_blocks, split
+from jsage.sampling.negatives import AliasTable, Among, among, by_degree, exclude_edges, in_batch
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import PRNGKey
 
@@ -197,18 +193,18 @@ def no_edges(key: PRNGKey, tables: PairTables, src: Array) -> tuple[Array, Array
 
 def skip_gram(rows: Array, pairs: LinkBatch, live: Array) -> Array:
     src, dst, noise = split(rows, pairs)
-    return contrast.skip_gram(dot(src, dst), dot(src, noise[None]), pairs.mask, live)
+    return contrastive.skip_gram(dot(src, dst), dot(src, noise[None]), pairs.mask, live)
 
 
 def info_nce(rows: Array, pairs: LinkBatch, live: Array) -> Array:
     src, dst, _ = split(rows, pairs)
     live = in_batch(pairs.src, pairs.dst, pairs.mask) & (pairs.src[:, None] != pairs.dst[None])
-    return contrast.info_nce(cosine(src[:, None], dst[None]), pairs.mask, live, 0.5)
+    return contrastive.info_nce(cosine(src[:, None], dst[None]), pairs.mask, live, 0.5)
 
 
 def links(rows: Array, pairs: LinkBatch, live: Array) -> Array:
     src, dst, nodes = split(rows, pairs)
-    return contrast.link_cross_entropy(dot(src, dst), dot(src, nodes), pairs.mask, live)
+    return contrastive.link_cross_entropy(dot(src, dst), dot(src, nodes), pairs.mask, live)
 
 
 LENGTH, SHARED = 5, 20

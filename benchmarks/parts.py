@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from benchmarks.step import Blocks, Step, Tables
 from jsage import aggregate
-from jsage.block import Indexed
+from jsage.blocks import Indexed
 from jsage.nn import LSTM, Pool
 from jsage.train import TrainState
 from jsage.typing import AggregateFn, PRNGKey

@@ -21,8 +21,7 @@ from benchmarks.common import versions
 from benchmarks.process import peak_rss_bytes, serve
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import data
-from jsage.batch import epoch
-from jsage.compact import measure_capacities
+from jsage.sampling import epoch, measure_capacities
 
 FORMS = ("scan", "trees", "calls")
 

@@ -17,11 +17,9 @@ from jaxtyping import Array
 
 from benchmarks.common import alternate, parser, peak_rss_bytes, run, summary
 from jsage import data
-from jsage.batch import epoch
-from jsage.block import Block
-from jsage.draw import with_replacement, without_replacement
+from jsage.blocks import Block
 from jsage.graph import Graph
-from jsage.sample import sample_blocks
+from jsage.sampling import epoch, sample_blocks, with_replacement, without_replacement
 from jsage.typing import DrawFn
 
 DRAWS: dict[str, DrawFn] = {

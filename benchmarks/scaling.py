@@ -33,9 +33,8 @@ from benchmarks.common import (
 )
 from benchmarks.step import Tables, make_step, num_classes, place
 from jsage import data
-from jsage.batch import epoch
-from jsage.compact import Capacities, measure_capacities
 from jsage.graph import Graph
+from jsage.sampling import Capacities, epoch, measure_capacities
 
 BASE = (1024, (25, 10))
 VARIED: dict[str, list[tuple[int, tuple[int, ...]]]] = {

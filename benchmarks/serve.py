@@ -28,10 +28,11 @@ import numpy as np
 from benchmarks.common import integers, parser, run
 from benchmarks.process import ROOT
 from experiments.serve import tables
-from jsage import artefact, data, export
+from jsage import data
 from jsage.data import Dataset
-from jsage.keyed import sample_blocks_by_node
 from jsage.nn import GraphSAGE
+from jsage.sampling import sample_blocks_by_node
+from jsage.serving import export, runtime
 
 POOL = 512
 """Nodes that are asked for."""
@@ -73,7 +74,7 @@ def write(folder: Path, dataset: Dataset, options: argparse.Namespace) -> None:
 
 def requests(folder: Path, dataset: Dataset, nodes: int) -> dict[str, list[Request]]:
     """Known nodes, and new ones beside the graph, with the rows that the artefact gives in this process."""
-    embedder = artefact.load(folder).place(tables(dataset))
+    embedder = runtime.load(folder).place(tables(dataset))
     random = np.random.default_rng(0)
     pool = random.integers(0, embedder.num_nodes, POOL)
     rows = embedder.embed(pool)

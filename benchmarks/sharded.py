@@ -16,8 +16,8 @@ from jaxtyping import Array, PyTree
 
 from benchmarks import ahead, hlo
 from benchmarks.make_graph import SIZES
-from jsage.block import Tree
-from jsage.loss import cross_entropy, masked_mean
+from jsage.blocks import Tree
+from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
 from jsage.parallel import (
     Load,

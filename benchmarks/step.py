@@ -19,14 +19,12 @@ import optax
 from jaxtyping import Array
 
 from jsage import aggregate
-from jsage.block import Block
-from jsage.compact import Capacities, compacted, sample_compact_blocks
-from jsage.data import Dataset
+from jsage.blocks import Block
+from jsage.data import Dataset, place_features
 from jsage.graph import Graph
-from jsage.loss import cross_entropy, masked_mean
+from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
-from jsage.place import place_features
-from jsage.sample import sample_blocks
+from jsage.sampling import Capacities, compacted, sample_blocks, sample_compact_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import AggregateFn, PRNGKey
 

@@ -30,7 +30,7 @@ from jax.experimental import topologies
 
 from benchmarks import ahead, hlo, sharded
 from benchmarks.common import run
-from jsage.place import LANES
+from jsage.data.device_tables import LANES
 
 
 def main(chosen: argparse.Namespace) -> list[dict]:

@@ -35,9 +35,8 @@ from benchmarks.common import (
 )
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import aggregate, data
-from jsage.batch import epoch
-from jsage.compact import Capacities, measure_capacities
 from jsage.nn import LSTM, Pool
+from jsage.sampling import Capacities, epoch, measure_capacities
 from jsage.typing import AggregateFn
 
 AGGREGATORS: dict[str, AggregateFn] = {

@@ -24,7 +24,7 @@ from benchmarks.common import alternate, integers, parser, peak_rss_bytes, run, 
 from benchmarks.pairs import KINDS, PairTables, Sizes, make_pair_step
 from benchmarks.step import Tables, num_classes
 from jsage import data
-from jsage.links import LinkBatch
+from jsage.sampling import LinkBatch
 from jsage.typing import PRNGKey
 
 KEY = train.KEY

@@ -28,12 +28,11 @@ from experiments.record import Record
 from experiments.report import Scores, baseline, print_tables, save_plots, summarize
 from experiments.tasks import TASKS, Task, make_task
 from jsage import data
-from jsage.block import Block
-from jsage.classes import degree_classes
+from jsage.blocks import Block, degree_classes
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
-from jsage.nn.conv import l2_normalize
-from jsage.sample import full_block
+from jsage.nn import l2_normalize
+from jsage.sampling import full_block
 
 MESSAGES = 200_000_000
 """Numbers (edges or slots x width) that inference may hold at once: 0.8 GB."""

@@ -13,17 +13,9 @@ import optax
 from experiments.learners import Learner, Tables
 from experiments.record import Record
 from experiments.tasks import Task
-from jsage.batch import epoch as shuffle
-from jsage.loss import labelled, masked_mean
-from jsage.train import (
-    TrainState,
-    init_state,
-    init_stopping,
-    make_update,
-    observe,
-    should_stop,
-    train_epoch,
-)
+from jsage.losses import labelled, masked_mean
+from jsage.sampling import epoch as shuffle
+from jsage.train import TrainState, init_state, init_stopping, make_update, observe, should_stop, train_epoch
 
 if TYPE_CHECKING:
     from experiments.classify import Config

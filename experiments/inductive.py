@@ -24,10 +24,10 @@ from experiments.learners import mlp, sage, sage_model
 from experiments.options import command
 from experiments.report import baseline
 from jsage import data
-from jsage.classes import degree_classes
+from jsage.blocks import degree_classes
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, induced_subgraph
-from jsage.new import NewNodes, embed_new
+from jsage.infer import NewNodes, embed_new
 from jsage.nn import GraphSAGE
 
 SINGLES = 200

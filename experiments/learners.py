@@ -10,14 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jsage import aggregate
-from jsage.batch import batches
-from jsage.block import Block
+from jsage.blocks import Block
 from jsage.data import Dataset
-from jsage.graph import Graph
+from jsage.graph import Graph, symmetric_weights
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv
-from jsage.sample import sample_blocks
+from jsage.sampling import batches, sample_blocks
 from jsage.typing import AggregateFn
-from jsage.weights import symmetric_weights
 
 if TYPE_CHECKING:
     from experiments.classify import Config

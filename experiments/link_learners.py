@@ -11,17 +11,22 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.learners import AGGREGATORS, MLP
-from jsage import negative
-from jsage.batch import batches
-from jsage.block import Block, Indexed, Tree
-from jsage.draw import without_replacement
-from jsage.gather import take
-from jsage.graph import Graph
-from jsage.keyed import read_rows
-from jsage.links import LinkBatch, sample_link_blocks, split, without_pairs
-from jsage.nn import GraphSAGE, SAGEConv, heads
-from jsage.rows import bisect, has_edge
-from jsage.sample import sample_blocks
+from jsage._internal.arrays import take
+from jsage.blocks import Block, Indexed, Tree
+from jsage.graph import Graph, has_edge
+from jsage.graph.adjacency import read_rows
+from jsage.graph.search import bisect
+from jsage.nn import GraphSAGE, SAGEConv, decoders
+from jsage.sampling import (
+    LinkBatch,
+    batches,
+    negatives,
+    sample_blocks,
+    sample_link_blocks,
+    split,
+    without_pairs,
+    without_replacement,
+)
 
 if TYPE_CHECKING:
     from experiments.links import Config
@@ -40,7 +45,7 @@ class Tables(NamedTuple):
     features: Array | None
     full: Block | None
     """The training graph as one block; None by time."""
-    sampler: negative.Sampler
+    sampler: negatives.Sampler
     pairs: Array
     """What is trained on, `[n, 2]`."""
     time: Array | None
@@ -66,15 +71,15 @@ class Cosine(nn.Module):
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
         scale = self.param("scale", nn.initializers.constant(5.0), ())
-        return scale * heads.cosine(x, y) + self.param("offset", nn.initializers.zeros, ())
+        return scale * decoders.cosine(x, y) + self.param("offset", nn.initializers.zeros, ())
 
 
 DECODERS: dict[str, Callable[["Config"], Callable]] = {
-    "dot": lambda config: heads.dot,
+    "dot": lambda config: decoders.dot,
     "cosine": lambda config: Cosine(),
-    "bilinear": lambda config: heads.Bilinear(),
-    "mlp": lambda config: heads.MLP(config.hidden, symmetric=True),
-    "pair": lambda config: heads.MLP(config.hidden),
+    "bilinear": lambda config: decoders.Bilinear(),
+    "mlp": lambda config: decoders.MLP(config.hidden, symmetric=True),
+    "pair": lambda config: decoders.MLP(config.hidden),
 }
 """name -> the score of two embeddings; `pair` and `bilinear` tell `(u, v)` from `(v, u)`"""
 
@@ -208,10 +213,10 @@ def draw_negatives(key: Array, tables: Tables, src: Array, config: "Config") -> 
         return tables.sampler(first, shape), jnp.ones(shape, bool)
     if config.noise != "pairs":
         nodes = tables.sampler(first, shape)
-        return negative.exclude_edges(again, tables.known, src, nodes, tables.sampler)
+        return negatives.exclude_edges(again, tables.known, src, nodes, tables.sampler)
     ends = lambda key: tuple(tables.sampler(part, shape) for part in jax.random.split(key))  # noqa: E731
     wrong = lambda ends: has_edge(tables.known, *ends)  # noqa: E731
-    kept, live = negative.redraw(again, ends(first), ends, wrong)
+    kept, live = negatives.redraw(again, ends(first), ends, wrong)
     return jnp.concatenate(kept, axis=1), live
 
 

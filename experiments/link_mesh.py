@@ -14,10 +14,9 @@ from experiments.fit import make_optimizer
 from experiments.link_fit import Programs
 from experiments.pod_fit import make_predict, make_program, make_start, padded, places, variables
 from experiments.pod_tables import PLACEMENTS, Splits
-from jsage.contrast import link_cross_entropy
-from jsage.links import LinkBatch, split
-from jsage.loss import masked_mean
-from jsage.negative import Sampler
+from jsage.contrastive import link_cross_entropy
+from jsage.graph import Placement
+from jsage.losses import masked_mean
 from jsage.parallel import (
     ShardedFeatures,
     ShardedGraph,
@@ -35,7 +34,8 @@ from jsage.parallel import (
     without_pairs,
 )
 from jsage.parallel import split as split_over
-from jsage.partition import Placement
+from jsage.sampling import LinkBatch, split
+from jsage.sampling.negatives import Sampler
 from jsage.train import TrainState, make_update, train_epoch
 
 if TYPE_CHECKING:

@@ -36,13 +36,12 @@ from experiments.pod import virtual
 from experiments.pod_tables import PLACEMENTS
 from experiments.record import Record
 from experiments.report import Scores, show, summarize_all
-from jsage import data, negative
-from jsage.classes import degree_classes
+from jsage import data
+from jsage.blocks import degree_classes
 from jsage.data import Dataset, TimeSplit, split_edges, split_edges_by_time
-from jsage.graph import Graph, add_self_loops, edges, from_edges, in_degrees, symmetrize
-from jsage.nn.conv import l2_normalize
-from jsage.rows import sort_rows
-from jsage.sample import full_block
+from jsage.graph import Graph, add_self_loops, edges, from_edges, in_degrees, sort_rows, symmetrize
+from jsage.nn import l2_normalize
+from jsage.sampling import full_block, negatives
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def edge_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     small = graph.num_edges * width <= classify.MESSAGES
     full = full_block(graph) if small else degree_classes(graph)
     known = sort_rows(add_self_loops(graph))
-    noise = negative.by_degree(graph) if config.noise == "degree" else negative.uniform(graph.num_nodes)
+    noise = negatives.by_degree(graph) if config.noise == "degree" else negatives.uniform(graph.num_nodes)
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     tables = Tables(graph, known, features, full, noise, jnp.asarray(split.train), None)
     val, test = Pairs(split.val, split.val_negatives, None), Pairs(split.test, split.test_negatives, None)
@@ -182,7 +181,7 @@ def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
         Pairs(part, np.stack([part[:, 0], rng.integers(0, n, len(part))], 1).astype(np.int32), when)
         for part, when in ((split.test, split.test_time), (split.val, split.val_time))
     )
-    noise = negative.by_degree(split.graph) if config.noise == "degree" else negative.uniform(n)
+    noise = negatives.by_degree(split.graph) if config.noise == "degree" else negatives.uniform(n)
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     pairs, when = jnp.asarray(split.train), jnp.asarray(split.train_time)
     tables = Tables(graph, split.graph, features, None, noise, pairs, when)

@@ -11,15 +11,12 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.learners import Learner, Tables, sage, sage_model
-from jsage import contrast
-from jsage.gather import take
+from jsage import contrastive
+from jsage._internal.arrays import take
 from jsage.graph import Graph, in_degrees
-from jsage.links import LinkBatch, split
-from jsage.negative import AliasTable, Among, among, by_degree, in_batch
-from jsage.nn import DeepGraphInfomax
-from jsage.nn.heads import cosine, dot
-from jsage.sample import sample_blocks
-from jsage.walk import positive_pairs
+from jsage.nn import DeepGraphInfomax, cosine, dot
+from jsage.sampling import LinkBatch, positive_pairs, sample_blocks, split
+from jsage.sampling.negatives import AliasTable, Among, among, by_degree, in_batch
 
 if TYPE_CHECKING:
     from experiments.unsupervised import Config
@@ -81,7 +78,7 @@ def skip_gram(rows: Array, batch: LinkBatch, config: "Config") -> Array:
     other = batch.src[:, None] != batch.negatives[None]
     score = cosine if config.normalize else dot
     scale = 1 / config.temperature
-    return contrast.skip_gram(
+    return contrastive.skip_gram(
         scale * score(src, dst), scale * score(src, noise[None]), batch.mask, other, Q=config.weight
     )
 
@@ -91,7 +88,7 @@ def info_nce(rows: Array, batch: LinkBatch, config: "Config") -> Array:
     src, dst, _ = split(rows, batch)
     negative = in_batch(batch.src, batch.dst, batch.mask) & (batch.src[:, None] != batch.dst[None])
     scores = cosine(src[:, None], dst[None])
-    return contrast.info_nce(scores, batch.mask, negative, config.temperature)
+    return contrastive.info_nce(scores, batch.mask, negative, config.temperature)
 
 
 def by_pairs(learner: Learner, loss: Callable[..., Array], config: "Config") -> Method:
@@ -129,7 +126,7 @@ def by_infomax(learner: Learner, config: "Config", num_nodes: int | None) -> Met
         seeds = source.starts(start, (config.batch_size,))
         (true, false), stats = apply(variables, source.tables, seeds, rest)
         live = jnp.ones(seeds.shape, bool)
-        return contrast.dgi(true, false, live), live, stats
+        return contrastive.dgi(true, false, live), live, stats
 
     def embed(variables, tables, nodes):
         return learner.predict({name: of["encoder"] for name, of in variables.items()}, tables, nodes)

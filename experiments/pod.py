@@ -36,10 +36,8 @@ from experiments.pod_tables import PLACEMENTS, Source, Tables, find, make_tables
 from experiments.record import Record
 from experiments.report import baseline, print_tables, save_plots, summarize
 from experiments.tasks import TASKS, Task
-from jsage.data import Dataset
-from jsage.parallel import make_mesh
-from jsage.parallel.bill import Load, bill
-from jsage.place import lanes_of
+from jsage.data import Dataset, lanes_of
+from jsage.parallel import Load, bill, make_mesh
 
 shared = partial(same, classify.Config)
 
@@ -160,7 +158,7 @@ def run_all(task: Task, tables: Tables, dataset: Dataset, given: tuple[tuple[int
 
 
 def reckon(source: Source, config: Config) -> dict[str, int]:
-    """Bytes of each device by item: `jsage.parallel.bill`, weights of edges and inference beside it."""
+    """Bytes of each device by item: `jsage.parallel.memory`, weights of edges and inference beside it."""
     placement, most = source.placement, max(source.edges)
     total, shards = sum(source.edges), placement.shards
     model = make_model(config, 1)

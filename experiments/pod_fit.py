@@ -16,10 +16,8 @@ from experiments.fit import Programs, make_optimizer
 from experiments.learners import sage_model
 from experiments.pod_tables import Tables
 from experiments.tasks import Task
-from jsage.batch import batches
-from jsage.batch import epoch as shuffle
-from jsage.block import Tree
-from jsage.loss import labelled, masked_mean
+from jsage.blocks import Tree
+from jsage.losses import labelled, masked_mean
 from jsage.nn import BatchNorm, GraphSAGE
 from jsage.parallel import (
     Budget,
@@ -37,6 +35,8 @@ from jsage.parallel import (
     split,
 )
 from jsage.parallel.infer import EDGES
+from jsage.sampling import batches
+from jsage.sampling import epoch as shuffle
 from jsage.train import TrainState, init_state, make_update, train_epoch
 
 if TYPE_CHECKING:

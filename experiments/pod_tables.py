@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from experiments import classify
 from jsage.data import Dataset, Shards, open_shards
-from jsage.data.shards import META
-from jsage.graph import Graph, from_edges, in_degrees
-from jsage.nn.conv import l2_normalize
+from jsage.data.shards.layout import META
+from jsage.graph import Graph, Placement, balanced, contiguous, from_edges, hashed, in_degrees
+from jsage.nn import l2_normalize
 from jsage.parallel import (
     ShardedFeatures,
     ShardedGraph,
@@ -26,7 +26,6 @@ from jsage.parallel import (
     shard_graph,
     symmetric_weights,
 )
-from jsage.partition import Placement, balanced, contiguous, hashed
 
 if TYPE_CHECKING:
     from experiments.pod import Config

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from experiments.tasks import Task
 from jsage.data import Dataset
-from jsage.nn.conv import l2_normalize
+from jsage.nn import l2_normalize
 
 PENALTIES = np.float32(10.0) ** -np.arange(1, 7)
 """Weights of the L2 penalty beside the mean loss; the first of those that validate best is kept."""

@@ -30,7 +30,7 @@ from experiments.record import Record
 from experiments.report import Scores, show, summarize_all
 from experiments.taste import Interactions
 from jsage.graph import in_degrees
-from jsage.sample import full_block
+from jsage.sampling import full_block
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jsage.block import Block
+from jsage.blocks import Block
 from jsage.graph import Graph, edges, in_degrees
-from jsage.sample import full_block
+from jsage.sampling import full_block
 
 RANKS = (2, 4, 8, 16, 32, 64, 128)
 

@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.taste import Interactions, taste
-from jsage.bipartite import bipartite_graph
 from jsage.data import EdgeSplit, load_npz, verify_split
-from jsage.graph import Graph, edges
-from jsage.rows import sort_rows
+from jsage.graph import Graph, bipartite_graph, edges, sort_rows
 
 LEAST = 5
 """Items that a user needs for some to be held out."""

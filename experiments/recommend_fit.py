@@ -13,11 +13,10 @@ from experiments.recommend_baselines import Factors
 from experiments.recommend_data import Held
 from experiments.recommend_learners import Learner, Tables
 from experiments.record import Record
-from jsage import ranking
-from jsage.batch import batches
-from jsage.batch import epoch as shuffle
-from jsage.loss import masked_mean
-from jsage.ranking import Ranks
+from jsage.losses import masked_mean
+from jsage.metrics import Ranks, ranking
+from jsage.sampling import batches
+from jsage.sampling import epoch as shuffle
 from jsage.train import TrainState, make_update, train_epoch
 
 if TYPE_CHECKING:

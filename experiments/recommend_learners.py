@@ -10,14 +10,11 @@ from jaxtyping import Array
 
 from experiments.link_learners import link_blocks
 from experiments.recommend_baselines import Factors
-from jsage.aggregate import gcn
-from jsage.block import Block
-from jsage.draw import with_replacement
-from jsage.graph import Graph
-from jsage.links import LinkBatch, split
-from jsage.nn.heads import dot
-from jsage.rows import has_edge
-from jsage.sample import sample_neighbors
+from jsage.blocks import Block
+from jsage.blocks.aggregate import gcn
+from jsage.graph import Graph, has_edge
+from jsage.nn import dot
+from jsage.sampling import LinkBatch, sample_neighbors, split, with_replacement
 
 if TYPE_CHECKING:
     from experiments.recommend import Config

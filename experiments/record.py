@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.output import write_whole
-from jsage import checkpoint
+from jsage.train import checkpoint
 
 if TYPE_CHECKING:
     from experiments.classify import Config

@@ -32,8 +32,9 @@ import numpy as np
 import uvicorn
 
 from experiments.service import Limits, make_app
-from jsage import artefact, data
+from jsage import data
 from jsage.data import Dataset
+from jsage.serving import runtime
 
 
 def main(options: argparse.Namespace) -> None:
@@ -52,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace, folder: Path) -> None:
     """`folder/artefact` and `folder/graph` from the recipe of experiments.classify."""
     from experiments import classify, learners
-    from jsage import export
+    from jsage.serving import export
 
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: pass --artefact {folder} to serve it")
@@ -84,7 +85,7 @@ def train(options: argparse.Namespace, folder: Path) -> None:
 def serve(options: argparse.Namespace, folder: Path) -> None:
     """Compile every program, then answer on the port."""
     began = time.perf_counter()
-    loaded = artefact.load(folder / "artefact")
+    loaded = runtime.load(folder / "artefact")
     embedder = loaded.place(tables(data.open(options.graph or folder / "graph")))
     limits = Limits(
         options.max_body, options.max_nodes, options.timeout, options.max_waiting, options.wait / 1000

@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from experiments.answers import TASKS, Problem, lists, refuse, short
 from experiments.batcher import Batcher, QueueFullError
 from experiments.prometheus import Counter, Gauge, Histogram, page
-from jsage.artefact import Embedder
-from jsage.artefact.checks import check_nodes
+from jsage.serving.runtime import Embedder
+from jsage.serving.runtime.checks import check_nodes
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PATHS = ("/embed", "/embed_new", "/predict", "/healthz", "/metrics")

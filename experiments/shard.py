@@ -4,7 +4,7 @@
     python -m experiments.shard --edges FOLDER --num-nodes 2449029 --out DIR --placement balanced \\
         --symmetrize --features features.npy --labels labels.npy
 
-FOLDER holds `.npy` or Parquet files of edges (`jsage.data.edge_files` says how); DIR is what
+FOLDER holds `.npy` or Parquet files of edges (`jsage.data.shards.edge_sources` says how); DIR is what
 `jsage.data.open_shards` reads. Killed, the same command goes on where it was.
 """
 
@@ -23,8 +23,8 @@ from rich.progress import Progress as Bars
 
 from experiments.options import command, option, read
 from jsage.data import Balanced, Sorting, Tables, edge_files, open_shards, shard_edges
-from jsage.data.external_call import Progress
-from jsage.partition import contiguous, hashed
+from jsage.data.shards.external_call import Progress
+from jsage.graph import contiguous, hashed
 
 PLACEMENTS = {"contiguous": contiguous, "hashed": hashed, "balanced": Balanced}
 STAGES = {"read": "edges read and sorted", "write": "edges written", "tables": "rows of tables written"}

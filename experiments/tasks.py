@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jsage import loss, metrics
+from jsage import losses, metrics
 from jsage.data import Dataset
 
 TASKS = ("classification", "multilabel", "regression")
@@ -50,7 +50,7 @@ def make_task(
 
 def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool, smoothing: float) -> Task:
     width = int(labels.max()) + 1
-    weights = loss.class_weights(labels[train], width) if balanced else None
+    weights = losses.class_weights(labels[train], width) if balanced else None
 
     def scores(outputs, nodes, threshold):
         y = labels[nodes]
@@ -63,12 +63,12 @@ def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool, smoothing: f
         return ranked | {"average_precision": metrics.average_precision(margin, y)} | found
 
     metric = "accuracy" if width > 2 else "auroc"
-    losses = lambda out, y, mask: loss.cross_entropy(out, y, mask, weights, smoothing)  # noqa: E731
-    return Task("classification", metric, width, labels, losses, scores, lambda outputs, nodes: 0.0)
+    row_losses = lambda out, y, mask: losses.cross_entropy(out, y, mask, weights, smoothing)  # noqa: E731
+    return Task("classification", metric, width, labels, row_losses, scores, lambda outputs, nodes: 0.0)
 
 
 def _multilabel(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
-    weights = loss.positive_weights(labels[train]) if balanced else None
+    weights = losses.positive_weights(labels[train]) if balanced else None
 
     def scores(outputs, nodes, threshold):
         y = labels[nodes]
@@ -86,10 +86,12 @@ def _multilabel(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
         counts = [metrics.multilabel_confusion(outputs - level, labels[nodes]) for level in levels]
         return levels[np.argmax([metrics.micro_f1(count) for count in counts])]
 
-    def losses(out, y, mask):  # the sum over labels, as large beside the weight decay as that of one class
-        return y.shape[1] * loss.binary_cross_entropy(out, y, mask, weights)
+    def row_losses(
+        out, y, mask
+    ):  # the sum over labels, as large beside the weight decay as that of one class
+        return y.shape[1] * losses.binary_cross_entropy(out, y, mask, weights)
 
-    return Task("multilabel", "micro_f1", labels.shape[1], labels, losses, scores, threshold)
+    return Task("multilabel", "micro_f1", labels.shape[1], labels, row_losses, scores, threshold)
 
 
 def _regression(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
@@ -102,11 +104,13 @@ def _regression(labels: np.ndarray, train: np.ndarray, balanced: bool) -> Task:
         named = {"r2": metrics.r2, "mae": metrics.mae, "rmse": metrics.rmse}
         return {name: float(np.mean([metric(*pair) for pair in pairs])) for name, metric in named.items()}
 
-    def losses(out, y, mask):
-        return jnp.stack([loss.squared_error(out[:, i], y[:, i], mask) for i in range(y.shape[1])]).mean(0)
+    def row_losses(out, y, mask):
+        return jnp.stack([losses.squared_error(out[:, i], y[:, i], mask) for i in range(y.shape[1])]).mean(0)
 
     standard = ((columns - centre) / spread).astype(np.float32)
-    return Task("regression", "r2", columns.shape[1], standard, losses, scores, lambda outputs, nodes: 0.0)
+    return Task(
+        "regression", "r2", columns.shape[1], standard, row_losses, scores, lambda outputs, nodes: 0.0
+    )
 
 
 def top_labels(outputs: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -35,8 +35,8 @@ from experiments.report import baseline, print_tables, summarize
 from experiments.tasks import TASKS, Task, make_task
 from jsage.data import Dataset
 from jsage.graph import Graph, in_degrees
-from jsage.loss import masked_mean
-from jsage.nearest import save_embeddings
+from jsage.infer import save_embeddings
+from jsage.losses import masked_mean
 from jsage.train import TrainState, make_update, train_epoch
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsage import aggregate, draw
-from jsage.block import Block, Indexed, as_segments, as_tree
+from jsage import aggregate
+from jsage.blocks import Block, Indexed, as_segments, as_tree
 from jsage.graph import Graph, from_edges
-from jsage.sample import sample_neighbors
+from jsage.sampling import draws, sample_neighbors
 
 NUM_NODES, FANOUT, WIDTH = 8, 4, 5
 
@@ -40,7 +40,7 @@ AWKWARD: dict[str, Edges] = {
 }
 """name -> (src, dst, num_nodes)"""
 
-DRAWS = {"without_replacement": draw.without_replacement, "with_replacement": draw.with_replacement}
+DRAWS = {"without_replacement": draws.without_replacement, "with_replacement": draws.with_replacement}
 """name -> DrawFn"""
 
 AGGREGATORS = {"sum": aggregate.sum, "mean": aggregate.mean, "max": aggregate.max, "gcn": aggregate.gcn}

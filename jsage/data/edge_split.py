@@ -6,10 +6,15 @@ Both end in `verify_split`, which names every leak it knows; run it on splits fr
 
 import numpy as np
 
-from jsage.data.split_check import EdgeSplit as EdgeSplit
-from jsage.data.split_check import TimeSplit as TimeSplit
-from jsage.data.split_check import among, distinct, pair_ends, pair_numbers
-from jsage.data.split_check import verify_split as verify_split
+from jsage.data.split_check import (
+    EdgeSplit,
+    TimeSplit,
+    among,
+    distinct,
+    pair_ends,
+    pair_numbers,
+    verify_split,
+)
 from jsage.graph import Graph, edges, from_edges
 from jsage.typing import HostArray
 

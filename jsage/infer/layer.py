@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage.ellpack import unrolled
-from jsage.gather import take
-from jsage.infer.exchange import Apply, Fold, State, answered, heard
+from jsage._internal.arrays import take
+from jsage.blocks.sliced import unrolled
+from jsage.infer.tracing import Apply, Fold, State, answered, heard
 
 Table: TypeAlias = Float[Array, "num_src d"]
 

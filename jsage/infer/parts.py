@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jsage.graph import Graph
-from jsage.infer.exchange import answered
+from jsage.infer.embed_all import edges_into, layer_of
 from jsage.infer.layer import Edges, Targets, begin, go_on, receive
-from jsage.infer.record import Progress, Stage, parts_by_edges
-from jsage.infer.whole import edges_into, layer_of
+from jsage.infer.resumable import Progress, Stage, parts_by_edges
+from jsage.infer.tracing import answered
 from jsage.typing import HostArray
 
 Span: TypeAlias = slice | np.ndarray

@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, UInt32
 
-from jsage import aggregate
-from jsage.block import Block, Indexed, Tree
-from jsage.chunk import by_chunk
+from jsage.blocks import Block, Indexed, Tree, aggregate, by_chunk
 from jsage.nn.activation import relu
 from jsage.typing import AggregateFn, Folds
 
@@ -26,7 +24,7 @@ class Pool(nn.Module):
     multiply what comes out of the dense layer.
 
     >>> import jax, jax.numpy as jnp
-    >>> from jsage.block import Tree
+    >>> from jsage.blocks import Tree
     >>> h, block = jnp.ones((3, 4)), Tree(jnp.array([[True, True]]))
     >>> Pool(features=8).init_with_output(jax.random.key(0), h, block)[0].shape
     (1, 8)
@@ -63,7 +61,7 @@ class LSTM(nn.Module):
     neighbours the result is 0.
 
     >>> import jax, jax.numpy as jnp
-    >>> from jsage.block import Tree
+    >>> from jsage.blocks import Tree
     >>> h, block = jnp.ones((3, 4)), Tree(jnp.array([[True, True]]))
     >>> LSTM(features=8).init_with_output(jax.random.key(0), h, block)[0].shape
     (1, 8)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage.block import Block, Indexed, Tree, as_tree
-from jsage.gather import take
-from jsage.nn.heads import Bilinear
+from jsage._internal.arrays import take
+from jsage.blocks import Block, Indexed, Tree, as_tree
+from jsage.nn.decoders import Bilinear
 from jsage.typing import PRNGKey
 
 Rows: TypeAlias = Float[Array, "num_src d"] | None
@@ -22,13 +22,13 @@ CorruptFn: TypeAlias = Callable[[PRNGKey, Rows, Sequence[Block], Bool[Array, " n
 class DeepGraphInfomax(nn.Module):
     """Scores of true and of corrupted embeddings against a summary: `h_vᵀ W s` and `h̃_vᵀ W s`.
 
-    `s = σ(mean of the live h_v)`. Train any encoder by `jsage.contrast.dgi(*scores, mask)`; its parameters
+    `s = σ(mean of the live h_v)`. Train any encoder by `jsage.contrastive.dgi(*scores, mask)`; its parameters
     are those under `"encoder"`. Veličković et al. (2019), section 3.4; on sampled blocks it is the minibatch
     form of section 4.2: the summary is that of the batch. All costs go with the batch, not with the graph.
 
     >>> from jsage.graph import from_edges
-    >>> from jsage.nn.sage import GraphSAGE
-    >>> from jsage.sample import sample_blocks
+    >>> from jsage.nn import GraphSAGE
+    >>> from jsage.sampling import sample_blocks
     >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.eye(3)
     >>> blocks = sample_blocks(jax.random.key(0), graph, jnp.array([0, 2]), fanouts=(2, 3))
     >>> model = DeepGraphInfomax(GraphSAGE(hidden=8, out=4))

@@ -1,12 +1,6 @@
 """One graph on many devices: seeds, features and edges split over a mesh, with one device's results."""
 
-from jsage.parallel.bill import Load as Load
-from jsage.parallel.bill import bill as bill
-from jsage.parallel.bill import exchanged as exchanged
-from jsage.parallel.bill import safe_capacity as safe_capacity
 from jsage.parallel.capacity import measure_capacities as measure_capacities
-from jsage.parallel.edges import copy_hottest as copy_hottest
-from jsage.parallel.edges import symmetric_weights as symmetric_weights
 from jsage.parallel.exchange import Traffic as Traffic
 from jsage.parallel.exchange import ask as ask
 from jsage.parallel.exchange import plan as plan
@@ -25,6 +19,14 @@ from jsage.parallel.links import locate as locate
 from jsage.parallel.links import own_draw as own_draw
 from jsage.parallel.links import sort_rows as sort_rows
 from jsage.parallel.links import without_pairs as without_pairs
+from jsage.parallel.loading import Nodes as Nodes
+from jsage.parallel.loading import open_features as open_features
+from jsage.parallel.loading import open_graph as open_graph
+from jsage.parallel.loading import open_nodes as open_nodes
+from jsage.parallel.memory import Load as Load
+from jsage.parallel.memory import bill as bill
+from jsage.parallel.memory import exchanged as exchanged
+from jsage.parallel.memory import safe_capacity as safe_capacity
 from jsage.parallel.mesh import assemble as assemble
 from jsage.parallel.mesh import make_mesh as make_mesh
 from jsage.parallel.mesh import on_mesh as on_mesh
@@ -36,7 +38,5 @@ from jsage.parallel.reduce import across as across
 from jsage.parallel.reduce import own_key as own_key
 from jsage.parallel.sample import sample_blocks as sample_blocks
 from jsage.parallel.sample import sample_neighbors as sample_neighbors
-from jsage.parallel.shards import Nodes as Nodes
-from jsage.parallel.shards import open_features as open_features
-from jsage.parallel.shards import open_graph as open_graph
-from jsage.parallel.shards import open_nodes as open_nodes
+from jsage.parallel.transforms import copy_hottest as copy_hottest
+from jsage.parallel.transforms import symmetric_weights as symmetric_weights

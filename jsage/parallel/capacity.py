@@ -36,7 +36,7 @@ def measure_capacities(
 
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, shard_features, shard_graph, split
-    >>> from jsage.partition import contiguous
+    >>> from jsage.graph import contiguous
     >>> mesh, graph = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], num_nodes=3)
     >>> graph = shard_graph(graph, contiguous(3, 1), mesh)
     >>> features = shard_features(np.eye(3, dtype=np.float32), contiguous(3, 1), mesh)

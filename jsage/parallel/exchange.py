@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage.gather import LEGAL, take
+from jsage._internal.arrays import LEGAL, take
 from jsage.parallel.mesh import AXIS
 from jsage.parallel.place import Place
 
@@ -53,7 +53,7 @@ def plan(ids: Place, axis: str = AXIS) -> Route:
 
     For use inside `on_mesh`, as all that follows.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> ids = split(Place(jnp.array([0, 0, 1, 0]), jnp.array([7, 4, 0, 7])), mesh)
     >>> route = jax.jit(on_mesh(plan, mesh, (ids,)))(ids)
@@ -82,7 +82,7 @@ def ask(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree
     Each round an owner hears `capacity` ids from every device. Rows of ids without an owner are arbitrary.
     Raises ValueError for a capacity below 1.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> table = split(jnp.array([10, 20, 30]), mesh)
     >>> ids = split(Place(jnp.array([0, 0]), jnp.array([2, 1])), mesh)
@@ -115,7 +115,7 @@ def tell(
     `add(state, local, rows)` takes in what came; it is called once a round, and slots that nothing was sent
     in hold zeros for some row.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> rows, ids = split((jnp.ones((2, 1)), Place(jnp.array([0, 0]), jnp.array([2, 2]))), mesh)
     >>> def count(rows, ids):
@@ -139,7 +139,7 @@ def tell(
 def traffic(route: Route, capacity: int) -> Traffic:
     """What an exchange of these ids takes.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
     >>> jax.jit(on_mesh(lambda ids: traffic(plan(ids), 1), mesh, (ids,)))(ids)

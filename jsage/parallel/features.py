@@ -9,13 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage.gather import LEGAL, take, wide
+from jsage._internal.arrays import LEGAL, take, wide
+from jsage.data import lanes_of, whole_lanes
 from jsage.graph import Graph, out_degrees
+from jsage.graph.search import bisect
 from jsage.parallel.exchange import Route, Traffic, ask, plan, tell, traffic
 from jsage.parallel.mesh import AXIS, assemble, replicate
 from jsage.parallel.place import Place, Placement
-from jsage.place import lanes_of, whole_lanes
-from jsage.rows import bisect
 from jsage.typing import HostArray
 
 
@@ -49,8 +49,8 @@ def shard_features(
     128 on a TPU, 1 elsewhere. `hottest` chooses nodes worth their memory. Raises ValueError for a placement
     over other than the mesh's number of devices.
 
-    >>> from jsage.parallel.mesh import make_mesh
-    >>> from jsage.partition import contiguous
+    >>> from jsage.parallel import make_mesh
+    >>> from jsage.graph import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> shard_features(np.ones((3, 2), np.float32), contiguous(3, 1), mesh, hot=np.array([2])).hot.local
     Array([2], dtype=int32)
@@ -95,7 +95,7 @@ def fetch(
 
     A table of learned embeddings gets the sum of its rows' gradients, over all devices.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
     >>> features = split(ShardedFeatures(jnp.array([[1.0], [2.0], [3.0]])), mesh)
@@ -116,7 +116,7 @@ def wanted(
 ) -> tuple[Route, Bool[Array, " num_ids"], Int[Array, " num_ids"]]:
     """Whom to ask for which rows, and which ids have a copy here, and in which row of the copies.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, split
+    >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
     >>> features = split(ShardedFeatures(jnp.ones((3, 1))), mesh)
@@ -135,8 +135,8 @@ def wanted(
 def check_shards(placement: Placement, mesh: Mesh) -> None:
     """Raise ValueError unless there is one shard a device.
 
-    >>> from jsage.parallel.mesh import make_mesh
-    >>> from jsage.partition import contiguous
+    >>> from jsage.parallel import make_mesh
+    >>> from jsage.graph import contiguous
     >>> check_shards(contiguous(3, 1), make_mesh(jax.devices()[:1]))
     """
     if placement.shards != mesh.size:

@@ -36,8 +36,8 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
 
     >>> import jax
     >>> from jsage.graph import from_edges
-    >>> from jsage.parallel.mesh import make_mesh
-    >>> from jsage.partition import contiguous
+    >>> from jsage.parallel import make_mesh
+    >>> from jsage.graph import contiguous
     >>> graph = from_edges([1, 2, 0], [0, 0, 1], num_nodes=3)
     >>> shard_graph(graph, contiguous(3, 1), make_mesh(jax.devices()[:1])).sources
     (Array([1, 2, 0], dtype=int32),)
@@ -84,7 +84,7 @@ def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
 
 
 def to_names(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> tuple[np.ndarray, ...]:
-    """Ids as words that `jsage.keyed.node_bits` takes: bits 0 to 31, and 32 to 47 where any id has them.
+    """Ids as words that `jsage.sampling.node_bits` takes: bits 0 to 31, and 32 to 47 where any id has them.
 
     `num_nodes`, of all shards, has all of them take as many words.
 

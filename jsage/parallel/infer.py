@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage.gather import take
-from jsage.infer.exchange import Apply, State, answered
+from jsage._internal.arrays import take
+from jsage.graph.search import bisect
+from jsage.infer.embed_all import layer_of
 from jsage.infer.layer import Edges, Targets, begin, go_on, in_parts, receive, send
-from jsage.infer.whole import layer_of
+from jsage.infer.tracing import Apply, State, answered
 from jsage.parallel.exchange import ask, plan
 from jsage.parallel.features import ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS
 from jsage.parallel.place import Place, to_place
-from jsage.rows import bisect
 
 EDGES, ROWS = 32_768, 8192
 """Edges that a device reads in one turn, and nodes that it computes at most."""
@@ -78,7 +78,7 @@ def embed_all(
 
     >>> from jsage import GraphSAGE, from_edges, full_block
     >>> from jsage.parallel import make_mesh, on_mesh, replicate, shard_features, shard_graph
-    >>> from jsage.partition import contiguous
+    >>> from jsage.graph import contiguous
     >>> mesh, graph, rows = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], 3), jnp.eye(3)
     >>> model = GraphSAGE(hidden=8, out=4)
     >>> params = jax.jit(model.init)(jax.random.key(0), rows, (full_block(graph),) * 2)
@@ -107,7 +107,7 @@ def layer_rows(
 
     >>> from jsage import from_edges
     >>> from jsage.parallel import make_mesh, on_mesh, shard_graph, split
-    >>> from jsage.partition import contiguous
+    >>> from jsage.graph import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], 3), contiguous(3, 1), mesh)
     >>> h = split(jnp.eye(3), mesh)

@@ -1,13 +1,13 @@
 """Pairs to predict on sharded tables: their edges left out of all neighbourhoods, their negatives drawn.
 
 The devices tell one another the pairs of a batch, each owner looks for them in its own rows, and draws from
-what is left: the results are those of `jsage.links.without_pairs` on one device. A step reads
+what is left: the results are those of `jsage.sampling.without_pairs` on one device. A step reads
 
     left = without_pairs(graph, batch.src, batch.dst, batch.mask, placement)
     ids, blocks, traffic = sample_blocks(key, left, locate(placement, batch.seeds), fanouts, capacities)
 
 with `batch` a `jsage.LinkBatch` of the device's own pairs. Nodes are told by their ids there, so a graph has
-at most 2^31 of them; `placement` is one of `jsage.partition`.
+at most 2^31 of them; `placement` is one of `jsage.graph.partition`.
 """
 
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
-from jsage.gather import take
-from jsage.links import Gaps, make_gaps
-from jsage.negative import Sampler, Shape
+from jsage._internal.arrays import take
+from jsage.graph import Placement
+from jsage.graph.search import bisect_by
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
 from jsage.parallel.place import Place, to_place
-from jsage.partition import Placement
-from jsage.rows import bisect_by
+from jsage.sampling import Gaps, make_gaps
+from jsage.sampling.negatives import Sampler, Shape
 from jsage.typing import PRNGKey
 
 Nodes = Int[Array, " b"]
@@ -44,7 +44,7 @@ class ShardedWithout(NamedTuple):
 def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Place:
     """Where nodes are, inside jit.
 
-    >>> from jsage.partition import contiguous
+    >>> from jsage.graph import contiguous
     >>> locate(contiguous(7, 3), jnp.array([0, 5]))
     Place(owner=Array([0, 1], dtype=int32), local=Array([0, 2], dtype=int32))
     """
@@ -60,7 +60,7 @@ def without_pairs(
     placement: Placement,
     axis: str = AXIS,
 ) -> ShardedWithout:
-    """`jsage.links.without_pairs` of the pairs of all devices, each of which passes its own.
+    """`jsage.sampling.without_pairs` of the pairs of all devices, each of which passes its own.
 
     The edges `src -> dst` and `dst -> src` are in no row of any device. The graph's rows must be sorted
     (`sort_rows`). One `all_gather` of the pairs; beside it, memory for them and nothing of the shards' size.
@@ -69,7 +69,7 @@ def without_pairs(
 
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, on_mesh, replicate, shard_graph
-    >>> from jsage.partition import contiguous
+    >>> from jsage.graph import contiguous
     >>> mesh, placement = make_mesh(jax.devices()[:1]), contiguous(3, 1)
     >>> graph = shard_graph(from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=3), placement, mesh)
     >>> pair = replicate((jnp.array([0]), jnp.array([1]), jnp.array([True])), mesh)
@@ -94,10 +94,10 @@ def own_draw(key: PRNGKey, sampler: Sampler, shape: Shape, axis: str = AXIS) -> 
     """The device's share, of this shape, of what `sampler(key, whole shape)` draws on one device.
 
     The first axis is split. All devices draw the whole and keep their own part: for the negatives of a batch,
-    from any sampler of `jsage.negative`. `uniform` is two numbers; the table of `by_degree` takes 8 bytes a
+    from any sampler of `jsage.sampling.negatives`. `uniform` is two numbers; the table of `by_degree` takes 8 bytes a
     node on every device. The key is a Threefry key, the same on all devices.
 
-    >>> from jsage.negative import uniform
+    >>> from jsage.sampling.negatives import uniform
     >>> from jsage.parallel import make_mesh, on_mesh, replicate
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> given = replicate((jax.random.key(0), uniform(9)), mesh)
@@ -109,14 +109,14 @@ def own_draw(key: PRNGKey, sampler: Sampler, shape: Shape, axis: str = AXIS) -> 
 
 
 def sort_rows(graph: ShardedGraph, placement: Placement, mesh: Mesh) -> ShardedGraph:
-    """`jsage.rows.sort_rows` of a sharded graph: sources of each row in the order of their ids.
+    """`jsage.graph.sort_rows` of a sharded graph: sources of each row in the order of their ids.
 
     Once, before training; it takes some copies of the shards meanwhile. Parallel edges keep their order, and
     rows that ascend stay as they are. Raises ValueError for a placement that is not the graph's.
 
     >>> from jsage.graph import from_edges
     >>> from jsage.parallel import make_mesh, shard_graph
-    >>> from jsage.partition import contiguous
+    >>> from jsage.graph import contiguous
     >>> mesh, placement = make_mesh(jax.devices()[:1]), contiguous(3, 1)
     >>> graph = shard_graph(from_edges([2, 0, 1], [0, 0, 1], num_nodes=3), placement, mesh)
     >>> sort_rows(graph, placement, mesh).sources

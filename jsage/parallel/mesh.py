@@ -45,7 +45,7 @@ def split(tree: Tree, mesh: Mesh, dim: int = 0) -> Tree:
     `dim=1` splits an epoch's batches `[num_batches, batch_size]`: each device has its slice of every batch.
     Raises ValueError for an axis that does not divide: pad it, or take a batch size that does.
 
-    >>> from jsage.batch import batches
+    >>> from jsage.sampling import batches
     >>> seeds, mask = split(batches(jax.numpy.arange(5), 2), make_mesh(jax.devices()[:1]), dim=1)
     >>> tuple(seeds.sharding.spec)
     (None, 'data')

@@ -25,7 +25,7 @@ def across(loss_fn: LossFn, axis: str = AXIS, *, sharded: Collection[str] = ()) 
     `params` that `sharded` names: tables whose rows are split, such as identity embeddings. Raises ValueError
     if the metrics have no `"weight"`.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
+    >>> from jsage.parallel import make_mesh, on_mesh, replicate, split
     >>> def loss_fn(params, stats, batch, key):
     ...     x, mask = batch
     ...     weight = mask.sum().astype(float)
@@ -63,7 +63,7 @@ def own_key(key: PRNGKey, axis: str = AXIS) -> PRNGKey:
 
     `fold_in(key, i)` on device `i`. The masks are not those that one device would draw for the whole batch.
 
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate
+    >>> from jsage.parallel import make_mesh, on_mesh, replicate
     >>> mesh, key = make_mesh(jax.devices()[:1]), jax.random.key(3)
     >>> jax.jit(on_mesh(own_key, mesh, (replicate(key, mesh),)))(key) == jax.random.fold_in(key, 0)
     Array(True, dtype=bool)

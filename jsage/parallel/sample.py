@@ -6,16 +6,14 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jsage.block import Tree
-from jsage.draw import choose
-from jsage.gather import take
-from jsage.keyed import hop_key, node_bits
-from jsage.links import Gaps, Rows
+from jsage._internal.arrays import take
+from jsage.blocks import Tree
 from jsage.parallel.exchange import Traffic, ask, plan, traffic
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.links import ShardedWithout
 from jsage.parallel.mesh import AXIS
 from jsage.parallel.place import Place, to_place
+from jsage.sampling import Gaps, Rows, choose, hop_key, node_bits
 from jsage.typing import EdgeData, PRNGKey
 
 AnyGraph: TypeAlias = ShardedGraph | ShardedWithout
@@ -34,15 +32,15 @@ class Drawn(NamedTuple):
 def sample_neighbors(
     key: PRNGKey, graph: AnyGraph, seeds: Place, fanout: int, capacity: int, axis: str = AXIS
 ) -> tuple[Drawn, Traffic]:
-    """`jsage.keyed.sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
+    """`jsage.sampling.sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
 
     For use inside `on_mesh`; each device asks for its own seeds.
 
     >>> import jax
     >>> from jsage.graph import from_edges
-    >>> from jsage.parallel.graph import shard_graph
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
-    >>> from jsage.partition import contiguous
+    >>> from jsage.parallel import shard_graph
+    >>> from jsage.parallel import make_mesh, on_mesh, replicate, split
+    >>> from jsage.graph import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
     >>> seeds = split(Place(jnp.array([0, 0]), jnp.array([0, 2])), mesh)
@@ -92,7 +90,7 @@ def sample_blocks(
     capacities: Sequence[int],
     axis: str = AXIS,
 ) -> tuple[Place, tuple[Tree, ...], tuple[Traffic, ...]]:
-    """`jsage.keyed.sample_blocks_by_node` on a sharded graph: `(ids, blocks, traffic of each hop)`.
+    """`jsage.sampling.sample_blocks_by_node` on a sharded graph: `(ids, blocks, traffic of each hop)`.
 
     `blocks` are trees over the features of `ids` (`fetch`): what `as_tree` makes of the blocks that one
     device samples for the same seeds under the same key. For use inside `on_mesh`; each device has seeds of
@@ -101,9 +99,9 @@ def sample_blocks(
 
     >>> import jax
     >>> from jsage.graph import from_edges
-    >>> from jsage.parallel.graph import shard_graph
-    >>> from jsage.parallel.mesh import make_mesh, on_mesh, replicate, split
-    >>> from jsage.partition import contiguous
+    >>> from jsage.parallel import shard_graph
+    >>> from jsage.parallel import make_mesh, on_mesh, replicate, split
+    >>> from jsage.graph import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
     >>> seeds, key = split(Place(jnp.array([0]), jnp.array([0])), mesh), replicate(jax.random.key(0), mesh)

@@ -1,0 +1,29 @@
+"""Arrays: reading rows, dtypes of sums."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Int
+
+LEGAL: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+"""How `array.at[ids]` reads and writes where ids are known to be legal: nothing checks or changes them."""
+
+
+def take(table: Array, ids: Int[Array, "..."]) -> Array:
+    """Rows of a table at positions that are known to be legal.
+
+    >>> import jax.numpy as jnp
+    >>> take(jnp.array([10, 20, 30]), jnp.array([2, 0]))
+    Array([30, 10], dtype=int32)
+    """
+    return table.at[ids].get(**LEGAL)
+
+
+def wide(rows: Array) -> np.dtype:
+    """The dtype that sums of rows accumulate in: float32 at least.
+
+    >>> import jax.numpy as jnp
+    >>> wide(jnp.zeros(3, jnp.bfloat16))
+    dtype('float32')
+    """
+    return np.promote_types(rows.dtype, np.float32)

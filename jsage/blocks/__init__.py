@@ -1,0 +1,13 @@
+"""One hop in some layout, and how it reduces."""
+
+from jsage.blocks import aggregate as aggregate
+from jsage.blocks.block import Block as Block
+from jsage.blocks.block import Indexed as Indexed
+from jsage.blocks.block import Segments as Segments
+from jsage.blocks.block import Tree as Tree
+from jsage.blocks.block import as_segments as as_segments
+from jsage.blocks.block import as_tree as as_tree
+from jsage.blocks.block import edge_list as edge_list
+from jsage.blocks.chunked import by_chunk as by_chunk
+from jsage.blocks.full import Classes as Classes
+from jsage.blocks.full import degree_classes as degree_classes

@@ -1,0 +1,67 @@
+"""Aggregators without parameters: `(h, block) -> pooled`, the same on every layout.
+
+`m_u` is neighbour `u`'s row times the edge's weight, where there is one. A destination without
+neighbours pools to 0 (with `gcn`: to its own row). Aggregators with parameters live in `jsage.nn`.
+"""
+
+from typing import TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jsage.blocks.block import Block
+
+Rows: TypeAlias = Float[Array, "num_src d"]
+Pooled: TypeAlias = Float[Array, "num_dst d"]
+
+
+def sum(h: Rows, block: Block) -> Pooled:
+    """`sum_u m_u`.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> sum(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
+    Array([[6.]], dtype=float32)
+    """
+    return block.sum(h)
+
+
+def mean(h: Rows, block: Block) -> Pooled:
+    """`sum_u m_u / number of neighbours` (Hamilton et al., 2017, section 3.3).
+
+    Weights multiply, they do not normalise: the divisor is the number of live slots.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> mean(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
+    Array([[3.]], dtype=float32)
+    """
+    return block.sum(h) / _column(jnp.maximum(block.degrees(), 1), h)
+
+
+def max(h: Rows, block: Block) -> Pooled:
+    """`max_u m_u`, elementwise; ties share the gradient equally.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> max(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
+    Array([[4.]], dtype=float32)
+    """
+    return block.max(h)
+
+
+def gcn(h: Rows, block: Block) -> Pooled:
+    """`(h_v + sum_u m_u) / (1 + number of neighbours)` (Hamilton et al., 2017, equation 2).
+
+    It holds the destination's own row, so a layer with it has no self term.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> gcn(jnp.array([[1.0], [2.0], [6.0]]), Tree(jnp.array([[True, True]])))
+    Array([[3.]], dtype=float32)
+    """
+    return (block.own(h) + block.sum(h)) / _column(1 + block.degrees(), h)
+
+
+def _column(count: Array, h: Rows) -> Array:
+    return count[:, None].astype(h.dtype)

@@ -1,0 +1,299 @@
+"""The layouts of one hop, and how each gathers and reduces.
+
+A block joins destinations to the sources that they read: up to `fanout` neighbour slots a destination,
+and a mask of the live ones. `h` holds one row a source. All layouts answer the calls of `Block`. An
+`edge_data["weight"]` (one number a slot) multiplies the neighbours' rows in all of them. A padded slot
+points at its own destination and is never read.
+"""
+
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jsage._internal.arrays import take, wide
+from jsage.blocks.gather import gather_max, gather_sum, messages, segment_max, slot_max
+from jsage.typing import EdgeData
+
+Ends: TypeAlias = Int[Array, " num_edges"]
+Rows: TypeAlias = Float[Array, "num_src d"]
+Sources: TypeAlias = Float[Array, "rows d"]
+Pooled: TypeAlias = Float[Array, "num_dst d"]
+SlotRows: TypeAlias = tuple[Float[Array, "num_dst fanout d"], Bool[Array, "num_dst fanout"]]
+
+
+@runtime_checkable
+class Block(Protocol):
+    """What every layout answers."""
+
+    @property
+    def edge_data(self) -> EdgeData:
+        """Named arrays, one row a slot."""
+        ...
+
+    @property
+    def num_dst(self) -> int:
+        """The number of destinations."""
+        ...
+
+    def own(self, h: Rows) -> Pooled:
+        """The destinations' own rows."""
+        ...
+
+    def sum(self, h: Rows) -> Pooled:
+        """The sum over each destination's live slots."""
+        ...
+
+    def max(self, h: Rows) -> Pooled:
+        """The maximum over each destination's live slots, 0 where there are none."""
+        ...
+
+    def degrees(self) -> Int[Array, " num_dst"]:
+        """The number of live slots."""
+        ...
+
+    def slots(self, h: Rows) -> SlotRows:
+        """Every slot's row, 0 in the padding, and the mask."""
+        ...
+
+    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
+        """Rows that hold every neighbour at least once, and the block that reads them."""
+        ...
+
+    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+        """Which of `num_src` rows the live destinations read."""
+        ...
+
+
+class Tree(NamedTuple):
+    """Sources are the destinations followed by every slot, in order: reading neighbours is a reshape.
+
+    >>> import jax.numpy as jnp
+    >>> block = Tree(mask=jnp.array([[True, True], [True, False]]))
+    >>> h = jnp.array([[1.0], [2.0], [10.0], [20.0], [30.0], [40.0]])
+    >>> block.own(h).ravel(), block.sum(h).ravel()
+    (Array([1., 2.], dtype=float32), Array([30., 30.], dtype=float32))
+    """
+
+    mask: Bool[Array, "num_dst fanout"]
+    edge_data: EdgeData = {}
+
+    @property
+    def num_dst(self) -> int:
+        """The number of destinations."""
+        return self.mask.shape[0]
+
+    def own(self, h: Rows) -> Pooled:
+        """The first `num_dst` rows."""
+        return h[: self.num_dst]
+
+    def sum(self, h: Rows) -> Pooled:
+        """The sum over live slots."""
+        rows, _ = self.slots(h)
+        return rows.sum(1, dtype=wide(h)).astype(h.dtype)
+
+    def max(self, h: Rows) -> Pooled:
+        """The maximum over live slots."""
+        if "weight" not in self.edge_data:
+            self._check(h)
+            return slot_max(h[self.num_dst :].reshape(*self.mask.shape, h.shape[1]), self.mask)
+        return slot_max(*self.slots(h))
+
+    def degrees(self) -> Int[Array, " num_dst"]:
+        """The number of live slots."""
+        return self.mask.sum(1, dtype=jnp.int32)
+
+    def slots(self, h: Rows) -> SlotRows:
+        """Every slot's row, and the mask."""
+        self._check(h)
+        num_dst, fanout = self.mask.shape
+        rows = h[num_dst:].reshape(num_dst, fanout, h.shape[1])
+        return messages(rows, self.mask, self.edge_data.get("weight")), self.mask
+
+    def sources(self, h: Rows) -> tuple[Rows, "Tree"]:
+        """The rows themselves, with 0 in the padded ones."""
+        self._check(h)
+        return _only_read(self, h), self
+
+    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+        """Live destinations and their live slots."""
+        return jnp.concatenate([live, (self.mask & live[:, None]).ravel()])
+
+    def _check(self, h: Rows) -> None:
+        num_dst, fanout = self.mask.shape
+        if h.shape[0] != num_dst * (1 + fanout):
+            raise ValueError(
+                f"a tree block of {num_dst} destinations x {fanout} slots reads {num_dst * (1 + fanout)} "
+                f"rows (destinations first, then every slot), got {h.shape[0]}: pass what the last layer gave"
+            )
+
+
+class Indexed(NamedTuple):
+    """Explicit positions in `h`: the feature table itself (positions are node ids) or a compacted frontier.
+
+    >>> import jax.numpy as jnp
+    >>> mask = jnp.array([[True, True], [True, False]])
+    >>> block = Indexed(jnp.array([3, 0]), jnp.array([[1, 2], [1, 0]]), mask)
+    >>> h = jnp.array([[1.0], [2.0], [3.0], [4.0]])
+    >>> block.own(h).ravel(), block.sum(h).ravel(), block.max(h).ravel()
+    (Array([4., 1.], dtype=float32), Array([5., 2.], dtype=float32), Array([3., 2.], dtype=float32))
+    """
+
+    dst: Int[Array, " num_dst"]
+    src: Int[Array, "num_dst fanout"]
+    mask: Bool[Array, "num_dst fanout"]
+    edge_data: EdgeData = {}
+
+    @property
+    def num_dst(self) -> int:
+        """The number of destinations."""
+        return self.dst.shape[0]
+
+    def own(self, h: Rows) -> Pooled:
+        """`h[dst]`."""
+        return take(h, self.dst)
+
+    def sum(self, h: Rows) -> Pooled:
+        """The sum over live slots, one slot at a time: no `[num_dst, fanout, d]` array."""
+        return gather_sum(h, self.src, self.mask, self.edge_data.get("weight"))
+
+    def max(self, h: Rows) -> Pooled:
+        """The maximum over live slots, one slot at a time."""
+        return gather_max(h, self.src, self.mask, self.edge_data.get("weight"))
+
+    def degrees(self) -> Int[Array, " num_dst"]:
+        """The number of live slots."""
+        return self.mask.sum(1, dtype=jnp.int32)
+
+    def slots(self, h: Rows) -> SlotRows:
+        """Every slot's row, and the mask."""
+        return messages(take(h, self.src), self.mask, self.edge_data.get("weight")), self.mask
+
+    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
+        """`h` with 0 in the rows that are not read, or a copy of those that are where `h` is larger."""
+        if isinstance(h.shape[0], int) and h.shape[0] <= self.dst.size + self.src.size:
+            return _only_read(self, h), self  # a size that is a symbol (jax.export) is taken to be large
+        ids, tree = as_tree(self)
+        rows, _ = tree.sources(take(h, ids))
+        return rows, tree
+
+    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+        """The rows at live destinations' own positions and at their live slots."""
+        slots = self.mask & live[:, None]
+        return jnp.zeros(num_src, bool).at[self.dst].max(live).at[self.src].max(slots)
+
+
+class Segments(NamedTuple):
+    """An edge list: `h[src]` reduced over `dst` by `jax.ops.segment_sum` and `segment_max`.
+
+    Padding carries `dst == num_dst`, which segment operations drop. `own` holds the positions of the
+    destinations' own rows (None: the first `num_dst`); `order[v]` the edges of destination `v`, -1 in the
+    padding (None: `slots` is not to be had).
+
+    >>> import jax.numpy as jnp
+    >>> block = edge_list(jnp.array([0, 1, 2]), jnp.array([1, 1, 0]), num_dst=3)
+    >>> block.sum(jnp.array([[1.0], [2.0], [3.0]])).ravel()
+    Array([3., 3., 0.], dtype=float32)
+    """
+
+    src: Ends
+    dst: Ends
+    degree: Int[Array, " num_dst"]
+    edge_data: EdgeData = {}
+    position: Int[Array, " num_dst"] | None = None
+    order: Int[Array, "num_dst width"] | None = None
+
+    @property
+    def num_dst(self) -> int:
+        """The number of destinations."""
+        return self.degree.shape[0]
+
+    def own(self, h: Rows) -> Pooled:
+        """The destinations' own rows."""
+        return h[: self.num_dst] if self.position is None else take(h, self.position)
+
+    def sum(self, h: Rows) -> Pooled:
+        """`segment_sum` of the messages, in float32 at least."""
+        return jax.ops.segment_sum(self._messages(h), self.dst, self.num_dst).astype(h.dtype)
+
+    def max(self, h: Rows) -> Pooled:
+        """`segment_max` of the messages, 0 where there are none."""
+        return segment_max(self._messages(h), self.dst, self.degree).astype(h.dtype)
+
+    def degrees(self) -> Int[Array, " num_dst"]:
+        """The number of live edges into each destination."""
+        return self.degree
+
+    def slots(self, h: Rows) -> SlotRows:
+        """Every edge's row beside its destination, and the mask."""
+        if self.order is None:
+            raise TypeError(
+                "slots need each destination's edges in order, and this edge list has no `order` table: "
+                "build it by full_block(graph, slots=True)"
+            )
+        rows = jnp.pad(self._messages(h), ((0, 1), (0, 0)))  # -1 reads the row of zeros
+        return rows[self.order].astype(h.dtype), self.order >= 0
+
+    def sources(self, h: Rows) -> tuple[Rows, "Segments"]:
+        """`h` with 0 in the rows that are not read."""
+        return _only_read(self, h), self
+
+    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+        """The rows at live destinations' own positions and at the sources of their edges."""
+        own = jnp.arange(self.num_dst) if self.position is None else self.position
+        edges = live.at[self.dst].get(mode="fill", fill_value=False)
+        return jnp.zeros(num_src, bool).at[own].max(live).at[self.src].max(edges)
+
+    def _messages(self, h: Rows) -> Float[Array, "num_edges d"]:
+        """Every edge's row times its weight, in float32 at least; so its gradient is summed in that too."""
+        h = h.astype(wide(h))
+        return messages(take(h, self.src), self.dst < self.num_dst, self.edge_data.get("weight"))
+
+
+def edge_list(src: Ends, dst: Ends, num_dst: int, edge_data: EdgeData | None = None) -> Segments:
+    """A block from edges `src -> dst`; those with `dst == num_dst` are padding.
+
+    >>> import jax.numpy as jnp
+    >>> edge_list(jnp.array([0, 1, 1]), jnp.array([1, 0, 2]), num_dst=2).degrees()
+    Array([1, 1], dtype=int32)
+    """
+    degree = jax.ops.segment_sum(jnp.ones_like(dst), dst, num_dst)
+    return Segments(src, dst, degree, edge_data or {})
+
+
+def as_tree(block: Indexed) -> tuple[Int[Array, " num_src"], Tree]:
+    """The positions that a block reads, copied slot by slot, and the tree over them.
+
+    `tree` on `h[ids]` gives what `block` gives on `h`: for features that are fetched, not indexed.
+
+    >>> import jax.numpy as jnp
+    >>> ids, tree = as_tree(Indexed(jnp.array([5]), jnp.array([[7, 9]]), jnp.array([[True, True]])))
+    >>> ids
+    Array([5, 7, 9], dtype=int32)
+    """
+    return jnp.concatenate([block.dst, block.src.ravel()]), Tree(block.mask, block.edge_data)
+
+
+def as_segments(block: Tree | Indexed) -> Segments:
+    """A sampled block as flat padded index arrays, for code written with segment operations.
+
+    >>> import jax, jax.numpy as jnp
+    >>> block = as_segments(Tree(mask=jnp.array([[True, True], [True, False]])))
+    >>> block.src, block.dst
+    (Array([2, 3, 4, 5], dtype=int32), Array([0, 0, 1, 2], dtype=int32))
+    >>> h = jnp.array([[1.0], [2.0], [10.0], [20.0], [30.0], [40.0]])
+    >>> jax.ops.segment_sum(h[block.src], block.dst, 2).ravel()
+    Array([30., 30.], dtype=float32)
+    """
+    num_dst, fanout = block.mask.shape
+    slot = jnp.arange(num_dst * fanout, dtype=jnp.int32).reshape(num_dst, fanout)
+    dst = jnp.where(block.mask, slot // fanout, num_dst).ravel()
+    flat = {name: v.reshape(slot.size, *v.shape[2:]) for name, v in block.edge_data.items()}
+    position, src = (block.dst, block.src) if isinstance(block, Indexed) else (None, num_dst + slot)
+    return Segments(src.ravel(), dst, block.degrees(), flat, position, jnp.where(block.mask, slot, -1))
+
+
+def _only_read(block: Block, h: Array) -> Array:
+    live = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
+    return jnp.where(live[:, None], h, 0)

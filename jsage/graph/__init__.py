@@ -1,0 +1,33 @@
+"""What a graph is, and every way to read one."""
+
+from jsage.graph.adjacency import AnyGraph as AnyGraph
+from jsage.graph.adjacency import Neighbours as Neighbours
+from jsage.graph.bipartite import bipartite_graph as bipartite_graph
+from jsage.graph.bipartite import item_item as item_item
+from jsage.graph.bipartite import item_nodes as item_nodes
+from jsage.graph.bipartite import node_items as node_items
+from jsage.graph.graph import Graph as Graph
+from jsage.graph.graph import add_self_loops as add_self_loops
+from jsage.graph.graph import edges as edges
+from jsage.graph.graph import from_edges as from_edges
+from jsage.graph.graph import hide_nodes as hide_nodes
+from jsage.graph.graph import in_degrees as in_degrees
+from jsage.graph.graph import induced_subgraph as induced_subgraph
+from jsage.graph.graph import out_degrees as out_degrees
+from jsage.graph.graph import reverse as reverse
+from jsage.graph.graph import symmetrize as symmetrize
+from jsage.graph.graph import validate as validate
+from jsage.graph.growing import GrowingGraph as GrowingGraph
+from jsage.graph.growing import Grown as Grown
+from jsage.graph.overlay import Beside as Beside
+from jsage.graph.partition import Hashed as Hashed
+from jsage.graph.partition import Located as Located
+from jsage.graph.partition import Placement as Placement
+from jsage.graph.partition import Ranges as Ranges
+from jsage.graph.partition import balanced as balanced
+from jsage.graph.partition import contiguous as contiguous
+from jsage.graph.partition import hashed as hashed
+from jsage.graph.search import has_edge as has_edge
+from jsage.graph.search import has_sorted_rows as has_sorted_rows
+from jsage.graph.search import sort_rows as sort_rows
+from jsage.graph.weights import symmetric_weights as symmetric_weights

@@ -1,0 +1,276 @@
+"""A graph that grows: nodes and edges are added and removed, and nothing recompiles within its capacity.
+
+Each node's edges lie in a run of slots with room to spare; a run that is full moves to a place twice as
+large. The arrays double when they are full. Both make the cost of an edge constant, on average over many.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jsage._internal.arrays import take
+from jsage._internal.device_mirror import Mirror, longer
+from jsage.graph.adjacency import read_rows
+from jsage.graph.graph import Graph, from_edges
+from jsage.typing import EdgeData, HostArray
+
+Ids: TypeAlias = HostArray | Sequence[int] | Sequence[float]
+"""Whole numbers, one an edge; anything else is refused with a message."""
+
+
+class Grown(NamedTuple):
+    """A growing graph as it stands, on the device: what `sample_blocks_by_node` and `embed_new` read.
+
+    Its shapes are the capacities; ids that no node has yet have no edges.
+    """
+
+    start: Int[Array, " capacity"]
+    degree: Int[Array, " capacity"]
+    indices: Int[Array, " slots"]
+    edge_data: EdgeData
+
+    @property
+    def num_nodes(self) -> int:
+        """The capacity: one more than the largest id there can be."""
+        return self.start.shape[0]
+
+    def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+        """The number of edges into each node."""
+        return take(self.degree, nodes)
+
+    def read(
+        self, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
+    ) -> tuple[Int[Array, "*rows"], EdgeData]:
+        """Edge `offset` of each node, in the order they were added."""
+        return read_rows(take(self.start, nodes), offset, live, self.indices, self.edge_data)
+
+
+class GrowingGraph:
+    """A graph with its features, to which nodes and edges are added and from which they are removed.
+
+    Adding an edge costs constant time on average. Removing edges costs the degrees of their destinations,
+    removing nodes a pass over all edges: remove many at once. Ids never change and are not given anew: a
+    removed node keeps its id, without edges and with features 0.
+
+    `tables()` gives what programs read; its shapes change only when a capacity doubles. The tables given
+    before are dead then (jax raises an error where they are used).
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> growing = GrowingGraph(from_edges([1, 0], [0, 1], num_nodes=2), np.ones((2, 4)))
+    >>> growing.append_nodes(np.zeros((1, 4)), src=[2, 0], dst=[0, 2])
+    array([2])
+    >>> graph, features = growing.tables()
+    >>> graph.degrees(jnp.arange(3)), growing.graph().num_edges
+    (Array([2, 1, 1], dtype=int32), 4)
+    """
+
+    def __init__(self, graph: Graph, features: Float[HostArray, "num_nodes d"]) -> None:
+        if len(features) != graph.num_nodes:
+            raise ValueError(f"features must have one row a node, {graph.num_nodes}, got {len(features)}")
+        self.num_nodes = graph.num_nodes
+        """Ids given so far: those of removed nodes too."""
+        capacity = max(16, self.num_nodes + self.num_nodes // 2)
+        degree = np.diff(np.asarray(graph.indptr))
+        self._features = Mirror(np.asarray(features, np.float32), capacity)
+        self._start, self._degree = Mirror(np.zeros(0, np.int32), capacity), Mirror(degree, capacity)
+        room = _power(degree)
+        self._room = longer(room, capacity)
+        self._used = int(room.sum())
+        slots = max(64, self._used + self._used // 2)
+        self._start.host[: self.num_nodes] = np.cumsum(room) - room
+        values = {"": np.asarray(graph.indices), **{k: np.asarray(v) for k, v in graph.edge_data.items()}}
+        self._edges = {name: Mirror(rows[:0], slots) for name, rows in values.items()}
+        place = _runs(self._start.host[: self.num_nodes], degree)
+        for name, rows in values.items():
+            self._edges[name].host[place] = rows
+
+    @property
+    def num_edges(self) -> int:
+        """Edges as they stand."""
+        return int(self._degree.host.sum())
+
+    def tables(self) -> tuple[Grown, Float[Array, "capacity d"]]:
+        """The graph and the feature table, on the device: only what changed is sent."""
+        edges = {name: mirror.device() for name, mirror in self._edges.items()}
+        return Grown(
+            self._start.device(), self._degree.device(), edges.pop(""), edges
+        ), self._features.device()
+
+    def graph(self) -> Graph:
+        """An ordinary graph of the same edges, each node's in the same order."""
+        nodes = np.arange(self.num_nodes)
+        dst, place = self._owned(nodes)
+        data = {name: mirror.host[place] for name, mirror in self._edges.items()}
+        return from_edges(data.pop(""), dst, self.num_nodes, **data)
+
+    def features(self) -> Float[np.ndarray, "num_nodes d"]:
+        """A copy of the features, one row an id."""
+        return self._features.host[: self.num_nodes].copy()
+
+    def append_nodes(
+        self,
+        features: Float[HostArray, "num_new d"],
+        src: Ids = (),
+        dst: Ids = (),
+        edge_data: dict[str, Any] | None = None,
+    ) -> Int[np.ndarray, " num_new"]:
+        """Add nodes with the next ids, which are returned, and edges among them and the others.
+
+        Raises ValueError as `append_edges` does, and for features of another width or not finite; then
+        nothing is added.
+        """
+        rows, count = np.asarray(features, np.float32), len(features)
+        if rows.shape != (count, self._features.host.shape[1]) or not np.isfinite(rows).all():
+            raise ValueError(
+                f"features must be finite [num_new, {self._features.host.shape[1]}], got shape {rows.shape}"
+            )
+        edges = self._checked(self.num_nodes + count, src, dst, edge_data or {})
+        new = np.arange(self.num_nodes, self.num_nodes + count)
+        self.num_nodes += count
+        capacity = len(self._room)
+        while capacity < self.num_nodes:
+            capacity *= 2
+        if capacity > len(self._room):
+            self._room = longer(self._room, capacity)
+            for mirror in (self._features, self._start, self._degree):
+                mirror.lengthen(capacity)
+        self._features.write(new, rows)
+        self._append(*edges)
+        return new
+
+    def append_edges(self, src: Ids, dst: Ids, edge_data: dict[str, Any] | None = None) -> None:
+        """Add edges between nodes that are there, each the last of its destination's.
+
+        Raises ValueError for ids that no node has and for arrays that are ragged or missing.
+        """
+        self._append(*self._checked(self.num_nodes, src, dst, edge_data or {}))
+
+    def remove_edges(self, src: Ids, dst: Ids) -> None:
+        """Remove one edge for each pair, the first of parallel ones; the others keep their order.
+
+        Raises ValueError if there is no such edge; then none is removed.
+        """
+        src, dst = self._ids(src, "src", self.num_nodes), self._ids(dst, "dst", self.num_nodes)
+        if len(src) != len(dst):
+            raise ValueError(f"src and dst must be as long, got {len(src)} and {len(dst)}")
+        wanted, times = np.unique(dst * 2**31 + src, return_counts=True)
+        if not len(wanted):
+            return
+        owner, place = self._owned(np.unique(dst))
+        pair = owner * 2**31 + self._edges[""].host[place]
+        at = np.minimum(np.searchsorted(wanted, pair), len(wanted) - 1)
+        among = wanted[at] == pair
+        found = np.bincount(at[among], minlength=len(wanted))
+        if len(missing := np.flatnonzero(found < times)):
+            v, u = divmod(int(wanted[missing[0]]), 2**31)
+            raise ValueError(
+                f"no edge {u} -> {v} left to remove: {times[missing[0]]} asked, {found[missing[0]]} there"
+            )
+        order = np.flatnonzero(among)[np.argsort(at[among], kind="stable")]
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(found) - found, found)
+        drop = np.zeros(len(pair), bool)
+        drop[order] = rank < np.repeat(times, found)
+        self._keep(owner, place, ~drop)
+
+    def remove_nodes(self, nodes: Int[HostArray, " num_removed"] | Sequence[int]) -> None:
+        """Remove all edges into and out of nodes, and their features. Raises ValueError for unknown ids."""
+        gone = np.zeros(self.num_nodes, bool)
+        gone[self._ids(nodes, "nodes", self.num_nodes)] = True
+        owner, place = self._owned(np.arange(self.num_nodes))
+        drop = gone[owner] | gone[self._edges[""].host[place]]
+        touched = np.zeros(self.num_nodes, bool)
+        touched[owner[drop]] = True
+        self._keep(owner[touched[owner]], place[touched[owner]], ~drop[touched[owner]])
+        self._features.write(np.flatnonzero(gone), 0)
+
+    def _append(self, src: np.ndarray, dst: np.ndarray, data: dict[str, np.ndarray]) -> None:
+        order = np.argsort(dst, kind="stable")
+        rows, counts = np.unique(dst, return_counts=True)
+        need = self._degree.host[rows] + counts
+        over = need > self._room[rows]
+        self._move(rows[over], _power(need[over]))
+        place = _runs(self._start.host[rows] + self._degree.host[rows], counts)
+        for name, values in {"": src, **data}.items():
+            self._edges[name].write(place, values[order])
+        self._degree.write(rows, need)
+
+    def _move(self, rows: np.ndarray, room: np.ndarray) -> None:
+        """Give rows new places with this much room; make a longer array where they do not fit."""
+        total = int(room.sum())
+        if self._used + total > len(self._edges[""].host):
+            self._repack(total)
+        _, old = self._owned(rows)
+        start = self._used + np.cumsum(room) - room
+        new = _runs(start, self._degree.host[rows])
+        for mirror in self._edges.values():
+            mirror.write(new, mirror.host[old])
+        self._start.write(rows, start)
+        self._room[rows] = room
+        self._used += total
+
+    def _repack(self, more: int) -> None:
+        """Put all runs side by side again, and double the array unless a third of it is free then."""
+        _, old = self._owned(np.arange(len(self._room)))
+        slots, used = len(self._edges[""].host), int(self._room.sum())
+        while 3 * (used + more) > 2 * slots:
+            slots *= 2
+        if slots >= 2**31:
+            raise ValueError(f"the graph needs {slots} slots, but offsets are int32: split it")
+        start = (np.cumsum(self._room) - self._room).astype(np.int32)
+        new = _runs(start, self._degree.host)
+        for mirror in self._edges.values():
+            values = np.zeros((slots, *mirror.host.shape[1:]), mirror.host.dtype)
+            values[new] = mirror.host[old]
+            mirror.replace(values)
+        self._start.replace(start)
+        self._used = used
+
+    def _keep(self, owner: np.ndarray, place: np.ndarray, keep: np.ndarray) -> None:
+        """Close up the runs of these edges around those that are dropped."""
+        rows, counts = np.unique(owner, return_counts=True)
+        left = np.bincount(np.searchsorted(rows, owner[keep]), minlength=len(rows))
+        new = _runs(self._start.host[rows], left)
+        for mirror in self._edges.values():
+            mirror.write(new, mirror.host[place[keep]])
+        changed = left < counts
+        self._degree.write(rows[changed], left[changed])
+
+    def _owned(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The destination and the slot of every edge into `nodes`."""
+        degree = self._degree.host[nodes]
+        return np.repeat(nodes.astype(np.int64), degree), _runs(self._start.host[nodes], degree)
+
+    def _checked(self, limit: int, src: Ids, dst: Ids, data: dict[str, Any]):
+        ends = self._ids(src, "src", limit), self._ids(dst, "dst", limit)
+        if len(ends[0]) != len(ends[1]):
+            raise ValueError(f"src and dst must be as long, got {len(ends[0])} and {len(ends[1])}")
+        if data.keys() != self._edges.keys() - {""}:
+            raise ValueError(f"edge_data must have {sorted(self._edges.keys() - {''})}, got {sorted(data)}")
+        rows = {name: np.asarray(values, self._edges[name].host.dtype) for name, values in data.items()}
+        for name, values in rows.items():
+            if values.shape != (len(ends[0]), *self._edges[name].host.shape[1:]):
+                raise ValueError(f"edge_data {name!r} must have one row an edge, got shape {values.shape}")
+        return *ends, rows
+
+    def _ids(self, values: Ids, name: str, limit: int) -> np.ndarray:
+        ids = np.asarray(values)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise ValueError(f"{name} must be one axis of integers, got {ids.dtype} of shape {ids.shape}")
+        if len(bad := ids[(ids < 0) | (ids >= limit)]):
+            raise ValueError(f"{name} must be node ids in 0 .. {limit - 1}, got {bad[0]}")
+        return ids.astype(np.int64)
+
+
+def _power(counts: np.ndarray) -> np.ndarray:
+    """The next power of two of each, 4 at least; none for none."""
+    exponent = np.ceil(np.log2(np.maximum(counts, 4))).astype(np.int32)
+    return np.where(counts > 0, np.int32(1) << exponent, 0).astype(np.int32)
+
+
+def _runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """`start[i], start[i] + 1, …`, `length[i]` of them, for each `i` in turn."""
+    length = length.astype(np.int64)
+    return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)

@@ -1,0 +1,179 @@
+"""Exact embeddings written to a file part by part: tables on the host or memory-mapped, resumable."""
+
+import re
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jsage.graph import Graph
+from jsage.infer.embed_all import check, closure, layer_of, positions
+from jsage.infer.layer import Edges, Targets, changed, receive, send, unchanged
+from jsage.infer.parts import Below, Run, Streaming, layer_stage, padded
+from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
+from jsage.typing import HostArray
+
+Read = Callable[[int, int], list[np.ndarray | None]]
+
+
+def embed_to_file(
+    path: str,
+    model: Any,
+    params: PyTree,
+    graph: Graph,
+    features: Float[HostArray, "num_nodes d"] | None,
+    options: Streaming = Streaming(),  # noqa: B008
+) -> None:
+    """Write what `embed_all` gives to `path`, a `.npy` file that appears once it is complete.
+
+    The tables may be memory maps (`jsage.data.open`). Layers are written beside the file, in a folder
+    `.NAME.part`; a run that was killed goes on there when it is called again, and its file has the same bits.
+    On the device are the table that a layer reads (on a CPU the file itself, not a copy) and one part; with
+    `gather_on_host` one part alone. A node with more edges than a part holds is read in pieces.
+
+    Raises ValueError for input that does not fit, a folder left by another run, or one that is damaged.
+
+    >>> import tempfile, jax
+    >>> from jsage import GraphSAGE, from_edges, full_block
+    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.eye(3)
+    >>> model = GraphSAGE(hidden=8, out=4)
+    >>> params = model.init(jax.random.key(0), features, (full_block(graph),) * 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     embed_to_file(f"{folder}/all.npy", model, params, graph, features)
+    ...     np.load(f"{folder}/all.npy").shape
+    (3, 4)
+    """
+    check(graph, features, options.nodes)
+    table = None if features is None else np.asarray(features)
+    run = Run(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
+    what, stages = _describe(run, table), _stages(run, table)
+    write_stages(path, what, stages, seconds=options.seconds, progress=options.progress)
+
+
+def _stages(run: Run, features: np.ndarray | None) -> Stages:
+    model, every = run.model, np.arange(run.graph.num_nodes, dtype=np.int32)
+    wanted = every if run.options.nodes is None else np.asarray(run.options.nodes, np.int32)
+    rows: Any = features
+    place, kept = None, []
+    if model.identity is not None or features is None:
+        read: Read = lambda first, last: [_slice(features, first, last), every[first:last]]  # noqa: E731
+        rows = yield _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
+    for k, ids in enumerate(_layers(run, wanted)):
+        tables = yield from _sent(run, k, rows)
+        device = None if run.options.gather_on_host else jax.device_put((rows, tables))
+        rows = yield layer_stage(run, k, Below(rows, tables, place, device), every if ids is None else ids)
+        place = None if ids is None else positions(ids, every.size)
+        kept.append((rows, place))
+    if model.jump:
+        read = lambda first, last: [_at(rows, place, wanted[first:last]) for rows, place in kept]  # noqa: E731
+        yield _rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size)
+
+
+def _layers(run: Run, wanted: np.ndarray) -> list[np.ndarray | None]:
+    """The nodes of each layer; None: all."""
+    depth = run.model.num_layers
+    if run.options.nodes is None:
+        return [None] * depth
+    below = closure(run.graph, wanted, depth)
+    return [*below[:-1], below[-1] if run.model.jump else wanted]
+
+
+def _sent(run: Run, k: int, rows: np.ndarray) -> Generator[Stage, np.ndarray, list[np.ndarray]]:
+    """The tables that layer `k` reads of neighbours; those that it makes are stages of their own."""
+    tables, same = [], _same(run, k, rows)
+    for i, skip in enumerate(same):
+        if not skip:
+            others = tuple(j != i for j in range(len(same)))
+            make = partial(_send, run.model, k, others, run.params)
+            read: Read = lambda first, last: [rows[first:last]]  # noqa: E731
+            tables.append((yield _rowwise(run, f"sent-{k}-{i}", make, read, len(rows))))
+        else:
+            tables.append(rows)
+    return tables
+
+
+def _rowwise(run: Run, name: str, function: Callable[..., Any], read: Read, total: int) -> Stage:
+    """A stage whose rows are a function of the same rows of what `read` reads."""
+    size = min(run.options.rows, total)
+
+    def compute(first: int, last: int) -> np.ndarray:
+        cut = [None if array is None else padded(array, size) for array in read(first, last)]
+        return np.asarray(function(*cut))[: last - first]
+
+    like = jax.eval_shape(function, *read(0, 1))
+    return Stage(name, (total, like.shape[1]), np.dtype(like.dtype), parts_of(total, size), compute)
+
+
+def _slice(array: np.ndarray | None, first: int, last: int) -> np.ndarray | None:
+    return None if array is None else array[first:last]
+
+
+def _at(rows: np.ndarray, place: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
+    return rows[ids if place is None else place[ids]]
+
+
+def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
+    """What the run is; large tables by their shapes, types and evenly spaced rows."""
+    model, params, graph, options = run
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in flat]
+    tables = {"features": features, "indices": graph.indices, **graph.edge_data}
+    sizes = {name: None if x is None else f"{x.dtype}{list(x.shape)}" for name, x in tables.items()}
+    spaced = [(name, x[:: max(len(x) >> 16, 1)]) for name, x in tables.items() if x is not None]
+    nodes = [] if options.nodes is None else [("nodes", options.nodes)]
+    return {
+        "parameters": fingerprint(iter(named)),
+        "model": _program(model, params, features),
+        "tables": {"num_nodes": graph.num_nodes, **sizes},
+        "values": fingerprint(iter([("indptr", graph.indptr), *spaced])),
+        "nodes": fingerprint(iter(nodes)),
+        "parts": [options.rows, options.edges, options.gather_on_host],
+        "jax": [jax.__version__, jax.default_backend()],
+    }
+
+
+def _program(model: Any, params: PyTree, features: np.ndarray | None) -> str:
+    """A hash of what the model computes: its layers' programs on two nodes."""
+
+    def whole(params: PyTree, features: Any) -> list[Any]:
+        ids, targets = jnp.arange(2), Targets(*[jnp.zeros(2, jnp.int32)] * 3)
+        h, kept = _inputs(model, params, features, ids), []
+        for k in range(model.num_layers):
+            tables = send(layer_of(model, params, k), h)
+            h = receive(layer_of(model, params, k), h, tables, targets, Edges(ids))
+            kept.append(h)
+        return [h, model.apply(params, kept, method="finish") if model.jump else h]
+
+    two = None if features is None else jax.ShapeDtypeStruct((2, features.shape[1]), features.dtype)
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(jax.make_jaxpr(whole)(params, two)))
+    return fingerprint(iter([(text, np.zeros(0))]))
+
+
+@partial(jax.jit, static_argnums=0)
+def _inputs(model: Any, params: PyTree, features: Any, nodes: Any) -> Array:
+    return model.apply(params, features, nodes, method="inputs")
+
+
+@partial(jax.jit, static_argnums=0)
+def _finish(model: Any, params: PyTree, *rows: Any) -> Array:
+    return model.apply(params, rows, method="finish")
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _send(model: Any, k: int, skip: tuple[bool, ...], params: PyTree, rows: Any) -> Array:
+    return changed(layer_of(model, params, k), rows, list(skip))[0]
+
+
+def _same(run: Run, k: int, rows: np.ndarray) -> list[bool]:
+    """Which of the tables that a layer sends are its own input."""
+    found: list[bool] = []
+
+    def look(params: PyTree, rows: Array) -> None:
+        found.extend(unchanged(layer_of(run.model, params, k), rows))
+
+    jax.eval_shape(look, run.params, jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype))
+    return found

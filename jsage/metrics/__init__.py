@@ -1,0 +1,25 @@
+"""Scores of predictions and of rankings."""
+
+from jsage.metrics.prediction import ClassScores as ClassScores
+from jsage.metrics.prediction import accuracy as accuracy
+from jsage.metrics.prediction import auroc as auroc
+from jsage.metrics.prediction import average_precision as average_precision
+from jsage.metrics.prediction import confusion as confusion
+from jsage.metrics.prediction import macro_f1 as macro_f1
+from jsage.metrics.prediction import mae as mae
+from jsage.metrics.prediction import mean as mean
+from jsage.metrics.prediction import micro_f1 as micro_f1
+from jsage.metrics.prediction import multilabel_confusion as multilabel_confusion
+from jsage.metrics.prediction import per_class as per_class
+from jsage.metrics.prediction import r2 as r2
+from jsage.metrics.prediction import rmse as rmse
+from jsage.metrics.ranking import Known as Known
+from jsage.metrics.ranking import Ranks as Ranks
+from jsage.metrics.ranking import hits as hits
+from jsage.metrics.ranking import hits_above as hits_above
+from jsage.metrics.ranking import mrr as mrr
+from jsage.metrics.ranking import ndcg as ndcg
+from jsage.metrics.ranking import rank_all as rank_all
+from jsage.metrics.ranking import ranks as ranks
+from jsage.metrics.ranking import ranks_within as ranks_within
+from jsage.metrics.ranking import recall as recall

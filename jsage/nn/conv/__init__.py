@@ -1,0 +1,1 @@
+"""Convolutions, one a file."""

@@ -1,0 +1,114 @@
+"""One GraphSAGE layer."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import Scope
+from jaxtyping import Array, DTypeLike, Float
+
+from jsage.blocks import Block, Tree
+from jsage.blocks import aggregate as aggregates
+from jsage.nn.activation import relu
+from jsage.typing import AggregateFn
+
+
+class SAGEConv(nn.Module):
+    """`h_v' = W_self h_v + W_neigh AGG({h_u}) + b` (Hamilton et al., 2017, Algorithm 1, lines 4 and 5).
+
+    `W [h_v ; AGG]` of the paper is `W_self h_v + W_neigh AGG`, written as two matrices. With
+    `aggregate.gcn`, which holds the node's own row, there is no self term unless `self_term=True`.
+
+    Differs from PyG's `SAGEConv`: `concat`, `gcn` and dropout, which acts on the inputs of both matrices.
+    Where the block reads the same few rows again and again, a narrowing `W_neigh` goes before a linear
+    aggregation (the same sum in another order, with shorter rows to gather), and dropout drops a row once
+    for all its readers.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> h, block = jnp.ones((3, 4)), Tree(jnp.array([[True, True]]))
+    >>> SAGEConv(8).init_with_output(jax.random.key(0), h, block)[0].shape
+    (1, 8)
+    """
+
+    features: int
+    """Output width; with `concat` each half has it."""
+    aggregate: AggregateFn = aggregates.mean
+    """A function of `jsage.blocks.aggregate`, or a module such as `Pool()`; each layer has a copy of its own."""
+    self_term: bool | None = None
+    """Whether `W_self h_v` is there; None: unless the aggregator is `gcn`."""
+    concat: bool = False
+    """Concatenate `W_self h_v` and `W_neigh AGG` instead of adding them, as the 2017 code does."""
+    project: bool = False
+    """Transform neighbours by a dense layer and ReLU before the aggregation."""
+    bias: bool = True
+    normalize: bool = False
+    """Scale each output row to length 1 (Algorithm 1, line 7); a zero row stays zero."""
+    dropout: float = 0.0
+    """Rate on the inputs of the dense layers; draws from the rng stream `"dropout"`."""
+    dtype: DTypeLike | None = None
+    """Dtype of the computation, for instance `jnp.bfloat16`; parameters and sums are float32."""
+
+    def __post_init__(self) -> None:
+        """Copy an aggregator that several layers were given: flax would share its parameters."""
+        if isinstance(self.aggregate, nn.Module) and not isinstance(self.aggregate.parent, Scope | SAGEConv):
+            self.aggregate = self.aggregate.clone(name=None, _deep_clone=True, _reset_names=True)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+    ) -> Float[Array, "num_dst d_out"]:
+        """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
+        drop: Callable[[Array], Array] = nn.Dropout(self.dropout, deterministic=deterministic)
+        if _reads_again(h, block):
+            h, drop = drop(h), lambda rows: rows
+        out = self._neighbours(h, block, drop)
+        if self.aggregate is not aggregates.gcn if self.self_term is None else self.self_term:
+            own = self._dense("self")(drop(block.own(h)))
+            out = jnp.concatenate([own, out], -1) if self.concat else own + out
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (out.shape[1],))
+            out = out + bias[None].astype(out.dtype)
+        return l2_normalize(out) if self.normalize else out
+
+    def _neighbours(self, h: Array, block: Block, drop: Callable[[Array], Array]) -> Array:
+        dense = self._dense("neigh")
+        if self.project:
+            rows, block = block.sources(h)
+            h = relu(nn.Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
+        elif self.aggregate in LINEAR and _reads_again(h, block) and self.features < h.shape[1]:
+            rows, block = block.sources(h)
+            return self.aggregate(dense(rows), block)
+        return dense(drop(self.aggregate(h, block)))
+
+    def _dense(self, name: str) -> nn.Dense:
+        return nn.Dense(self.features, use_bias=False, dtype=self.dtype, name=name)
+
+
+LINEAR = (aggregates.sum, aggregates.mean, aggregates.gcn)
+"""Aggregators that commute with a matrix on the rows."""
+
+
+def _reads_again(h: Array, block: Block) -> bool:
+    """Whether a block reads rows many times over, so that transforming each of them once is less work.
+
+    A table whose size is a symbol (`jax.export`) is taken to be a large one.
+    """
+    known = isinstance(h.shape[0], int)
+    return known and h.shape[0] <= 4 * block.num_dst and not isinstance(block, Tree)
+
+
+def l2_normalize(rows: Float[Array, "rows d"]) -> Float[Array, "rows d"]:
+    """Rows of length 1; a zero row stays zero, with a zero gradient.
+
+    >>> import jax.numpy as jnp
+    >>> l2_normalize(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+    Array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32)
+    """
+    square = jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=1, keepdims=True)
+    long = square > 1e-24
+    scale = jnp.where(long, jax.lax.rsqrt(jnp.where(long, square, 1.0)), 0.0)
+    return (rows * scale).astype(rows.dtype)

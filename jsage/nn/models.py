@@ -1,0 +1,189 @@
+"""The GraphSAGE model: convolutions with what users put between them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jsage._internal.arrays import take
+from jsage.blocks import Block, Indexed, as_tree
+from jsage.nn.activation import relu
+from jsage.nn.conv.sage import SAGEConv
+
+
+class GraphSAGE(nn.Module):
+    """A stack of GraphSAGE layers (Hamilton et al., 2017, Algorithm 1): conv, norm, activation, residual.
+
+    The last layer is a plain convolution to `out`; with `jump` every layer is a hidden one and a dense
+    layer reads what `jump` makes of all their outputs (Xu et al., 2018, "Jumping knowledge networks").
+    The same parameters run on sampled blocks and on the whole graph.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> from jsage.sampling import sample_blocks
+    >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.eye(3)
+    >>> blocks = sample_blocks(jax.random.key(0), graph, jnp.array([0, 2]), fanouts=(2, 3))
+    >>> model = GraphSAGE(hidden=8, out=4)
+    >>> params = model.init(jax.random.key(1), features, blocks)
+    >>> model.apply(params, features, blocks).shape
+    (2, 4)
+    """
+
+    hidden: int
+    """Width of the hidden layers."""
+    out: int
+    """Width of the result: classes, targets, an embedding; twice that where the last layer has `concat`."""
+    num_layers: int = 2
+    conv: Callable[..., nn.Module] = SAGEConv
+    """Makes a layer from `features=` and `dropout=`: `partial(SAGEConv, aggregate=aggregate.max)`."""
+    norm: Callable[[], nn.Module] | None = None
+    """Makes a normalisation: `nn.LayerNorm`, `nn.BatchNorm`. Batch statistics leave padded slots out."""
+    act: Callable[[Array], Array] = relu
+    dropout: float = 0.0
+    """Rate on every layer's inputs; draws from the rng stream `"dropout"`."""
+    input_dropout: float | None = None
+    """Rate on the first layer's inputs, the features; None: as `dropout`."""
+    residual: bool = False
+    """Add a hidden layer's input to its output, through a dense layer where widths differ."""
+    jump: Callable[[Sequence[Array]], Array] | None = None
+    """Jumping knowledge: `jump_concat`, `jump_max`."""
+    identity: tuple[int, int] | None = None
+    """`(num_nodes, width)` of learned embeddings, one a node, beside the features or instead of them."""
+
+    def setup(self) -> None:
+        """Name the submodules; those that a setting leaves out hold no parameters."""
+        hidden_layers = self.num_layers if self.jump else self.num_layers - 1
+        widths = [self.hidden] * hidden_layers + [self.out] * (self.num_layers - hidden_layers)
+        first = self.dropout if self.input_dropout is None else self.input_dropout
+        rates = [first] + [self.dropout] * (self.num_layers - 1)
+        self.convs = [self.conv(features=w, dropout=r) for w, r in zip(widths, rates, strict=True)]
+        self.norms = [self.norm() for _ in range(hidden_layers)] if self.norm else []
+        self.skips = [Skip() for _ in range(hidden_layers * self.residual)]
+        self.head = nn.Dense(self.out)
+        if self.identity:
+            self.embed = nn.Embed(*self.identity)
+
+    def __call__(
+        self,
+        h: Float[Array, "num_src d"] | None,
+        blocks: Sequence[Block],
+        *,
+        mask: Bool[Array, " num_seeds"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "num_seeds out"]:
+        """Rows at the sources of `blocks[0]` to `[num_seeds, out]`, one block a layer.
+
+        `h` is the feature table where `blocks` come from `sample_blocks` or `full_block`, and None for a
+        model with identity embeddings alone. `mask` tells live seeds from padding: batch norm needs it.
+        """
+        if len(blocks) != self.num_layers:
+            raise ValueError(
+                f"{self.num_layers} layers need as many blocks, got {len(blocks)}: one fanout a layer"
+            )
+        h, first = self._inputs(h, blocks[0])
+        blocks = [first, *blocks[1:]]
+        live = [jnp.ones(blocks[-1].num_dst, bool) if mask is None else mask]
+        for k in range(self.num_layers - 1, 0, -1):
+            live.insert(0, blocks[k].read(live[0], blocks[k - 1].num_dst))
+        kept: list[Array] = []
+        for k, block in enumerate(blocks):
+            h = self.layer(k, h, block, live=live[k], deterministic=deterministic)
+            kept = [*(block.own(rows) for rows in kept), h] if self.jump else kept
+        return self.finish(kept) if self.jump else h
+
+    def layer(
+        self,
+        k: int,
+        h: Float[Array, "num_src d"],
+        block: Block,
+        *,
+        live: Bool[Array, " num_dst"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "num_dst d_out"]:
+        """Layer `k` alone: rows at a block's sources to rows at its destinations."""
+        out = self.convs[k](h, block, deterministic=deterministic)
+        if k == self.num_layers - 1 and not self.jump:
+            return out
+        if self.norms:
+            out = _normalized(self.norms[k], out, live, deterministic)
+        out = self.act(out)
+        return self.skips[k](block.own(h), out) if self.residual else out
+
+    def inputs(
+        self, h: Float[Array, "rows d"] | None, nodes: Int[Array, " rows"]
+    ) -> Float[Array, "rows d_in"]:
+        """What the first layer reads of these nodes: their features, identity embeddings, or both."""
+        if self.identity is None:
+            return _present(h)
+        table = take(self.embed.embedding, nodes)
+        return table if h is None else jnp.concatenate([h, table.astype(h.dtype)], 1)
+
+    def finish(self, kept: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows out"]:
+        """The result of a model with `jump`, from every layer's rows."""
+        if self.jump is None:
+            raise ValueError("this model has no jump: its last layer's rows are the result")
+        return self.head(self.jump(kept))
+
+    def _inputs(self, h: Array | None, block: Block) -> tuple[Array, Block]:
+        if self.identity is None:
+            return _present(h), block
+        table = self.embed.embedding
+        if h is None:
+            return table, block
+        if isinstance(block, Indexed):  # rows are joined after they are read: never a copy of the tables
+            ids, block = as_tree(block)
+            h, table = take(h, ids), take(table, ids)
+        return jnp.concatenate([h, table.astype(h.dtype)], 1), block
+
+
+class Skip(nn.Module):
+    """`out + own`, through a dense layer where widths differ.
+
+    >>> import jax, jax.numpy as jnp
+    >>> Skip().init_with_output(jax.random.key(0), jnp.ones((1, 3)), jnp.ones((1, 3)))[0]
+    Array([[2., 2., 2.]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(
+        self, own: Float[Array, "rows d"], out: Float[Array, "rows d_out"]
+    ) -> Float[Array, "rows d_out"]:
+        """Add `[rows, d]` to `[rows, d_out]`, in the dtype of the latter."""
+        if own.shape[1] != out.shape[1]:
+            own = nn.Dense(out.shape[1], use_bias=False, dtype=out.dtype, name="dense")(own)
+        return out + own.astype(out.dtype)
+
+
+def _present(h: Array | None) -> Array:
+    if h is None:
+        raise ValueError("no features and no identity=(num_nodes, width): pass one of them")
+    return h
+
+
+def _normalized(norm: Any, h: Array, live: Array | None, deterministic: bool) -> Array:
+    if not isinstance(norm, nn.BatchNorm):
+        return norm(h).astype(h.dtype)
+    mask = None if live is None else live[:, None]
+    return norm(h, use_running_average=deterministic, mask=mask).astype(h.dtype)
+
+
+def jump_concat(layers: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows d_all"]:
+    """All layers' rows side by side.
+
+    >>> import jax.numpy as jnp
+    >>> jump_concat([jnp.ones((1, 2)), jnp.zeros((1, 2))])
+    Array([[1., 1., 0., 0.]], dtype=float32)
+    """
+    return jnp.concatenate(list(layers), axis=1)
+
+
+def jump_max(layers: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows d"]:
+    """The elementwise maximum of all layers' rows.
+
+    >>> import jax.numpy as jnp
+    >>> jump_max([jnp.ones((1, 2)), jnp.zeros((1, 2))])
+    Array([[1., 1.]], dtype=float32)
+    """
+    return jnp.stack(list(layers)).max(0)

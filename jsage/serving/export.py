@@ -1,0 +1,244 @@
+"""Write sampler, model and parameters as one directory of `jax.export` programs, to be served without flax.
+
+    export.save("artefact", model.apply, params, graph, features, export.Plan(fanouts=(25, 10)))
+
+    meta.json               fanouts, shapes, dtypes, versions, platforms, and the SHA-256 of every other file
+    params.npz              the parameters, plain arrays
+    embed-16.stablehlo      one program for each function and batch size, for all platforms at once
+    loader/                 a copy of jsage/artefact, which loads and runs all this with jax and NumPy alone
+
+The graph and the features are arguments of the programs, with any number of nodes and edges.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from jaxtyping import Array, Int, PyTree
+
+from jsage._internal.arrays import take
+from jsage._internal.files import flush_directory
+from jsage.blocks import Block, as_tree
+from jsage.graph import AnyGraph, Beside, Graph
+from jsage.sampling import sample_blocks_by_node
+from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, arguments, checksum
+from jsage.typing import HostArray, PRNGKey
+
+Sampler: TypeAlias = Callable[[PRNGKey, AnyGraph, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
+"""`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Neighbours`."""
+Apply: TypeAlias = Callable[[PyTree, Array, Sequence[Block]], Any]
+"""`(variables, features, blocks) -> rows`, deterministic: a flax model's `apply`."""
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+class Plan(NamedTuple):
+    """What an artefact is for."""
+
+    fanouts: tuple[int, ...]
+    """Neighbours drawn a hop, the one next to the seeds first; at least the largest degree: exact."""
+    sizes: tuple[int, ...] = (1, 16, 128)
+    """The batch sizes of `embed`; each is a program."""
+    new_sizes: tuple[int, ...] = (1, 16)
+    """The numbers of new nodes of `embed_new`."""
+    new_edges: int = 64
+    """Edges for each new node of those sizes."""
+    platforms: tuple[str, ...] = ("cpu",)
+    """`cpu`, `cuda`, `rocm`, `tpu`: none of them need be here."""
+    seed: int = 0
+    """The draws are those of `jax.random.key(seed)`, for ever."""
+    sampler: Sampler = sample_blocks_by_node
+    about: Mapping[str, Any] = {}
+    """What else `meta.json` should say, as JSON."""
+
+
+def save(
+    path: str | Path, apply: Apply, variables: PyTree, graph: Graph, features: HostArray, plan: Plan
+) -> None:
+    """Write an artefact as a new directory; it appears whole, under its name, or not at all.
+
+    Of `graph` and `features` only widths and dtypes are kept. Raises FileExistsError if `path` exists,
+    ValueError for a plan that cannot be, and what tracing `apply` raises.
+
+    >>> import tempfile
+    >>> from jsage.serving.runtime import load
+    >>> from jsage.graph import from_edges
+    >>> graph, features = from_edges([1, 2], [0, 0], num_nodes=3), np.eye(3, dtype=np.float32)
+    >>> apply = lambda variables, h, blocks: variables["scale"] * blocks[0].sum(h)
+    >>> plan = Plan(fanouts=(4,), sizes=(2,), new_sizes=())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/artefact", apply, {"scale": jnp.float32(10)}, graph, features, plan)
+    ...     artefact = load(f"{folder}/artefact")
+    >>> embedder = artefact.place({"indptr": graph.indptr, "indices": graph.indices, "features": features})
+    >>> embedder.embed([0])
+    array([[ 0., 10., 10.]], dtype=float32)
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
+    _check(plan, features)
+    part = path.parent / f".{path.name}.{os.getpid()}.part"
+    part.mkdir(parents=True)
+    try:
+        files: dict[str, dict] = {}
+        meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_described(plan)}
+        meta |= {"tables": _tables(graph, features), "params": [], "programs": [], "files": files}
+        for name, data in _contents(meta, apply, variables, plan):
+            _write(part / name, data)
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        whole = {"sha256": checksum(meta), "artefact": meta}
+        _write(part / META, json.dumps(whole, indent=1, allow_nan=False).encode())
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    flush_directory(path.parent)
+
+
+def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterator[tuple[str, bytes]]:
+    """The files and what they hold; `meta` learns of parameters and programs as they come."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(variables)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/") or "variables": np.asarray(leaf)
+        for path, leaf in leaves
+    }
+    shapes = {name: {"shape": _text(array.shape), "dtype": array.dtype.name} for name, array in named.items()}
+    meta["params"] = [{"name": name, **spec} for name, spec in shapes.items()]
+    buffer = io.BytesIO()
+    stored = {name: a.view(np.uint16) if a.dtype == jnp.bfloat16 else a for name, a in named.items()}
+    np.savez(buffer, allow_pickle=False, **stored)
+    yield PARAMS, buffer.getvalue()
+
+    def whole(params: list, features: Array, blocks: Sequence[Block]) -> Array:
+        return apply(jax.tree_util.tree_unflatten(tree, params), features, blocks)
+
+    made = [("embed", size, _embed(whole, plan)) for size in plan.sizes]
+    made += [("embed_new", size, _embed_new(whole, plan)) for size in plan.new_sizes]
+    for function, size, run in made:
+        entry = {"function": function, "size": size, "file": f"{function}-{size}.stablehlo"}
+        entry["inputs"] = _inputs(meta["tables"], function, size, plan)
+        yield entry["file"], _program(meta, entry, run, plan)
+        meta["programs"].append(entry)
+    for file in resources.files("jsage.serving.runtime").iterdir():
+        if file.name.endswith(".py"):
+            yield f"loader/{file.name}", file.read_bytes()
+
+
+def _program(meta: dict, entry: dict, run: Callable, plan: Plan) -> bytes:
+    exported = export.export(jax.jit(run), platforms=plan.platforms)(*arguments(meta, entry))
+    output, *more = exported.out_avals
+    if more or len(output.shape) != 2 or output.shape[0] != entry["size"]:
+        shapes = [aval.shape for aval in exported.out_avals]
+        raise ValueError(f"apply must give one row a seed, [{entry['size']}, width], got {shapes}")
+    meta["output"] = {"width": output.shape[1], "dtype": output.dtype.name}
+    entry |= {
+        "calling_convention": exported.calling_convention_version,
+        "kept": list(exported.module_kept_var_idx),
+        "global_constants": exported.uses_global_constants,
+    }
+    return bytes(exported.mlir_module_serialized)
+
+
+def _embed(apply: Apply, plan: Plan) -> Callable:
+    def embed(params: list, tables: dict, inputs: dict) -> Array:
+        blocks = plan.sampler(jax.random.key(plan.seed), _graph(tables), inputs["seeds"], plan.fanouts)
+        return apply(params, tables["features"], blocks)
+
+    return embed
+
+
+def _embed_new(apply: Apply, plan: Plan) -> Callable:
+    def embed_new(params: list, tables: dict, inputs: dict) -> Array:
+        known, features = inputs["num_nodes"], inputs["features"]
+        graph = Beside(_graph(tables), known, inputs["src"], inputs["dst"], _edge_data(inputs))
+        seeds = known + jnp.arange(features.shape[0], dtype=jnp.int32)
+        blocks: Any = plan.sampler(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
+        ids, tree = as_tree(blocks[0])  # rows of two tables, so they are copied
+        old = take(tables["features"], jnp.where(ids < known, ids, 0))
+        new = take(features, jnp.where(ids < known, 0, ids - known))
+        return apply(params, jnp.where((ids < known)[:, None], old, new), (tree, *blocks[1:]))
+
+    return embed_new
+
+
+def _graph(tables: dict) -> Graph:
+    return Graph(tables["indptr"], tables["indices"], _edge_data(tables))
+
+
+def _edge_data(arrays: dict) -> dict[str, Array]:
+    return {name.removeprefix("edge_"): a for name, a in arrays.items() if name.startswith("edge_")}
+
+
+def _tables(graph: Graph, features: HostArray) -> dict[str, dict]:
+    """Shapes and dtypes, the numbers of nodes and edges left open."""
+    shapes = {
+        "indptr": ("num_nodes + 1", graph.indptr),
+        "indices": ("num_edges", graph.indices),
+        "features": (f"num_nodes, {features.shape[1]}", features),
+    }
+    for name, values in graph.edge_data.items():
+        shapes[f"edge_{name}"] = (", ".join(["num_edges", *map(str, values.shape[1:])]), values)
+    return {name: {"shape": shape, "dtype": array.dtype.name} for name, (shape, array) in shapes.items()}
+
+
+def _inputs(tables: dict[str, dict], function: str, size: int, plan: Plan) -> dict[str, dict]:
+    if function == "embed":
+        return {"seeds": {"shape": str(size), "dtype": "int32"}}
+    edges = str(size * plan.new_edges)
+    data = {name: spec for name, spec in tables.items() if name.startswith("edge_")}
+    rows = {"features": tables["features"], "src": tables["indices"], "dst": tables["indices"], **data}
+    sized = {
+        name: spec | {"shape": spec["shape"].replace("num_nodes", str(size)).replace("num_edges", edges)}
+        for name, spec in rows.items()
+    }
+    return sized | {"num_nodes": {"shape": "", "dtype": "int32"}}
+
+
+def _described(plan: Plan) -> dict:
+    described = {name: value for name, value in plan._asdict().items() if name != "sampler"}
+    return described | {"sampler": getattr(plan.sampler, "__name__", "sampler"), "about": dict(plan.about)}
+
+
+def _check(plan: Plan, features: HostArray) -> None:
+    if features.ndim != 2:
+        raise ValueError(f"features must be one row a node, [num_nodes, width], got shape {features.shape}")
+    if not plan.sizes:
+        raise ValueError("sizes must name at least one batch size of embed, got none")
+    numbers = (*plan.fanouts, *plan.sizes, *plan.new_sizes, plan.new_edges)
+    if not plan.fanouts or min(numbers) < 1:
+        raise ValueError(f"fanouts, sizes and new_edges must be positive numbers, got {plan._asdict()}")
+    if not plan.platforms or not set(plan.platforms) <= set(PLATFORMS):
+        raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, got {plan.platforms}")
+
+
+def _versions() -> dict[str, str]:
+    found = {"jax": jax.__version__, "numpy": np.__version__}
+    for name in ("jaxlib", "jsage"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

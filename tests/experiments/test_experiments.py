@@ -1,0 +1,486 @@
+"""The main job, run as its users run it: on the digits, and on small graphs of every kind."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from numpy.testing import assert_array_equal
+from rich.console import Console
+
+from experiments import classify, record
+from experiments.fit import best, compile_programs
+from experiments.learners import sage, weigh
+from experiments.tasks import make_task
+from jsage import data
+from jsage.blocks import Classes, Segments
+from jsage.graph import edges, from_edges, symmetric_weights
+from jsage.train import checkpoint
+
+ROOT = Path(__file__).parents[2]
+PNG = b"\x89PNG\r\n\x1a\n"
+KEYS = {
+    "dataset",
+    "metric",
+    "test_mean",
+    "test_std",
+    "val_mean",
+    "runs",
+    "epochs",
+    "seconds_per_epoch",
+    "traces",
+    "baselines",
+    "config",
+}
+# What the tests' scores rest on is said here, so that the recipe may change without them.
+MODEL = (
+    "--aggregator",
+    "mean",
+    "--hidden",
+    "64",
+    "--lr",
+    "0.01",
+    "--weight-decay",
+    "0.001",
+    "--dropout",
+    "0.2",
+    "--norm",
+    "none",
+)
+DIGITS = (*MODEL, "--epochs", "30", "--runs", "2", "--save-every", "15")
+SMALL = ("--layers", "1", "--fanouts", "4", "--hidden", "8", "--identity", "8")
+TINY = (*SMALL, "--lr", "0.1", "--weight-decay", "0", "--dropout", "0", "--norm", "none")
+BATCHES = ("--batch-size", "16")
+
+
+def read_lines(folder: Path) -> list[dict]:
+    """The epochs of metrics.jsonl, their seconds left out: those differ from run to run."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def write_npz(folder: Path, labels: str, *, features: bool) -> str:
+    """Three communities of 20 nodes that tell the labels; half of the nodes train, a quarter each test."""
+    rng = np.random.default_rng(0)
+    group = np.arange(60) % 3
+    src = rng.integers(0, 60, 600)
+    dst = (src + 3 * rng.integers(1, 20, 600)) % 60  # of the same community
+    split = rng.permutation(60)
+    arrays = {
+        "edge_index": np.stack([src, dst]),
+        "y": {
+            "classes": group,
+            "two": (group == 0).astype(np.int64),
+            "multilabel": np.stack([group == 0, group != 1, group == 2], 1).astype(np.uint8),
+            "real": (group - rng.normal(scale=0.1, size=60)).astype(np.float32),
+            "reals": np.stack([group, -2.0 * group], 1).astype(np.float32),
+        }[labels],
+        "train_mask": split < 30,
+        "val_mask": (split >= 30) & (split < 45),
+        "test_mask": split >= 45,
+    }
+    if features:
+        arrays["x"] = (np.eye(3)[group] + rng.normal(size=(60, 3))).astype(np.float32)
+    path = folder / f"{labels}.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """Two runs on the digits: the JSON, what was printed, the folder."""
+    out = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "100")
+        target = out / "result.json"
+        assert classify.run([*DIGITS, "--out", str(out), "--json", str(target)]) == 0
+    return json.loads(target.read_text()), out
+
+
+def test_the_json_has_what_it_promises(digits_run):
+    result, _ = digits_run
+    assert result.keys() == KEYS
+    assert (result["dataset"], result["metric"], result["runs"]) == ("digits", "accuracy", 2)
+    assert result["epochs"] == [30, 30]
+    assert result["config"].keys() == classify.Config.__dataclass_fields__.keys()
+    assert result["config"]["epochs"] == 30
+    assert result["config"]["patience"] == classify.Config.patience
+    assert 0 < result["seconds_per_epoch"] < 60
+    assert 0 < result["test_std"] < 0.1
+
+
+def test_two_runs_of_many_epochs_are_traced_once(digits_run):
+    assert digits_run[0]["traces"] == 1
+
+
+def test_gcn_alone_reads_weights_by_the_degrees_of_each_graph():
+    given = classify.load(classify.parse([]))
+    dataset, training_graph = weigh(*given, classify.parse(["--aggregator", "gcn"]))
+    for graph in (dataset.graph, training_graph):
+        expected = symmetric_weights(graph._replace(edge_data={})).edge_data["weight"]
+        assert_array_equal(graph.edge_data["weight"], expected)
+    assert weigh(*given, classify.parse(["--aggregator", "max"])) == given
+    one, whole_graph = weigh(given[0], given[0].graph, classify.parse([]))
+    assert one.graph is whole_graph
+
+
+def test_it_learns_and_the_graph_helps(digits_run):
+    result, _ = digits_run
+    baselines = result["baselines"]
+    assert baselines["majority class"] == pytest.approx(0.0983, abs=1e-4)  # 98 of 997
+    assert result["test_mean"] > 0.85
+    assert result["test_mean"] == pytest.approx(baselines["GraphSAGE"])
+    assert result["test_mean"] > baselines["MLP (features only)"] + 0.03
+
+
+def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
+    result, out = digits_run
+    for name in ("graphsage-0", "graphsage-1", "mlp-0", "mlp-1"):
+        rows = read_lines(out / name)
+        assert [row["epoch"] for row in rows] == list(range(1, 31))
+        assert rows[0].keys() == {"epoch", "loss", "val_loss", "val_accuracy"}
+        assert rows[-1]["loss"] < rows[0]["loss"]
+        assert checkpoint.steps(out / name / "checkpoints") == [15, 30]
+    task = make_task(data.digits())
+    kept = [best(read_lines(out / f"graphsage-{i}"), task)["val_accuracy"] for i in (0, 1)]
+    assert result["val_mean"] == pytest.approx(np.mean(kept))
+    for name in ("curves.png", "confusion.png"):
+        picture = (out / name).read_bytes()
+        assert picture.startswith(PNG)
+        assert len(picture) > 10_000
+
+
+def test_classes_are_learned_with_smoothed_labels():
+    outputs, labels, mask = jnp.array([[4.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1]), jnp.ones(2, bool)
+    dataset = data.digits()._replace(labels=np.array([0, 1]), train=np.arange(2))
+    losses = make_task(dataset, smoothing=0.2).loss(outputs, labels, mask)
+    log = np.log([1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))])
+    np.testing.assert_allclose(losses, [-(0.9 * log[0] + 0.1 * log[1]), np.log(2)], rtol=1e-6)
+
+
+def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left(monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(record, "Console", lambda stderr: terminal)
+    rows = [{"epoch": n, "loss": 2.5 / n, "seconds": 0.5, "val_loss": 1.0, "val_f1": 0.75} for n in (1, 2)]
+    with record.Record("GraphSAGE", 3, classify.parse(["--epochs", "8"]), 1200, None) as shown:
+        for n in (1, 2):
+            shown.keep(rows[:n], None, last=False)
+    last = screen.getvalue().split("\r")[-2]
+    for part in ("GraphSAGE run 3", "2/8", "loss 1.250", "val_f1 0.750", "2,400 seeds/s", "0:00:"):
+        assert part in last, repr(screen.getvalue())
+
+
+def test_a_second_run_into_the_same_folder_is_refused(digits_run, capsys):
+    before = read_lines(digits_run[1] / "graphsage-0")
+    assert classify.run([*DIGITS, "--out", str(digits_run[1])]) == 2
+    error = capsys.readouterr().err
+    assert "graphsage-0 holds a run already: pass --resume, or another --out" in error
+    assert len(error.splitlines()) == 1
+    assert read_lines(digits_run[1] / "graphsage-0") == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(digits_run, capsys):
+    assert classify.run([*DIGITS, "--out", str(digits_run[1]), "--resume", "--hidden", "9"]) == 2
+    assert "is of another model" in capsys.readouterr().err
+
+
+def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
+    """Neither an edge nor a pixel nor a label of the test digits changes a single epoch."""
+    dataset = data.digits()
+    test = dataset.test
+    _, graph = classify.load(classify.parse([]))
+    src, dst = edges(graph)
+    assert not np.isin(src, test).any()
+    assert not np.isin(dst, test).any()
+    noise = jax.random.uniform(jax.random.key(0), (len(test), 64))
+    scrambled = dataset._replace(
+        features=dataset.features.at[test].set(noise), labels=dataset.labels.at[test].set(3)
+    )
+    monkeypatch.setattr(data, "digits", lambda: scrambled)
+    config = classify.parse([*DIGITS, "--runs", "1"])
+    scrambled, graph = classify.load(config)
+    learner = sage(config, 10, graph.num_nodes, identity=False)
+    task = classify.task_of(scrambled, config)
+    found = classify.train_all("GraphSAGE", learner, task, scrambled, graph, config)
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in found.runs[0].history]
+    assert history == read_lines(digits_run[1] / "graphsage-0")
+    assert found.scores[0]["accuracy"] < 0.5
+    assert found.traces == {"epoch": 1, "predict": 2}  # of 30 epochs: validation nodes, then test nodes
+
+
+# name: labels, features, options; the metric, and what it must reach on nodes that were not trained on
+KINDS = {
+    "gcn, full batch": ("classes", False, ("--aggregator", "gcn", "--full-batch"), "accuracy", 0.9),
+    "max, two classes": ("two", True, ("--aggregator", "max", "--balanced"), "auroc", 0.9),
+    "sum, several labels, two layers": (
+        "multilabel",
+        False,
+        ("--aggregator", "sum", "--layers", "2", "--norm", "batch"),
+        "micro_f1",
+        0.8,
+    ),
+    "pool, real values": ("real", True, ("--aggregator", "pool", "--task", "regression"), "r2", 0.4),
+    "meanpool, real rows": ("reals", True, ("--aggregator", "meanpool"), "r2", 0.7),
+    "lstm": ("classes", False, ("--aggregator", "lstm"), "accuracy", 0.6),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
+    labels, features, options, metric, least = KINDS[kind]
+    path = write_npz(tmp_path, labels, features=features)
+    assert classify.run(["--dataset", path, *TINY, *BATCHES, "--epochs", "25", *options, "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["metric"] == metric
+    assert result["traces"] == 1
+    assert ("MLP (features only)" in result["baselines"]) == features
+    guess = [
+        score
+        for name, score in result["baselines"].items()
+        if name not in ("GraphSAGE", "MLP (features only)")
+    ]
+    assert len(guess) == 1
+    assert result["test_mean"] > max(least, guess[0] + 0.1)
+
+
+def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbour_drawn(
+    tmp_path: Path, monkeypatch
+):
+    path = write_npz(tmp_path, "classes", features=True)
+    config = classify.parse(["--dataset", path, "--fanouts", "20,20", "--hidden", "8"])
+    dataset, graph = classify.load(config)
+    assert np.diff(graph.indptr).max() <= 20
+    task = make_task(dataset)
+    learner = sage(config, task.width, graph.num_nodes, identity=False)
+    tables = classify.make_tables(graph, dataset, task, config)
+    monkeypatch.setattr(classify, "MESSAGES", 0)
+    in_classes = classify.make_tables(graph, dataset, task, config)
+    assert (type(tables.full), type(in_classes.full)) == (Segments, Classes)
+    variables = learner.init(jax.random.key(0), tables)
+    run = jax.jit(learner.predict)
+    edges, classes, drawn = (
+        run(variables, where, dataset.test) for where in (tables, in_classes, tables._replace(full=None))
+    )
+    np.testing.assert_allclose(classes, edges, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(drawn, edges, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_validation_reads_all_that_its_nodes_depend_on_and_no_more(layers: int, tmp_path: Path):
+    """A ring of 60 nodes: two nodes' outputs are those on the whole graph, from a piece of it."""
+    path = write_npz(tmp_path, "classes", features=True)
+    config = classify.parse(["--dataset", path, "--layers", str(layers), "--hidden", "8"])
+    dataset, _ = classify.load(config)
+    src = np.arange(60)
+    ring = from_edges(np.concatenate([src, src]), np.concatenate([(src + 1) % 60, (src + 2) % 60]), 60)
+    task, nodes = make_task(dataset), np.array([59, 30])
+    tables = classify.make_tables(ring, dataset, task, config)
+    cut, place = classify.around(nodes, tables, config)
+    read = {(v - hop) % 60 for v in nodes for hop in range(2 * layers + 1)}
+    np.testing.assert_array_equal(cut.features, tables.features[np.array(sorted(read))])
+    np.testing.assert_array_equal(cut.labels[place], task.labels[nodes])
+    learner = sage(config, task.width, 60, identity=False)
+    variables, run = learner.init(jax.random.key(0), tables), jax.jit(learner.predict)
+    np.testing.assert_allclose(
+        run(variables, cut, place), run(variables, tables, jnp.asarray(nodes)), rtol=1e-5, atol=1e-6
+    )
+    bare = tables._replace(features=None)
+    assert classify.around(nodes, bare, config)[0] is bare
+
+
+def test_the_best_epoch_has_a_good_score_and_a_low_loss():
+    task = make_task(data.digits())
+    rows = [
+        {"val_accuracy": score, "val_loss": loss} for score, loss in ((0.5, 2.0), (0.6, 1.9), (0.59, 1.0))
+    ]
+    assert best(rows, task) is rows[2]
+    assert best([*rows, {"val_accuracy": 0.61, "val_loss": 1.1}], task)["val_loss"] == 1.1
+    assert best([rows[1], rows[1] | {"val_loss": 1.8}], task)["val_loss"] == 1.8
+
+
+def test_patience_counts_steps(tmp_path: Path):
+    path = write_npz(tmp_path, "classes", features=False)
+    frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
+    for size, epochs in (("30", 61), ("15", 41)):  # the first epoch, then 60 steps or 40 epochs
+        options = ("--dataset", path, *frozen, "--patience", "60", "--batch-size", size)
+        assert classify.main(classify.parse(list(options)))["epochs"] == [epochs]
+
+
+def test_embeddings_do_not_decay_and_the_other_parameters_do(tmp_path: Path):
+    """With nothing left to learn, weight decay alone moves the parameters."""
+    path = write_npz(tmp_path, "classes", features=False)
+    config = classify.parse(["--dataset", path, *SMALL, "--weight-decay", "0.1", "--lr", "0.1"])
+    dataset, graph = classify.load(config)
+    task = make_task(dataset)._replace(loss=lambda out, y, mask: 0.0 * out[:, 0])
+    learner = sage(config, task.width, 60, identity=True)
+    programs = compile_programs(learner, task, config)
+    tables = classify.make_tables(graph, dataset, task, config)
+    state = programs.start(jax.random.key(0), tables)
+    before = jax.tree.map(np.asarray, state.params)
+    state, _ = programs.epoch(state, tables, dataset.train[None, :16], jnp.ones((1, 16), bool))
+    np.testing.assert_array_equal(state.params["embed"]["embedding"], before["embed"]["embedding"])
+    kernel = before["convs_0"]["neigh"]["kernel"]
+    np.testing.assert_allclose(
+        state.params["convs_0"]["neigh"]["kernel"], kernel - 0.1 * np.sign(kernel), atol=1e-5
+    )
+
+
+def test_an_lstm_samples_where_its_slots_would_not_fit(tmp_path: Path, monkeypatch):
+    config = classify.parse(["--dataset", write_npz(tmp_path, "classes", features=True)])
+    config = dataclasses.replace(config, aggregator="lstm")
+    graph = classify.load(config)[1]
+    block = classify.whole(graph, 64, config)
+    assert block.order.shape == (60, np.diff(graph.indptr).max())
+    monkeypatch.setattr(classify, "MESSAGES", block.order.size * 64 - 1)
+    assert classify.whole(graph, 64, config) is None
+
+
+def test_real_values_of_a_real_graph(data_folder: Path, tmp_path: Path):
+    """Monthly visits of Wikipedia pages, by `--labels`; the features know little of them, the links more."""
+    path, target = str(data_folder / "chameleon.npz"), tmp_path / "result.json"
+    options = ("--dataset", path, "--labels", "y_value", *MODEL, "--epochs", "15", "--fanouts", "5,5")
+    process = start([*options, "--json", str(target)], XLA_FLAGS="")  # its programs run for long
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    result = json.loads(target.read_text())
+    assert (result["metric"], result["traces"], result["config"]["labels"]) == ("r2", 1, "y_value")
+    assert result["baselines"]["mean of training"] == pytest.approx(0, abs=0.05)
+    assert result["test_mean"] > 0.25
+
+
+BAD = {
+    "layers": (("--layers", "0"), "--layers: expected a whole number of at least 1, got '0'"),
+    "epochs": (("--epochs", "many"), "--epochs: expected a whole number of at least 1, got 'many'"),
+    "fanouts": (("--fanouts", "5,0"), "--fanouts: expected a whole number of at least 1, got '0'"),
+    "lr": (("--lr", "nan"), "--lr: expected a number of at least 0, got 'nan'"),
+    "dropout": (("--dropout", "1"), "--dropout: expected a number below 1, got 1.0"),
+    "smoothing": (("--smoothing", "1.5"), "--smoothing: expected a number below 1, got 1.5"),
+    "aggregator": (("--aggregator", "median"), "--aggregator: invalid choice: 'median'"),
+    "norm": (("--norm", "instance"), "--norm: invalid choice: 'instance'"),
+    "task": (("--task", "links"), "--task: invalid choice: 'links'"),
+    "runs": (("--runs", "-1"), "--runs: expected a whole number of at least 1, got '-1'"),
+    "json": (("--json", "/no/such/r.json"), "--json: no folder /no/such to write into"),
+    "unknown": (("--depth", "3"), "unrecognized arguments: --depth 3"),
+    "resume": (("--resume",), "--resume needs the --out folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_option_is_one_clear_line(case: str, capsys):
+    options, message = BAD[case]
+    with pytest.raises(SystemExit) as stop:
+        classify.run(list(options))
+    usage, error = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert usage == "usage: python -m experiments.classify [--option value ...]"
+    assert message in error
+
+
+def test_bad_input_is_one_clear_line(tmp_path: Path, capsys):
+    path = write_npz(tmp_path, "classes", features=False)
+    half, file = tmp_path / "half.npz", tmp_path / "file"
+    half.write_bytes(Path(path).read_bytes()[:1000])
+    file.touch()
+    cases = {
+        ("--dataset", str(half)): "half.npz: not a complete .npz file",
+        ("--dataset", str(file)): "file: not a complete .npz file",
+        ("--dataset", path, *TINY, "--epochs", "1", "--out", str(file)): "Not a directory",
+        (
+            "--dataset",
+            "nowhere.npz",
+        ): "--dataset nowhere.npz: expected digits, communities, an .npz file or a",
+        ("--dataset", path, "--task", "regression"): "--task regression needs other labels",
+        ("--dataset", path, "--labels", "z"): "'z'",
+        ("--dataset", str(tmp_path)): "meta.json",
+    }
+    for options, message in cases.items():
+        assert classify.run(list(options)) == 2
+        output = capsys.readouterr()
+        assert message in output.err
+        assert len(output.err.splitlines()) == 1
+        assert output.out == ""
+
+
+def test_the_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        classify.run(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for name in classify.Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_fanouts_follow_the_layers():
+    assert classify.parse(["--fanouts", "25,10", "--layers", "3"]).fanouts == (25, 10, 10)
+    assert classify.parse(["--fanouts", "25,10", "--layers", "1"]).fanouts == (25,)
+
+
+def start(arguments: list[str], **more: str) -> subprocess.Popen:
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **more}
+    command = [sys.executable, "-m", "experiments.classify", *arguments]
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """SIGKILL once the checkpoint of `step` is there."""
+    deadline = time.monotonic() + 120
+    while (checkpoint.latest_step(folder) or 0) < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def final_state(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint by its path: parameters, moments, random key, the best so far."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(folder / str(checkpoint.latest_step(folder)))
+    return {name: np.asarray(array) for name, array in found.items()}
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path: Path):
+    epochs = 20
+    path = write_npz(tmp_path, "classes", features=False)
+    options = [
+        "--dataset",
+        path,
+        *TINY,
+        *BATCHES,
+        "--dropout",
+        "0.5",
+        "--epochs",
+        str(epochs),
+        "--save-every",
+        "1",
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    checkpoints = [folder / "graphsage-0" / "checkpoints" for folder in (whole, killed)]
+    first = start([*options, "--out", str(killed)])
+    processes = [start([*options, "--out", str(whole)])]
+    kill_after(first, checkpoints[1], step=2)
+    assert 2 <= (checkpoint.latest_step(checkpoints[1]) or 0) < epochs
+    processes.append(start([*options, "--out", str(killed), "--resume"]))
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    rows = read_lines(whole / "graphsage-0")
+    assert len(rows) == epochs
+    assert read_lines(killed / "graphsage-0") == rows
+    one, other = map(final_state, checkpoints)
+    assert one.keys() == other.keys()
+    assert sum("params" in name for name in one) >= 4
+    for name in one:
+        assert_array_equal(one[name], other[name], strict=True, err_msg=name)

@@ -1,0 +1,249 @@
+"""Recommendation, run as its users run it on a small graph, and its parts against plain NumPy."""
+
+import json
+from math import log2
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_experiments import KEYS
+
+from experiments import recommend, taste
+from experiments.recommend_baselines import Factors, popularity, singular, svd_factors
+from experiments.recommend_data import LEAST, as_graph, choose_relation, hold, load, split_items
+from experiments.recommend_fit import rate
+from experiments.recommend_learners import SHARE, draw_items
+from experiments.taste import Interactions
+from jsage.data import verify_split
+from jsage.graph import bipartite_graph, edges, sort_rows
+from jsage.sampling import full_block
+
+TINY = ("--fanouts", "4,4", "--width", "16", "--batch-size", "64", "--epochs", "12", "--lr", "0.03")
+
+
+def small(num_users: int = 40, num_items: int = 30, size: int = 8, seed: int = 0) -> Interactions:
+    """Users with `size` items each, but for the last two, who have two."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(num_items)[: size if user < num_users - 2 else 2] for user in range(num_users)]
+    users = np.repeat(np.arange(num_users), [len(row) for row in rows])
+    return Interactions(users, np.concatenate(rows), num_users, num_items)
+
+
+def matrix(pairs: np.ndarray, data: Interactions) -> np.ndarray:
+    dense = np.zeros((data.num_users, data.num_items))
+    dense[pairs[:, 0], pairs[:, 1] - data.num_users] = 1
+    return dense
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory) -> str:
+    """Two kinds of triples: type 1 joins users to users, type 0 those of three groups to their items."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(90), 8)
+    items = 90 + users % 3 + 3 * np.concatenate([rng.permutation(16)[:8] for _ in range(90)])
+    friends = rng.integers(0, 90, (2, 900))
+    path = tmp_path_factory.mktemp("typed") / "graph.npz"
+    np.savez(
+        path,
+        edge_index=np.concatenate([friends, np.stack([users, items]), np.stack([users, items])], axis=1),
+        edge_type=np.repeat([1, 0], [900, 2 * len(users)]).astype(np.int16),
+        meta=np.array(json.dumps({"nodes": 138})),
+    )
+    return str(path)
+
+
+def run(*arguments: str, out) -> dict:
+    assert recommend.run([*arguments, "--json", str(out / "result.json")]) == 0
+    return json.loads((out / "result.json").read_text())
+
+
+def test_tastes_are_found(typed, tmp_path, capsys):
+    options = ("--dataset", typed, *TINY, "--runs", "2", "--save-every", "5")
+    result = run(*options, "--out", str(tmp_path / "out"), out=tmp_path)
+    assert result.keys() == KEYS | {"scores"}
+    assert (result["metric"], result["runs"], result["traces"]) == ("ndcg@10", 2, 1)
+    assert result["config"].keys() == recommend.Config.__dataclass_fields__.keys()
+    names = {"popularity", "SVD", "matrix factorisation"}
+    assert set(result["baselines"]) == names
+    assert set(result["scores"]) == {"GraphSAGE", *names}
+    assert all(row.keys() == {"recall@10", "ndcg@10", "mrr"} for row in result["scores"].values())
+    for metric, value in result["scores"]["GraphSAGE"].items():
+        assert value > result["scores"]["popularity"][metric] + 0.1
+    table = capsys.readouterr().out
+    assert all(name in table for name in ("recall@10", "ndcg@10", "48 items", *names))
+    for name in ("graphsage-0", "matrix-1"):
+        assert (tmp_path / "out" / name / "tsne.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / "out" / "graphsage-0" / "metrics.jsonl").read_text().splitlines()
+    kept = [max(json.loads(line)["val_ndcg@10"] for line in lines)]
+    lines = (tmp_path / "out" / "graphsage-1" / "metrics.jsonl").read_text().splitlines()
+    kept.append(max(json.loads(line)["val_ndcg@10"] for line in lines))
+    assert result["val_mean"] == pytest.approx(np.mean(kept))
+
+
+def test_a_run_goes_on_where_it_stopped(typed, tmp_path):
+    options = ("--dataset", typed, *TINY, "--save-every", "1")
+    whole = run(*options, out=tmp_path)
+    begun = ("--out", str(tmp_path / "out"))
+    run(*options, *begun, "--epochs", "5", out=tmp_path)
+    resumed = run(*options, *begun, "--resume", out=tmp_path)
+    assert resumed["epochs"] == whole["epochs"]
+    assert resumed["scores"] == whole["scores"]
+    assert recommend.run([*options, *begun]) == 2  # not without --resume
+
+
+def test_bad_input_is_one_line(typed, tmp_path, capsys):
+    both = tmp_path / "both.npz"
+    np.savez(both, edge_index=[[0, 1], [1, 0]], meta=json.dumps({"nodes": 2}))
+    few = tmp_path / "few.npz"
+    np.savez(few, edge_index=[[0, 1], [2, 3]], meta=json.dumps({"nodes": 4}))
+    for arguments, word in (
+        (("--dataset", "missing.npz"), "missing.npz"),
+        (("--relation", "3"), "taste has none"),
+        (("--dataset", typed, "--relation", "9"), "0 .. 1"),
+        (("--dataset", typed, "--relation", "starring"), "starring"),
+        (("--dataset", str(both)), "--relation"),
+        (("--dataset", str(few)), f"{LEAST} items"),
+    ):
+        assert recommend.run(list(arguments)) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert word in error
+    for arguments in (("--width", "0"), ("--fanouts", "4,x"), ("--lr", "-1"), ("--resume",)):
+        with pytest.raises(SystemExit) as stop:
+            recommend.run(list(arguments))
+        assert stop.value.code == 2
+
+
+def test_taste_has_distinct_pairs_and_a_seed():
+    data = taste.taste(60, 80, 900, seed=3)
+    again, other = taste.taste(60, 80, 900, seed=3), taste.taste(60, 80, 900, seed=4)
+    np.testing.assert_array_equal(data.items, again.items)
+    assert not np.array_equal(data.items[:50], other.items[:50])
+    assert (data.num_users, data.num_items) == (60, 80)
+    assert len(set(zip(data.users.tolist(), data.items.tolist(), strict=True))) == len(data.users)
+    size = np.bincount(data.users, minlength=60)
+    assert size.min() >= 5
+    assert abs(size.sum() - 900) < 60
+    assert size.max() > 2 * np.median(size)  # some take many
+
+
+def test_taste_draws_in_proportion_to_popularity_times_affinity():
+    chance = taste.chances(np.random.default_rng(1), 4000, 30)
+    np.testing.assert_allclose(chance.sum(1), 1, rtol=1e-9)
+    # log (chance - 0.1 p) = log p + 5 cos + a number of the user: with p by Zipf's law, cos is in -1 .. 1.
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(12, 8))
+    rows = [centres[rng.integers(0, 12, n)] + 0.5 * rng.normal(size=(n, 8)) for n in (4000, 30)]
+    users, items = (part / np.linalg.norm(part, axis=1)[:, None] for part in rows)
+    zipf = rng.permutation(1 / np.arange(1, 31))
+    popular = zipf / zipf.sum()
+    odds = np.log(chance - 0.1 * popular) - np.log(popular) - 5 * users @ items.T
+    np.testing.assert_allclose(odds, np.broadcast_to(odds[:, :1], odds.shape), atol=1e-6)
+    # First draws follow the chances: the sum over users of the counts less what is expected, by chi-square.
+    data = taste.taste(4000, 30, 20_000, seed=1)
+    first = data.items[np.flatnonzero(np.diff(data.users, prepend=-1))]
+    count, expected = np.bincount(first, minlength=30), chance.sum(0)
+    assert (
+        (count - expected) ** 2 / expected
+    ).sum() < 59.7  # 0.999 quantile at 30 degrees, and variance less
+
+
+def test_a_split_takes_shares_of_each_user_and_leaks_nothing():
+    data = small()
+    split = split_items(data, seed=0)
+    whole = np.stack([data.users, data.num_users + data.items], 1)
+    verify_split(split, as_graph(whole, data))
+    held = [np.bincount(part[:, 0], minlength=40) for part in (split.train, split.val, split.test)]
+    assert [counts[:38].tolist() for counts in held] == [[5] * 38, [1] * 38, [2] * 38]
+    assert [counts[38:].tolist() for counts in held] == [[2, 2], [0, 0], [0, 0]]  # too few: all of them train
+    together = np.concatenate([split.train, split.val, split.test])
+    assert set(map(tuple, together.tolist())) == set(map(tuple, whole.tolist()))
+    assert not np.array_equal(split.test, split_items(data, seed=1).test)
+
+
+def test_the_relation_is_the_largest_with_users_and_items_apart(typed):
+    data = load(typed, None)
+    assert (data.num_users, data.num_items, len(data.users)) == (
+        90,
+        48,
+        720,
+    )  # triples that repeat count once
+    friends = load(typed, "1")
+    assert max(friends.num_users, friends.num_items) <= 90
+    heads, tails = np.array([0, 1, 2, 0, 1, 5]), np.array([1, 2, 0, 8, 9, 6])
+    assert choose_relation(heads, tails, np.array([4, 4, 4, 7, 7, 2]), None) == 7
+
+
+def test_popularity_counts_users():
+    factors = popularity(bipartite_graph([0, 0, 1, 2], [1, 2, 1, 1], 3, 4), 3)
+    np.testing.assert_array_equal(factors.users @ factors.items.T, [[0, 3, 1, 0]] * 3)
+
+
+def test_svd_is_that_of_numpy():
+    data = small()
+    graph = as_graph(np.stack([data.users, data.num_users + data.items], 1), data)
+    dense = matrix(np.stack([data.users, data.num_users + data.items], 1), data)
+    left, values, right = np.linalg.svd(dense, full_matrices=False)
+    block = full_block(graph._replace(edge_data={"weight": jnp.ones(graph.num_edges)}))
+    found = singular(jax.random.key(1), block, 40, 30)
+    np.testing.assert_allclose(found[1], values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose((found[0] * found[1][None]) @ found[2].T, dense, atol=1e-4)
+    all_factors = svd_factors(graph, 40, ranks=(3, 500))
+    assert len(all_factors) == 6  # a rank above the matrix's is the matrix's
+    factors = all_factors["plain, rank 3"]
+    expected = (left[:, :3] * values[:3]) @ right[:3]
+    np.testing.assert_allclose(factors.users @ factors.items.T, expected, atol=2e-2)
+    sizes = np.outer(dense.sum(1) ** 0.5, np.maximum(dense.sum(0), 1) ** 0.5)
+    full = all_factors["normalised, rank 30"]
+    np.testing.assert_allclose(full.users @ full.items.T, dense / sizes, atol=1e-4)
+    back = all_factors["normalised and back, rank 30"]
+    np.testing.assert_allclose(back.users @ back.items.T, dense / dense.sum(1)[:, None] ** 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
+def test_metrics_are_those_of_sorted_lists(ties: bool):
+    data = small()
+    split = split_items(data, seed=0)
+    rng = np.random.default_rng(5)
+    users, items = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=(30, 4)).astype(np.float32)
+    if ties:
+        items = items[np.arange(30) // 3]  # three items of one score
+    known = np.concatenate([split.train, split.val])
+    found = rate(Factors(jnp.asarray(users), jnp.asarray(items)), hold(split.test, as_graph(known, data), 40))
+    scores = users.astype(np.float64) @ items.T.astype(np.float64)
+    seen, wanted = matrix(known, data) > 0, matrix(split.test, data) > 0
+    recall, ndcg, reciprocal = [], [], []
+    for user in np.flatnonzero(wanted.any(1)):
+        runs = [one_order(scores[user], seen[user], wanted[user], rng) for _ in range(4000 if ties else 1)]
+        recall.append(np.mean([sum(rank <= 10 for rank in ranks) / len(ranks) for ranks in runs]))
+        best = sum(1 / log2(1 + rank) for rank in range(1, 1 + wanted[user].sum()))
+        gains = [sum(1 / log2(1 + rank) for rank in ranks if rank <= 10) / best for ranks in runs]
+        ndcg.append(np.mean(gains))
+        reciprocal += list(1 / np.mean([sorted_by_item for sorted_by_item in runs], axis=0))
+    tolerance = 4e-3 if ties else 1e-5
+    assert found["recall@10"] == pytest.approx(np.mean(recall), abs=tolerance)
+    assert found["ndcg@10"] == pytest.approx(np.mean(ndcg), abs=tolerance)
+    assert found["mrr"] == pytest.approx(np.mean(reciprocal), abs=tolerance)
+
+
+def one_order(scores: np.ndarray, seen: np.ndarray, wanted: np.ndarray, rng) -> list[int]:
+    """The places, from 1, of the items wanted, in one order of those not seen; the tied in any order."""
+    items = rng.permutation(np.flatnonzero(~seen))
+    order = items[np.argsort(-scores[items].round(9), kind="stable")].tolist()
+    return [1 + order.index(item) for item in np.flatnonzero(wanted)]
+
+
+def test_positives_are_drawn_evenly_and_a_quarter_at_most():
+    graph = sort_rows(bipartite_graph([0] * 8 + [1], [*range(8), 3], 3, 9))
+    users, mask = jnp.array([0, 1, 2, 0]), jnp.array([True, True, True, False])
+    many = jax.vmap(draw_items, (0, None, None, None, None))
+    items, live = many(jax.random.split(jax.random.key(0), 4000), graph, users, mask, 4)
+    assert live.sum(2)[0].tolist() == [8 // SHARE, 1, 0, 0]
+    assert np.all(np.asarray(live) == np.asarray(live)[:1])
+    joined = set(zip(*(ends.tolist() for ends in edges(graph)), strict=True))
+    pairs = np.stack(np.broadcast_arrays(items, users[None, :, None]), -1)[np.asarray(live)]
+    assert set(map(tuple, pairs.tolist())) <= joined
+    count = np.bincount(np.asarray(items)[:, 0, :2].ravel() - 3, minlength=9)
+    assert count[8] == 0
+    assert ((count[:8] - 1000) ** 2 / 1000).sum() < 24.3  # 0.999 quantile of chi-square at 7 degrees

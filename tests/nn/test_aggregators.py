@@ -1,0 +1,178 @@
+"""Pool and LSTM alone: against NumPy, their widths, and the random order that an LSTM reads in."""
+
+from functools import cache, partial
+from itertools import permutations
+from math import factorial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from helpers import AWKWARD, LAYOUTS, NUM_NODES, WIDTH, features, graph, hop
+from scipy.stats import chisquare
+
+from jsage import aggregate
+from jsage.blocks import Tree
+from jsage.nn import LSTM, Pool
+from jsage.nn.aggregators import FEW, _permuted, shuffled
+from jsage.sampling import full_block
+
+quick = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+"""For programs that run once: compiled quickly rather than well."""
+
+MODULES = {"max pool": Pool(3), "mean pool": Pool(3, reduce=aggregate.mean), "lstm": LSTM(3)}
+
+
+def pooled(name: str, params, table, block) -> np.ndarray:
+    """One destination at a time."""
+    lists = reference.slots(block.dst, block.src, block.mask, block.edge_data.get("weight"))
+    rows = [reference.aggregate(name, params, table, *reads) for reads in zip(*lists, strict=True)]
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_values_and_gradients_on_every_layout(name):
+    module, table, cotangent = MODULES[name], features(1), features(2, width=3)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), table, hop("random"))["params"]
+    params = reference.filled(shapes)
+
+    @quick
+    def run(params, table, block):
+        def loss(at, lay):
+            out = module.apply({"params": at["params"]}, *lay(block, at["table"]))
+            return (out * cotangent).sum(), out
+
+        grad = jax.grad(loss, has_aux=True)
+        return {layout: grad({"params": params, "table": table}, lay) for layout, lay in LAYOUTS.items()}
+
+    for of in AWKWARD:
+        block, at = hop(of, weighted=True), {"params": params, "table": table}
+        expected = pooled(name, *reference.float64(at).values(), block)
+        results = run(params, table, block)
+        for layout, (_, out) in results.items():
+            np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5, err_msg=f"{of}, {layout}")
+        first = results["indexed"][0]
+        for grads, _ in results.values():
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), grads, first)
+        algorithm_1 = lambda at: pooled(name, *at.values(), block)  # noqa: B023, E731
+        reference.check_gradients(algorithm_1, cotangent, at, first)
+
+
+@pytest.mark.parametrize("module", [Pool(), LSTM()])
+def test_the_width_is_the_inputs_unless_it_is_said(module):
+    for features_, width in ((None, WIDTH), (7, 7)):
+        sized = module.clone(features=features_)
+        out, _ = jax.eval_shape(sized.init_with_output, jax.random.key(0), features(0), hop("random"))
+        assert out.shape == (NUM_NODES, width)
+
+
+def test_pool_applies_its_activation_and_reduction():
+    pool, h = Pool(act=jnp.tanh, reduce=aggregate.sum), jnp.asarray(features(0, 3, 2))
+    params = {"params": {"dense": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}}
+    out = pool.apply(params, h, Tree(jnp.array([[True, True]])))
+    np.testing.assert_allclose(out[0], np.tanh(h[1]) + np.tanh(h[2]), rtol=1e-6)
+
+
+def test_an_edge_list_without_an_order_says_how_to_get_one():
+    with pytest.raises(TypeError, match=r"full_block\(graph, slots=True\)"):
+        LSTM().init(jax.random.key(0), jnp.asarray(features(0)), full_block(graph("random")))
+
+
+NEIGHBOURS = 3
+LIVE = np.array([[True] * NEIGHBOURS, [False] * NEIGHBOURS, [True, True, False]])
+ROWS = features(4, LIVE.shape[0] + LIVE.size, 2)
+
+
+@quick
+def lstm(params, rows, mask, rngs):
+    return LSTM(4).apply(params, rows, Tree(mask), rngs=rngs)
+
+
+@cache
+def parameters():
+    return reference.filled(jax.eval_shape(LSTM(4).init, jax.random.key(0), ROWS, Tree(jnp.asarray(LIVE))))
+
+
+def read(mask: np.ndarray, rows: np.ndarray, **rngs) -> np.ndarray:
+    """An LSTM of fixed parameters on a tree block."""
+    return np.asarray(lstm(parameters(), rows, mask, rngs))
+
+
+def test_without_the_order_stream_slots_are_read_in_their_order():
+    first = read(LIVE, ROWS)
+    np.testing.assert_array_equal(first, read(LIVE, ROWS))
+    np.testing.assert_array_equal(first, read(LIVE, ROWS, dropout=jax.random.key(0)))
+    assert not first[1].any()
+
+
+def test_with_the_order_stream_neighbours_are_read_in_every_order():
+    num_dst, fanout = LIVE.shape
+    slots = ROWS[num_dst:].reshape(num_dst, fanout, -1)
+    turns = list(permutations(range(NEIGHBOURS)))
+    turned = [np.concatenate([ROWS[:num_dst], slots[:, turn].reshape(-1, 2)]) for turn in turns]
+    possible = np.stack([read(LIVE, rows)[0] for rows in turned])
+    many = np.tile(LIVE[:1], (300, 1))
+    rows = np.concatenate([np.zeros((300, 2), np.float32), np.tile(slots[0], (300, 1))])
+    out = read(many, rows, order=jax.random.key(3))
+    distance = np.abs(out[:, None] - possible[None]).max(-1)
+    assert (distance.min(1) < 1e-6).all()
+    assert set(distance.argmin(1)) == set(range(len(turns)))
+    assert (out != read(many, rows, order=jax.random.key(4))).any()
+    np.testing.assert_array_equal(out, read(many, rows, order=jax.random.key(3)))
+
+
+def test_padding_between_and_whatever_it_holds_changes_no_bit():
+    num_dst, wide = LIVE.shape[0], 2 * NEIGHBOURS
+    mask, rows = np.zeros((num_dst, wide), bool), np.zeros((num_dst, wide, 2), np.float32)
+    mask[:, 1::2], rows[:, 1::2] = LIVE, ROWS[num_dst:].reshape(num_dst, NEIGHBOURS, 2)
+    clean, poisoned = (
+        np.concatenate([ROWS[:num_dst], np.where(mask[..., None], rows, padding).reshape(-1, 2)])
+        for padding in (np.float32(0), np.float32(np.nan))
+    )
+    np.testing.assert_array_equal(read(mask, poisoned), read(LIVE, ROWS))
+    order = {"order": jax.random.key(0)}
+    np.testing.assert_array_equal(read(mask, poisoned, **order), read(mask, clean, **order))
+
+
+def test_bfloat16_rows_are_read_with_float32_parameters():
+    exact = read(LIVE, ROWS)
+    coarse = read(LIVE, ROWS.astype(jnp.bfloat16))
+    assert coarse.dtype == jnp.float32
+    np.testing.assert_allclose(coarse, exact, atol=0.03)
+
+
+@pytest.mark.parametrize("live", [(0, 1, 2, 3), (1, 2, 4)], ids=["all live", "padding between"])
+def test_every_order_of_the_live_slots_is_equally_likely(live):
+    rows, k = 50_000, 5
+    mask = np.isin(np.arange(k), live)
+    order = np.asarray(shuffled(jax.random.bits(jax.random.key(5), (rows, k)), jnp.tile(mask, (rows, 1))))
+    np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(k), (rows, 1)))
+    assert np.isin(order[:, : len(live)], live).all()
+    code = order[:, : len(live)] @ k ** np.arange(len(live))
+    counts = np.unique(code, return_counts=True)[1]
+    assert len(counts) == factorial(len(live))
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_live_slots_come_first_even_for_the_largest_bits_and_for_ties():
+    mask = jnp.array([[False, True, False, True]])
+    for bits in (0, 1, 2**31, 2**32 - 1):
+        np.testing.assert_array_equal(shuffled(jnp.full((1, 4), bits, jnp.uint32), mask), [[1, 3, 0, 2]])
+
+
+@pytest.mark.parametrize("k", [1, 5, FEW, FEW + 1])
+def test_by_pairs_and_by_sorting_the_order_is_the_same(k):
+    rng = np.random.default_rng(k)
+    bits, mask = rng.integers(0, 50, (20, k), np.uint32), rng.random((20, k)) < 0.7  # many ties
+    order = np.asarray(quick(shuffled)(bits, mask))
+    keys = np.where(mask, bits.astype(np.int64) >> 1, 2**31)
+    np.testing.assert_array_equal(order, np.argsort(keys, axis=1, kind="stable"))
+    rows, cotangent = (rng.normal(size=(20, k, 2)).astype(np.float32) for _ in range(2))
+    out, pull = jax.vjp(lambda rows: _permuted(rows, jnp.asarray(order)), jnp.asarray(rows))
+    np.testing.assert_array_equal(out, np.take_along_axis(rows, order[..., None], 1))
+    expected = np.zeros_like(rows)
+    np.put_along_axis(expected, np.broadcast_to(order[..., None], rows.shape), cotangent, 1)
+    np.testing.assert_array_equal(pull(jnp.asarray(cotangent))[0], expected)

@@ -1,0 +1,175 @@
+"""The laws of the draws, over 100 000 of them: legal, distinct, uniform, independent, pure."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import DRAWS
+from scipy import stats
+
+from jsage.sampling import with_replacement, without_replacement
+
+ROWS, K = 100_000, 3
+HUBS = [2**24 + 3, 3 * 2**23, 2**30, 2**31 - 1]
+
+compiled = {name: jax.jit(draw, static_argnums=2) for name, draw in DRAWS.items()}
+
+
+def draw(name: str, n, k: int = K, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`ROWS` rows of `n` entries each (or of `n[i]`)."""
+    n = jnp.asarray(np.broadcast_to(np.asarray(n, np.int32), ROWS))
+    offset, mask = compiled[name](jax.random.key(seed), n, k)
+    return np.asarray(offset), np.asarray(mask)
+
+
+def is_uniform(values: np.ndarray, cells: int) -> bool:
+    return stats.chisquare(np.bincount(values, minlength=cells)).pvalue > 1e-3
+
+
+def is_even(inclusions: np.ndarray, k: int) -> bool:
+    """Whether each of `n` entries is in `k / n` of the subsets: counts that are correlated."""
+    n, p = len(inclusions), k / len(inclusions)
+    draws = inclusions.sum() / k
+    chi2 = ((inclusions - draws * p) ** 2).sum() / (draws * p * (1 - p)) * (n - 1) / n
+    return stats.chi2.sf(chi2, n - 1) > 1e-3
+
+
+def subset_numbers(offset: np.ndarray, n: int) -> np.ndarray:
+    """A number for each row's subset of `0 .. n-1`."""
+    code = np.sort(offset, 1) @ n ** np.arange(offset.shape[1])
+    return np.unique(code, return_inverse=True)[1]
+
+
+@pytest.fixture(scope="module")
+def degrees() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 9, ROWS)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_offsets_are_legal_and_live_slots_first(name: str, degrees: np.ndarray):
+    offset, mask = draw(name, degrees)
+    assert offset.shape == mask.shape == (ROWS, K)
+    assert offset.dtype == np.int32
+    assert (offset >= 0).all()
+    assert (offset < np.maximum(degrees, 1)[:, None]).all()
+    assert (offset[~mask] == 0).all()
+    assert (mask[:, 1:] <= mask[:, :-1]).all()
+    live = {"without_replacement": np.minimum(degrees, K), "with_replacement": np.where(degrees > 0, K, 0)}
+    np.testing.assert_array_equal(mask.sum(1), live[name])
+
+
+def test_without_replacement_never_repeats(degrees: np.ndarray):
+    offset, mask = draw("without_replacement", degrees)
+    distinct = np.where(mask, offset, -1 - np.arange(K))  # padded slots apart from everything
+    assert (np.diff(np.sort(distinct, 1), axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, K - 1, K])
+def test_a_short_row_is_drawn_whole_and_in_order(n: int):
+    offset, mask = draw("without_replacement", n)
+    assert (offset[:, :n] == np.arange(n)).all()
+    assert (mask == (np.arange(K) < n)).all()
+
+
+@pytest.mark.parametrize("n", [K + 1, K + 2, 7, 9])
+def test_every_subset_is_equally_likely(n: int):
+    offset, mask = draw("without_replacement", n)
+    assert mask.all()
+    assert is_uniform(subset_numbers(offset, n), math.comb(n, K))
+
+
+@pytest.mark.parametrize("n", [K + 1, 7, 50, 1000])
+def test_every_entry_is_drawn_equally_often(n: int):
+    offset, _ = draw("without_replacement", n, seed=1)
+    assert is_even(np.bincount(offset.ravel(), minlength=n), K)
+
+
+def test_subsets_are_uniform_over_keys():
+    keys = jax.random.split(jax.random.key(5), ROWS)
+    n = jnp.array([6], jnp.int32)
+    offset, _ = jax.jit(jax.vmap(lambda key: without_replacement(key, n, K)))(keys)
+    assert is_uniform(subset_numbers(np.asarray(offset[:, 0]), 6), math.comb(6, K))
+
+
+@pytest.mark.parametrize("apart", [1, ROWS // 2])
+def test_rows_are_independent(apart: int):
+    subset = subset_numbers(draw("without_replacement", 5, seed=2)[0], 5)
+    first = np.arange(ROWS).reshape(-1, 2 * apart)[:, :apart].ravel()
+    assert is_uniform(subset[first] * 10 + subset[first + apart], 100)
+
+
+def test_with_replacement_is_uniform_and_independent():
+    offset, mask = draw("with_replacement", 6)
+    assert mask.all()
+    assert is_uniform(offset @ np.array([1, 6, 36]), 216)  # all slots of a row together
+    pair = offset[0::2, 0] * 6 + offset[1::2, 0]
+    assert is_uniform(pair, 36)
+
+
+@pytest.mark.parametrize("n", HUBS)
+@pytest.mark.parametrize("name", DRAWS)
+def test_hubs_beyond_what_floats_can_count(name: str, n: int):
+    offset, mask = draw(name, n)
+    offset = offset.astype(np.int64)
+    assert mask.all()
+    assert (offset >= 0).all()
+    assert (offset < n).all()
+    for column in offset.T:
+        assert is_uniform(column * 64 // n, 64)  # everywhere in the row ...
+        assert is_uniform(column % 64, 64)  # ... and down to the last bit
+    if name == "without_replacement":
+        assert (np.diff(np.sort(offset, 1), axis=1) > 0).all()
+
+
+def test_the_last_entries_of_a_hub_are_reached():
+    """Floyd's slot `i` takes entry `n - k + i` itself where it collides: right to the last of them."""
+    n = np.where(np.arange(ROWS) % 2, K + 1, 2**30)
+    offset, _ = draw("without_replacement", n)
+    assert set(offset[1::2].ravel()) == set(range(K + 1))
+    assert offset[0::2].max() > 2**30 * 0.9999
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_vmap_and_scan_equal_a_loop(name: str, impl: str):
+    keys = jax.random.split(jax.random.key(3, impl=impl), 4)
+    n = jnp.array([0, 2, 3, 10, 2**30], jnp.int32)
+    loop = [compiled[name](key, n, K) for key in keys]
+    loop = jax.tree.map(lambda *rows: jnp.stack(rows), *loop)
+
+    def draw(key):
+        return DRAWS[name](key, n, K)
+
+    @jax.jit
+    def together(keys):
+        return jax.vmap(draw)(keys), jax.lax.scan(lambda carry, key: (carry, draw(key)), None, keys)[1]
+
+    mapped, scanned = together(keys)
+    for got in (mapped, scanned):
+        for a, b in zip(got, loop, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(loop[0][0], loop[0][1])  # other keys draw others
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_jit_changes_nothing(name: str):
+    n = jnp.array([0, 2, 3, 10, 2**30], jnp.int32)
+    eager, jitted = DRAWS[name](jax.random.key(0), n, K), compiled[name](jax.random.key(0), n, K)
+    for a, b in zip(eager, jitted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_no_implicit_promotion(name: str, strict_dtypes):
+    offset, mask = jax.eval_shape(lambda key: DRAWS[name](key, jnp.array([0, 5]), 2), jax.random.key(0))
+    assert offset.dtype == jnp.int32
+    assert mask.dtype == jnp.bool_
+
+
+@pytest.mark.parametrize("k", [0, -1])
+@pytest.mark.parametrize("draw", [without_replacement, with_replacement])
+def test_a_fanout_must_be_positive(draw, k: int):
+    with pytest.raises(ValueError, match=f"positive number of neighbours, got {k}: leave the hop out"):
+        draw(jax.random.key(0), jnp.array([1, 2], jnp.int32), k)

@@ -1,0 +1,113 @@
+"""Whole neighbourhoods of some nodes, whatever the degrees: the rows, the sums, the room they take."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import AWKWARD, NUM_NODES, features, graph
+
+from jsage.graph import from_edges
+from jsage.graph.adjacency import degrees
+from jsage.nn import GraphSAGE, Pool, SAGEConv
+from jsage.sampling import Room, fit_rooms, full_block, whole_blocks
+from jsage.sampling.exact import PIECE, NeedsRoom, Pieces, distinct, edges_into
+
+SEEDS = jnp.array([5, 0, 5, 7], jnp.int32)
+
+
+@jax.jit
+def answers(block, table):
+    return block.own(table), block.sum(table), block.max(table), block.degrees()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", AWKWARD)
+def test_pieces_reduce_every_edge(name: str, weighted: bool):
+    cut, table = graph(name, weighted=weighted), features(0)
+    src, dst, _ = AWKWARD[name]
+    weight = features(7, len(src), 1)[:, 0] if weighted else np.ones(len(src))
+    own, total, top, count = answers(Pieces(cut, SEEDS, degrees(cut, SEEDS)), jnp.asarray(table))
+    np.testing.assert_array_equal(own, table[SEEDS])
+    for row, node in enumerate(np.asarray(SEEDS)):
+        rows = table[src[dst == node]].astype(np.float64) * weight[dst == node][:, None]
+        assert count[row] == len(rows)
+        np.testing.assert_allclose(total[row], rows.sum(0), atol=1e-5)
+        np.testing.assert_allclose(top[row], rows.max(0) if len(rows) else 0 * table[0], atol=1e-6)
+
+
+def test_a_hub_of_many_pieces_takes_no_more_memory():
+    count = 20 * PIECE + 3
+
+    def total(indices, table, degree):
+        hub = from_edges([], [], 2)._replace(indices=indices, indptr=jnp.array([0, degree, degree]))
+        return Pieces(hub, jnp.zeros(1, jnp.int32), jnp.array([degree])).sum(table)
+
+    indices = np.random.default_rng(0).integers(0, 100, count).astype(np.int32)
+    table = np.random.default_rng(1).integers(-3, 4, (100, 4)).astype(np.float32)
+    compiled = jax.jit(total)
+    np.testing.assert_array_equal(compiled(indices, table, count)[0], table[indices].sum(0))
+    np.testing.assert_array_equal(compiled(indices, table, 2)[0], table[indices[:2]].sum(0))
+    assert compiled._cache_size() == 1
+    sizes = [
+        jax.jit(total).lower(jax.ShapeDtypeStruct((n,), jnp.int32), table, 1).compile().memory_analysis()
+        for n in (10**4, 10**8)
+    ]
+    assert sizes[1].temp_size_in_bytes <= sizes[0].temp_size_in_bytes + 1024
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_edges_come_in_order(start: int):
+    cut = graph("random")
+    edges = edges_into(cut, SEEDS, degrees(cut, SEEDS), 64, start)
+    indptr, indices = np.asarray(cut.indptr), np.asarray(cut.indices)
+    rows = [(row, src) for row, v in enumerate(SEEDS) for src in indices[indptr[v] : indptr[v + 1]]][start:]
+    live = np.asarray(edges.live)
+    assert live.sum() == len(rows)
+    assert list(zip(np.asarray(edges.row)[live], np.asarray(edges.src)[live], strict=True)) == rows
+    assert (np.asarray(edges.row)[~live] == len(SEEDS)).all()
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_model_gives_what_it_gives_on_the_whole_graph(num_layers: int, pool: bool):
+    cut, table = graph("random", weighted=True), jnp.asarray(features(0))
+    conv = partial(SAGEConv, aggregate=Pool(4)) if pool else SAGEConv
+    model = GraphSAGE(hidden=4, out=3, num_layers=num_layers, conv=conv)
+    full = (full_block(cut),) * num_layers
+    params = model.init(jax.random.key(0), table, full)
+    rooms, last = fit_rooms(cut, SEEDS, num_layers)
+    blocks, taken = whole_blocks(cut, SEEDS, rooms, last=last)
+    for room, (edges, nodes) in zip(rooms, taken.tolist(), strict=False):
+        assert edges <= room.edges
+        assert nodes <= room.nodes
+    assert taken[-1, 0] <= last
+    out = jax.jit(model.apply)(params, table, blocks)
+    np.testing.assert_allclose(out, model.apply(params, table, full)[SEEDS], rtol=1e-5, atol=1e-5)
+
+
+def test_too_little_room_shows_in_what_is_taken():
+    _, taken = whole_blocks(graph("one hub"), jnp.zeros(1, jnp.int32), [Room(edges=2, nodes=2)])
+    assert taken[0, 0] == NUM_NODES - 1 > 2
+
+
+def test_rows_of_all_edges_need_room_where_the_table_is_large():
+    cut = from_edges([0], [1], 1000)
+    block = Pieces(cut, SEEDS, degrees(cut, SEEDS))
+    with pytest.raises(NeedsRoom, match="give the last hop room"):
+        block.sources(jnp.zeros((1000, 2)))
+    with pytest.raises(TypeError, match="pass fanouts no smaller than any degree"):
+        block.slots(jnp.zeros((1000, 2)))
+
+
+def test_distinct_ids_and_their_places():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        ids, live = rng.integers(0, 12, 20).astype(np.int32), rng.random(20) < 0.7
+        nodes, position, count = distinct(jnp.asarray(ids), jnp.asarray(live), 20)
+        expected = np.unique(ids[live])
+        assert count == len(expected)
+        np.testing.assert_array_equal(nodes[: len(expected)], expected)
+        np.testing.assert_array_equal(np.asarray(nodes)[np.asarray(position)[live]], ids[live])
+    assert distinct(jnp.zeros(3, jnp.int32), jnp.zeros(3, bool), 2)[2] == 0

@@ -1,0 +1,251 @@
+"""Round trips, refusals, full disks, and a real run that is killed and resumed."""
+
+import errno
+import logging
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jsage
+from jsage.train import init_state, init_stopping
+from jsage.train.checkpoint import latest_step, restore, save, steps
+
+IMPLEMENTATIONS = ["threefry2x32", "philox4x32"]
+
+
+def state_of(seed=0, width=4, impl="threefry2x32", optimizer=None):
+    """A state beside its early stopping, with values that depend on the seed."""
+    key = jax.random.key(seed, impl=impl)
+    params = {"layer": {"w": jax.random.normal(key, (3, width)), "b": jnp.full(width, seed + 0.5)}}
+    state = init_state(key, params, optimizer or optax.adam(1e-3), {"mean": jnp.full(2, seed + 0.25)})
+    return state._replace(step=jnp.int32(seed)), init_stopping(state)
+
+
+def assert_identical(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_state_comes_back_bit_for_bit(tmp_path, impl):
+    saved = state_of(7, impl=impl)
+    assert save(tmp_path / "new" / "run", 7, saved) == tmp_path / "new" / "run" / "7"
+    back = restore(tmp_path / "new" / "run", state_of(0, impl=impl))
+    assert_identical(back, saved)
+    draws = [jax.random.bits(jax.random.fold_in(tree[0].key, 3), (5,)).tolist() for tree in (back, saved)]
+    assert draws[0] == draws[1]
+
+
+def test_every_kind_of_leaf(tmp_path):
+    tree = {
+        "bfloat16": jnp.arange(3, dtype=jnp.bfloat16),
+        "int8, odd/name.": jnp.array([-128, 127], jnp.int8),
+        "bool": jnp.array([[True], [False]]),
+        "nan": jnp.array([jnp.nan, -jnp.inf, -0.0]),
+        "numpy": np.array([1 / 3, 1e300]),
+        "scalar": np.float64(0.1),
+        "empty": jnp.zeros((0, 4)),
+        "nothing": None,
+        "keys": jax.random.split(jax.random.key(1, impl="philox4x32"), (2, 3)),
+        "tuple": (jnp.int32(1), [jnp.uint32(2**32 - 1)]),
+    }
+    save(tmp_path, 0, tree)
+    zeros = jax.tree.map(lambda leaf: leaf if leaf.dtype == tree["keys"].dtype else leaf * 0, tree)
+    back = restore(tmp_path, zeros | {"bool": jnp.zeros((2, 1), bool)})
+    assert_identical(back, tree)
+    assert isinstance(back["numpy"], np.ndarray)
+
+
+def test_placement_follows_the_tree_asked_for(tmp_path):
+    """Sharded comes back sharded; what jax was free to move stays so."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put(jnp.arange(16.0), NamedSharding(mesh, PartitionSpec("x")))
+    save(tmp_path, 1, {"sharded": sharded, "free": jnp.ones(3), "key": jax.random.key(0)})
+    back = restore(tmp_path, {"sharded": sharded * 0, "free": jnp.zeros(3), "key": jax.random.key(9)})
+    assert back["sharded"].sharding == sharded.sharding
+    assert back["sharded"].tolist() == list(range(16))
+    assert not back["free"].committed
+    total = jax.jit(lambda tree: tree["free"].sum() + tree["sharded"].sum() + jax.random.uniform(tree["key"]))
+    assert 123 <= total(back) < 124
+
+
+def test_the_newest_are_kept_and_any_can_be_asked_for(tmp_path):
+    assert steps(tmp_path) == []
+    assert latest_step(tmp_path) is None
+    for step in (2, 9, 10):
+        save(tmp_path, step, {"w": jnp.float32(step)}, keep=2)
+    assert steps(tmp_path) == [9, 10]
+    assert sorted(os.listdir(tmp_path)) == ["10", "9"]
+    assert restore(tmp_path, {"w": jnp.float32(0)})["w"] == 10
+    assert restore(tmp_path, {"w": jnp.float32(0)}, step=9)["w"] == 9
+
+
+OTHERS = [
+    (state_of(width=5), r"at 0/params/layer/b it holds float32\[4\], expected float32\[5\]"),
+    (state_of(optimizer=optax.sgd(0.1)), "at 0/opt_state/0/count it holds int32.., expected nothing"),
+    (state_of(impl="philox4x32"), "at 0/key it holds key<fry>.., expected key<phx4>.."),
+    (state_of()[:1], "at 1/value it holds float32.., expected nothing"),
+    ({"params": jnp.zeros(3)}, r"at params it holds nothing, expected float32\[3\]"),
+]
+
+
+@pytest.mark.parametrize(("like", "message"), OTHERS)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, like, message):
+    save(tmp_path, 3, state_of())
+    with pytest.raises(ValueError, match=f"3 is of another model: {message}; use the options of the run"):
+        restore(tmp_path, like)
+
+
+def test_another_dtype_is_refused(tmp_path):
+    save(tmp_path, 0, {"w": jnp.zeros(2)})
+    with pytest.raises(ValueError, match=r"at w it holds float32\[2\], expected bfloat16\[2\]"):
+        restore(tmp_path, {"w": jnp.zeros(2, jnp.bfloat16)})
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a checkpoint in .*, found steps \[\]"):
+        restore(tmp_path, {"w": jnp.zeros(2)})
+    save(tmp_path, 5, {"w": jnp.zeros(2)})
+    with pytest.raises(FileNotFoundError, match=r"expected step 4 in .*, found steps \[5\]"):
+        restore(tmp_path, {"w": jnp.zeros(2)}, step=4)
+    with pytest.raises(ValueError, match=r"cannot save step 5: .* already holds step 5"):
+        save(tmp_path, 5, {"w": jnp.zeros(2)})
+    with pytest.raises(ValueError, match="got step -1 and keep 2"):
+        save(tmp_path, -1, {"w": jnp.zeros(2)})
+    with pytest.raises(ValueError, match="got step 6 and keep 0"):
+        save(tmp_path, 6, {"w": jnp.zeros(2)}, keep=0)
+    with pytest.raises(TypeError, match="expected an array or a number at name, got a str"):
+        save(tmp_path, 6, {"w": jnp.zeros(2), "name": "adam"})
+    with pytest.raises(ValueError, match="there is nothing to save"):
+        save(tmp_path, 6, {"w": jnp.zeros(0), "x": None})
+    with pytest.raises(ValueError, match="got 2 leaves with 1 paths"):
+        save(tmp_path, 6, {"a": {"b": jnp.zeros(2)}, "a/b": jnp.ones(2)})
+    assert steps(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("victim", ["_METADATA", "manifest.ocdbt", "d/*", "ocdbt.process_0/d/*"])
+def test_a_damaged_checkpoint_says_so(tmp_path, victim):
+    noise = jax.random.normal(jax.random.key(0), (10_000,))
+    save(tmp_path, 1, {"w": noise})
+    path = save(tmp_path, 2, {"w": noise})
+    for file in path.glob(victim):
+        file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(ValueError, match=r"2 is damaged, .* delete that folder to go back to step 1"):
+        restore(tmp_path, {"w": noise})
+
+
+def leave_nothing_but(folder, step, value):
+    assert os.listdir(folder) == [str(step)]
+    assert restore(folder, {"w": jnp.zeros(300_000)})["w"][0] == value
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 64 kB: a full disk, for this process only."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_the_system_refuses_leaves_the_previous_checkpoint(tmp_path, small_files, caplog):
+    save(tmp_path, 1, {"w": jnp.full(300_000, 1.5)})
+    small_files()
+    noise = {"w": jax.random.normal(jax.random.key(0), (300_000,))}
+    message = r"could not write checkpoint 2 \(1.2 MB\) to .*; step 1 is intact. Free some space .*too large"
+    with pytest.raises(OSError, match=message):
+        save(tmp_path, 2, noise)
+    assert caplog.text == "", "the exception says it all"
+    leave_nothing_but(tmp_path, 1, 1.5)
+
+
+@pytest.mark.parametrize("moment", ["async_save", "finalize"])
+def test_a_full_disk_at_any_moment_leaves_the_previous_checkpoint(tmp_path, monkeypatch, moment):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(tmp_path, 1, {"w": jnp.full(300_000, 1.5)})
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.StandardCheckpointHandler, moment, full)
+        with pytest.raises(OSError, match=r"could not write checkpoint 2 .* step 1 is intact.*No space left"):
+            save(tmp_path, 2, {"w": jnp.full(300_000, 2.5)})
+        with pytest.raises(OSError, match=r"could not write checkpoint 2 .* there is no earlier one"):
+            save(tmp_path / "first", 2, {"w": jnp.full(300_000, 2.5)})
+    os.rmdir(tmp_path / "first")
+    leave_nothing_but(tmp_path, 1, 1.5)
+    save(tmp_path, 2, {"w": jnp.full(300_000, 2.5)}, keep=1)
+    leave_nothing_but(tmp_path, 2, 2.5)
+
+
+def test_what_a_killed_process_left_is_never_read_and_swept(tmp_path):
+    save(tmp_path, 1, {"w": jnp.ones(3)})
+    begun = tmp_path / "2.orbax-checkpoint-tmp"
+    (begun / "d").mkdir(parents=True)
+    (begun / "_METADATA").write_text("{")
+    assert latest_step(tmp_path) == 1
+    assert restore(tmp_path, {"w": jnp.zeros(3)})["w"].tolist() == [1, 1, 1]
+    save(tmp_path, 2, {"w": jnp.ones(3)})
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_logging_is_left_as_it_was(tmp_path, caplog):
+    level = logging.getLogger("absl").level
+    with caplog.at_level(logging.DEBUG):
+        save(tmp_path, 1, {"w": jnp.ones(3)})
+        restore(tmp_path, {"w": jnp.zeros(3)})
+    assert [record for record in caplog.records if record.name == "absl"] == []
+    assert logging.getLogger("absl").level == level
+
+
+@pytest.fixture
+def start():
+    """Start `kill_me.py` with these arguments; whatever still runs at the end is killed."""
+    children = []
+
+    def run(*arguments):
+        script = Path(__file__).with_name("kill_me.py")
+        environment = os.environ | {"PYTHONPATH": str(Path(jsage.__file__).parents[1])}
+        command = [sys.executable, script, *arguments]
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+        return children[-1]
+
+    yield run
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, start):
+    """SIGKILL at a random moment after some epoch; the resumed run ends where the uninterrupted one does."""
+    whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
+    last, delay = random.randint(2, 8), random.uniform(0.0, 0.06)
+    for line in killed.stdout:
+        if line == f"epoch {last}\n":
+            break
+    time.sleep(delay)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    done = latest_step(tmp_path / "killed")
+    assert last <= done < 16
+    resumed = start(tmp_path / "killed", "--resume")
+    got, expected = resumed.stdout.read().splitlines(), whole.stdout.read().splitlines()
+    assert (resumed.wait(), whole.wait()) == (0, 0)
+    assert got[0] == f"epoch {done + 1}", "it went on where it stopped"
+    assert len(expected) == 17
+    assert got == expected[done:], f"killed {delay} s after epoch {last}"
