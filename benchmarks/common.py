@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from benchmarks.process import memory_bytes as memory_bytes
-from benchmarks.process import peak_rss_bytes as peak_rss_bytes
-from benchmarks.process import reset_peak_rss as reset_peak_rss
+from benchmarks.peers.process import memory_bytes as memory_bytes
+from benchmarks.peers.process import peak_rss_bytes as peak_rss_bytes
+from benchmarks.peers.process import reset_peak_rss as reset_peak_rss
 from experiments.output import write_json
 from jsage._internal.arrays import take
 

@@ -91,7 +91,7 @@ def frontiers(
 
 
 def neighbors(rng: np.random.Generator, graph: Rows, ids: np.ndarray, fanout: int) -> np.ndarray:
-    """Up to `fanout` distinct edges of each id, every subset as likely: Floyd's algorithm, as `jsage.sampling.draws`'s.
+    """Up to `fanout` distinct edges of each id, every subset as likely: Floyd's algorithm, as the library's.
 
     An id that comes twice draws once: draws are keyed by the node.
     """

@@ -20,7 +20,7 @@ from statistics import median
 import jax
 
 from benchmarks.common import integers, parser, run
-from benchmarks.process import ROOT
+from benchmarks.peers.process import ROOT
 from benchmarks.step import make_step, num_classes, place
 from jsage import data
 from jsage.sampling import epoch

@@ -4,7 +4,7 @@
 
 Degree classes, segment operations, SciPy's CSR product (on one thread, as SciPy has it; the backward is the
 product with the transpose) and, run by PYTHON with torch and torch_geometric, the forms of
-`benchmarks/peer_full.py`. All take turns, round after round, on the features in float32, which are the
+`benchmarks/peers/pyg_full.py`. All take turns, round after round, on the features in float32, which are the
 cotangent too. A ratio compares a layout with the degree classes of the same round.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.common import memory_bytes, parser, peak_rss_bytes, reset_peak_rss, run, summary
-from benchmarks.process import Worker
+from benchmarks.peers.process import Worker
 from jsage import aggregate, data
 from jsage.blocks import Block, degree_classes
 from jsage.graph import Graph
@@ -71,7 +71,7 @@ def main(options: argparse.Namespace) -> list[dict]:
 
 def peer(options: argparse.Namespace) -> Worker:
     folder, environment = [str(options.graph.resolve())], os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    return Worker(options.peer_python, "benchmarks.peer_full", folder, environment)
+    return Worker(options.peer_python, "benchmarks.peers.pyg_full", folder, environment)
 
 
 def measure(calls: dict[Form, Call], rounds: int) -> tuple[dict[Form, list[dict]], dict[Form, str]]:

@@ -24,7 +24,7 @@ import optax
 from jaxtyping import Array
 
 from benchmarks.common import alternate, integers, parser, run, summary
-from benchmarks.process import ROOT, status_bytes
+from benchmarks.peers.process import ROOT, status_bytes
 from benchmarks.step import Tables, num_classes
 from jsage import data
 from jsage.data import Dataset

@@ -5,7 +5,7 @@
 PYTHON is an interpreter with torch and torch_geometric; without it our side runs alone. Each side has a
 process of its own, and only one works at a time; the same parameters go to all, and the rows that they give
 are compared. Our run into a file is also killed (SIGKILL) half-way through the last layer and resumed by
-another process: the file must have the same bits. `benchmarks/peer_pyg_infer.py` says what PyG's forms are.
+another process: the file must have the same bits. `benchmarks/peers/pyg_infer.py` says what PyG's forms are.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import parser, run, summary
-from benchmarks.process import Worker
+from benchmarks.peers.process import Worker
 from jsage import data
 
 OURS = ("jsage", "device")
@@ -70,11 +70,11 @@ def parameters(path: Path, width: int, options: argparse.Namespace) -> str:
 def measure(request: dict, options: argparse.Namespace) -> tuple[dict, dict, dict]:
     """All forms in turn, round after round; the first compiles and warms up."""
     folder, environment = [str(options.graph.resolve())], cpu()
-    with Worker(sys.executable, "benchmarks.peer_jsage_infer", folder, environment) as ours:
+    with Worker(sys.executable, "benchmarks.peers.jsage_infer", folder, environment) as ours:
         sides = {"jsage": (ours, ["device", "file"])}
         if options.peer_python is None:
             return rounds(sides, request, options)
-        with Worker(options.peer_python, "benchmarks.peer_pyg_infer", folder, environment) as theirs:
+        with Worker(options.peer_python, "benchmarks.peers.pyg_infer", folder, environment) as theirs:
             return rounds({**sides, "pyg": (theirs, options.peer_forms)}, request, options)
 
 
@@ -126,7 +126,7 @@ def resume(request: dict, options: argparse.Namespace) -> str:
     """The digest of a file whose writer was killed half-way through the last layer."""
     folder, request = [str(options.graph.resolve())], {**request, "form": "file"}
     Path(request["target"]).unlink()
-    with Worker(sys.executable, "benchmarks.peer_jsage_infer", folder, cpu()) as doomed:
+    with Worker(sys.executable, "benchmarks.peers.jsage_infer", folder, cpu()) as doomed:
         try:
             answer = doomed.ask({**request, "kill_at": 0.5})
             raise ValueError(f"the run that was to be killed ended by itself: {answer}")
@@ -134,7 +134,7 @@ def resume(request: dict, options: argparse.Namespace) -> str:
             pass
     if Path(request["target"]).exists():
         raise ValueError("the killed run left a file under the result's name")
-    with Worker(sys.executable, "benchmarks.peer_jsage_infer", folder, cpu()) as second:
+    with Worker(sys.executable, "benchmarks.peers.jsage_infer", folder, cpu()) as second:
         answer = second.ask(request)
     if "error" in answer:
         raise ValueError(f"the killed run could not be resumed: {answer['error']}")

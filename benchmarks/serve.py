@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import integers, parser, run
-from benchmarks.process import ROOT
+from benchmarks.peers.process import ROOT
 from experiments.serve import tables
 from jsage import data
 from jsage.data import Dataset

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import run
-from benchmarks.process import ROOT, peak_rss_bytes
+from benchmarks.peers.process import ROOT, peak_rss_bytes
 from experiments.shard import PLACEMENTS
 from jsage.data import Sorting, edge_files, shard_edges
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import parser, run
-from benchmarks.process import status_bytes
+from benchmarks.peers.process import status_bytes
 from benchmarks.serve import Request, encoded, requests, right, server, write
 from jsage import data
 

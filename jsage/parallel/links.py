@@ -94,8 +94,8 @@ def own_draw(key: PRNGKey, sampler: Sampler, shape: Shape, axis: str = AXIS) -> 
     """The device's share, of this shape, of what `sampler(key, whole shape)` draws on one device.
 
     The first axis is split. All devices draw the whole and keep their own part: for the negatives of a batch,
-    from any sampler of `jsage.sampling.negatives`. `uniform` is two numbers; the table of `by_degree` takes 8 bytes a
-    node on every device. The key is a Threefry key, the same on all devices.
+    from any sampler of `jsage.sampling.negatives`. `uniform` is two numbers; the table of `by_degree` takes 8
+    bytes a node on every device. The key is a Threefry key, the same on all devices.
 
     >>> from jsage.sampling.negatives import uniform
     >>> from jsage.parallel import make_mesh, on_mesh, replicate

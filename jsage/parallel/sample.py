@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
 def sample_neighbors(
     key: PRNGKey, graph: AnyGraph, seeds: Place, fanout: int, capacity: int, axis: str = AXIS
 ) -> tuple[Drawn, Traffic]:
-    """`jsage.sampling.sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
+    """`sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
 
     For use inside `on_mesh`; each device asks for its own seeds.
 

@@ -46,8 +46,8 @@ def restart_visits(
 ) -> Visited:
     """`(nodes, mask)` of all visits of `walks` walks of `length` steps with restart from each start.
 
-    The chain of `jsage.sampling.random_walk`; where the walks began is no visit, coming back there is one. The
-    shares of the visits are the personalised PageRank of the start, to within `1 / (restart * length)` of
+    The chain of `jsage.sampling.random_walk`; where the walks began is no visit, coming back there is one.
+    The shares of the visits are the personalised PageRank of the start, to within `1 / (restart * length)` of
     the walks' beginning and the noise of sampling, which falls as `1 / sqrt(walks * length)`.
 
     >>> import jax, jax.numpy as jnp
@@ -100,7 +100,7 @@ def rank_neighbors(
     """The `top` nodes that walks from each seed visit most, itself left out, with their counts.
 
     `visit` is `restart_visits` (`partial` sets the walks), or another function of its kind, such as
-    `jsage.sampling.positive_pairs`. In a graph of users and items, `keep=lambda nodes: nodes >= num_users` counts
+    `positive_pairs`. In a graph of users and items, `keep=lambda nodes: nodes >= num_users` counts
     items alone. Ranks are those of personalised PageRank with respect to the seed, as far as the visits tell.
 
     >>> import jax, jax.numpy as jnp

@@ -160,7 +160,7 @@ def make_gaps(start: Int[Array, " runs"], lengths: Int[Array, " runs"], num_edge
 
 
 class Without(NamedTuple):
-    """A graph without some runs of its edges, in place; it answers the calls of `jsage.sampling.by_node.Neighbours`.
+    """A graph without some runs of its edges, in place; it answers the calls of `jsage.graph.Neighbours`.
 
     So `sample_blocks_by_node` and `whole_blocks` take it too: a pair's score from draws that never change, or
     from whole neighbourhoods, with its own edge out. Make one with `without_pairs`.

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import common, infer, make_graph, peer_jsage_infer
+from benchmarks import common, infer, make_graph
+from benchmarks.peers import jsage_infer
 from jsage import data
 
 TINY = make_graph.Size(300, 3_000, 8, 4, 2.4, 100, 50)
@@ -53,7 +54,7 @@ def test_our_forms_agree_with_numpy(folder, tmp_path):
     for k in range(2):
         h = np.maximum(h, 0) if k else h
         h = h @ p[f"self_{k}"] + adjacency @ h @ p[f"neigh_{k}"] + p[f"bias_{k}"]
-    side = peer_jsage_infer.Inference(folder)
+    side = jsage_infer.Inference(folder)
     for form in ("device", "file"):
         request = {"form": form, "parameters": path, "target": str(tmp_path / "a.npy"), "check": [0, 299]}
         np.testing.assert_allclose(side(request)["rows"], h[[0, 299]], rtol=1e-4, atol=1e-4)

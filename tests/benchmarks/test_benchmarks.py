@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import common, make_graph, peer_jsage, peers, process, sample, step
+from benchmarks import common, make_graph, sample, step
+from benchmarks.peers import compare, jsage_step, process
 from jsage import data
 
 TINY = make_graph.Size(300, 3_000, 8, 4, 2.4, 100, 50)
@@ -121,7 +122,7 @@ class TestWorkers:
     def answer(self, lines, tmp_path):
         """What `serve` answers to these lines, in a process of its own that also prints."""
         (tmp_path / "chatty.py").write_text(
-            "from benchmarks.process import serve\n"
+            "from benchmarks.peers.process import serve\n"
             "def answer(request):\n"
             "    print('noise')\n"
             "    return {'half': request['number'] // request['by']}\n"
@@ -210,7 +211,7 @@ class TestPeers:
             "jsage": (FakeSide(ours), {**hello, "forms": dict.fromkeys(ours)}),
             "pyg": (FakeSide(theirs), {**hello, "forms": lacking}),
         }
-        found = peers.measure(sides, (3, 2), self.OPTIONS)
+        found = compare.measure(sides, (3, 2), self.OPTIONS)
         return {(row["side"], row["form"]): row for row in found}, sides
 
     def test_ratios_and_what_could_not_be_run(self):
@@ -229,7 +230,7 @@ class TestPeers:
             self.rows({"scan": None}, {}, {})
 
     def test_our_forms_train_alike_and_learn(self, folder):
-        trainer = peer_jsage.Trainer(folder)
+        trainer = jsage_step.Trainer(folder)
         request = {"fanouts": [4, 3], "batch_size": 25, "hidden": 16, "steps": 3}
         scan, calls = (
             [trainer({"form": form, **request})["loss"] for _ in range(rounds)]
@@ -249,7 +250,7 @@ class TestPeers:
         options = ["--fanouts", "4,3", "--allocators", "raised", *sizes]
         target = tmp_path / "peers.json"
         arguments = ["--graph", str(folder), "--json", str(target), "--peer-python", python, *options]
-        assert common.run(peers.options(), peers.main, arguments) == 0
+        assert common.run(compare.options(), compare.main, arguments) == 0
         rows = json.loads(target.read_text())["rows"]
         assert {row["form"] for row in rows} == {
             "scan",

@@ -12,10 +12,10 @@
         shard.json            which shard of which run this is, and the entries of its files
     shard-00001/ ...
 
-A source is a *placed* id, `owner * rows + local` (`jsage.graph.partition`): one int32 says which shard to ask, and
-for which row, by a division by a constant; it takes half the memory of the pair, and with `contiguous` it is
-the node's id. Training on placed ids alone needs no other ids on a device. Where `shards * rows` is above
-2^31, `indices` holds the row in the source's shard and `owners` the shard.
+A source is a *placed* id, `owner * rows + local` (`jsage.graph.partition`): one int32 says which shard to
+ask, and for which row, by a division by a constant; it takes half the memory of the pair, and with
+`contiguous` it is the node's id. Training on placed ids alone needs no other ids on a device. Where
+`shards * rows` is above 2^31, `indices` holds the row in the source's shard and `owners` the shard.
 
 `meta.json` has `format`, `version`, `num_nodes`, `num_edges`, `shards`, `rows`, `placement`; `nodes` and
 `edges`, one number a shard; `features` and `labels`, the `dtype` and the `shape` of one node's, or null;

@@ -16,7 +16,7 @@ class PinSAGEConv(nn.Module):
 
     `W [h_u ; n_u]` is written as two matrices. Without weights `n_u` is the plain mean; where they sum to 0,
     and without neighbours, it is 0. `GraphSAGE(conv=PinSAGEConv)` stacks it: the ReLU that follows changes
-    nothing. Blocks with such weights come from `jsage.sampling.importance`. The dense layers of Algorithm 2 that
+    nothing. Blocks with such weights come from `importance_blocks`. The dense layers of Algorithm 2 that
     follow the last convolution are not part of it.
 
     >>> import jax, jax.numpy as jnp

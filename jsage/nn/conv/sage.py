@@ -35,7 +35,7 @@ class SAGEConv(nn.Module):
     features: int
     """Output width; with `concat` each half has it."""
     aggregate: AggregateFn = aggregates.mean
-    """A function of `jsage.blocks.aggregate`, or a module such as `Pool()`; each layer has a copy of its own."""
+    """A function of `jsage.aggregate`, or a module such as `Pool()`; each layer has a copy of its own."""
     self_term: bool | None = None
     """Whether `W_self h_v` is there; None: unless the aggregator is `gcn`."""
     concat: bool = False

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.common import versions
-from benchmarks.process import peak_rss_bytes, serve
+from benchmarks.peers.process import peak_rss_bytes, serve
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import data
 from jsage.sampling import epoch, measure_capacities

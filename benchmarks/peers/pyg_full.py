@@ -21,8 +21,8 @@ from torch_geometric import EdgeIndex
 from torch_geometric import typing as pyg
 from torch_geometric.nn import SimpleConv
 
-from benchmarks.peer_pyg import versions
-from benchmarks.process import memory_bytes, peak_rss_bytes, reset_peak_rss, serve
+from benchmarks.peers.process import memory_bytes, peak_rss_bytes, reset_peak_rss, serve
+from benchmarks.peers.pyg_step import versions
 
 FORMS = ("edge_index", "edge_index_csr", "sparse_tensor", "torch_sparse")
 

@@ -27,7 +27,7 @@ from torch_geometric.loader import NeighborLoader
 from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import trim_to_layer
 
-from benchmarks.process import peak_rss_bytes, serve
+from benchmarks.peers.process import peak_rss_bytes, serve
 
 PACKAGES = ("torch", "torch_geometric", "pyg_lib", "torch_sparse", "torch_scatter", "numpy")
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from benchmarks.common import versions
-from benchmarks.process import peak_rss_bytes, reset_peak_rss, serve
+from benchmarks.peers.process import peak_rss_bytes, reset_peak_rss, serve
 from jsage import data
 from jsage.infer import Progress, Streaming, embed_all, embed_to_file
 from jsage.nn import GraphSAGE

@@ -24,8 +24,8 @@ from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
 from torch_geometric.nn import SAGEConv
 
-from benchmarks.peer_pyg import versions
-from benchmarks.process import peak_rss_bytes, reset_peak_rss, serve
+from benchmarks.peers.process import peak_rss_bytes, reset_peak_rss, serve
+from benchmarks.peers.pyg_step import versions
 
 
 class Tables:

@@ -4,7 +4,7 @@
 
 PYTHON is an interpreter with torch and torch_geometric, and pyg-lib or torch-sparse. Each side has a process
 of its own, and only one works at a time. A round is a few steps of ours, then as many of every form of
-theirs; a ratio compares the two in one round. `benchmarks/peer_pyg.py` says what the forms are.
+theirs; a ratio compares the two in one round. `benchmarks/peers/pyg_step.py` says what the forms are.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import sys
 from statistics import median
 from typing import Any
 
-from benchmarks.common import integers, parser, run, summary
-from benchmarks.process import Worker
+from benchmarks.common import integers, parser, summary
+from benchmarks.peers.process import Worker
 
 ALLOCATORS: dict[str, dict[str, str]] = {
     "system": {},
@@ -44,8 +44,8 @@ def under(allocator: str, options: argparse.Namespace) -> list[dict]:
     environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} | ALLOCATORS[allocator]
     folder = [str(options.graph.resolve())]
     with (
-        Worker(sys.executable, "benchmarks.peer_jsage", folder, environment) as ours,
-        Worker(options.peer_python, "benchmarks.peer_pyg", folder, environment) as theirs,
+        Worker(sys.executable, "benchmarks.peers.jsage_step", folder, environment) as ours,
+        Worker(options.peer_python, "benchmarks.peers.pyg_step", folder, environment) as theirs,
     ):
         sides = {"jsage": (ours, ours.ask({})), "pyg": (theirs, theirs.ask({}))}
         rows = [row for fanouts in options.fanouts for row in measure(sides, fanouts, options)]
@@ -118,7 +118,3 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=16, help="steps a turn (default: 16)")
     made.add_argument("--rounds", type=int, default=5, help="rounds that are timed (default: 5)")
     return made
-
-
-if __name__ == "__main__":
-    sys.exit(run(options(), main))

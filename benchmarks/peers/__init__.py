@@ -1,0 +1,1 @@
+"""What runs in another interpreter, or beside one: PyG's forms of our programs, and pipes to them."""
