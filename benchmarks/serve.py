@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.common import integers, parser, run
 from benchmarks.peers.process import ROOT
-from experiments.serve import tables
+from experiments.serve.command import tables
 from jsage import data
 from jsage.data import Dataset
 from jsage.nn import GraphSAGE

@@ -4,8 +4,8 @@
 
     meta.json               fanouts, shapes, dtypes, versions, platforms, and the SHA-256 of every other file
     params.npz              the parameters, plain arrays
-    embed-16.stablehlo      one program for each function and batch size, for all platforms at once
-    loader/                 a copy of jsage/artefact, which loads and runs all this with jax and NumPy alone
+    embed-16.exported       one program for each function and batch size, for all platforms at once
+    loader/                 a copy of jsage/artefact: loads and runs all this with jax, NumPy and flatbuffers
 
 The graph and the features are arguments of the programs, with any number of nodes and edges.
 """
@@ -32,7 +32,8 @@ from jsage._internal.files import flush_directory
 from jsage.blocks import Block, as_tree
 from jsage.graph import AnyGraph, Beside, Graph
 from jsage.sampling import sample_blocks_by_node
-from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, arguments, checksum
+from jsage.serving.runtime.checks import dtype_of
+from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
 from jsage.typing import HostArray, PRNGKey
 
 Sampler: TypeAlias = Callable[[PRNGKey, AnyGraph, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
@@ -92,7 +93,7 @@ def save(
     part.mkdir(parents=True)
     try:
         files: dict[str, dict] = {}
-        meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_described(plan)}
+        meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_plan(plan)}
         meta |= {"tables": _tables(graph, features), "params": [], "programs": [], "files": files}
         for name, data in _contents(meta, apply, variables, plan):
             _write(part / name, data)
@@ -113,8 +114,7 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
         jax.tree_util.keystr(path, simple=True, separator="/") or "variables": np.asarray(leaf)
         for path, leaf in leaves
     }
-    shapes = {name: {"shape": _text(array.shape), "dtype": array.dtype.name} for name, array in named.items()}
-    meta["params"] = [{"name": name, **spec} for name, spec in shapes.items()]
+    meta["params"] = [{"name": name, **spec} for name, spec in described(named).items()]
     buffer = io.BytesIO()
     stored = {name: a.view(np.uint16) if a.dtype == jnp.bfloat16 else a for name, a in named.items()}
     np.savez(buffer, allow_pickle=False, **stored)
@@ -126,7 +126,7 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
     made = [("embed", size, _embed(whole, plan)) for size in plan.sizes]
     made += [("embed_new", size, _embed_new(whole, plan)) for size in plan.new_sizes]
     for function, size, run in made:
-        entry = {"function": function, "size": size, "file": f"{function}-{size}.stablehlo"}
+        entry = {"function": function, "size": size, "file": f"{function}-{size}.exported"}
         entry["inputs"] = _inputs(meta["tables"], function, size, plan)
         yield entry["file"], _program(meta, entry, run, plan)
         meta["programs"].append(entry)
@@ -136,18 +136,27 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
 
 
 def _program(meta: dict, entry: dict, run: Callable, plan: Plan) -> bytes:
-    exported = export.export(jax.jit(run), platforms=plan.platforms)(*arguments(meta, entry))
+    exported = export.export(jax.jit(run), platforms=plan.platforms)(*_arguments(meta, entry))
     output, *more = exported.out_avals
     if more or len(output.shape) != 2 or output.shape[0] != entry["size"]:
         shapes = [aval.shape for aval in exported.out_avals]
         raise ValueError(f"apply must give one row a seed, [{entry['size']}, width], got {shapes}")
     meta["output"] = {"width": output.shape[1], "dtype": output.dtype.name}
-    entry |= {
-        "calling_convention": exported.calling_convention_version,
-        "kept": list(exported.module_kept_var_idx),
-        "global_constants": exported.uses_global_constants,
-    }
-    return bytes(exported.mlir_module_serialized)
+    return bytes(exported.serialize())
+
+
+def _arguments(meta: dict, entry: dict) -> tuple[list, dict, dict]:
+    """The shapes and dtypes that a program takes: parameters, tables, inputs."""
+    scope = export.SymbolicScope()
+
+    def shaped(spec: dict) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            export.symbolic_shape(spec["shape"], scope=scope), dtype_of(spec["dtype"])
+        )
+
+    both = meta["tables"], entry["inputs"]
+    tables, inputs = ({name: shaped(spec) for name, spec in specs.items()} for specs in both)
+    return [shaped(spec) for spec in meta["params"]], tables, inputs
 
 
 def _embed(apply: Apply, plan: Plan) -> Callable:
@@ -205,9 +214,9 @@ def _inputs(tables: dict[str, dict], function: str, size: int, plan: Plan) -> di
     return sized | {"num_nodes": {"shape": "", "dtype": "int32"}}
 
 
-def _described(plan: Plan) -> dict:
-    described = {name: value for name, value in plan._asdict().items() if name != "sampler"}
-    return described | {"sampler": getattr(plan.sampler, "__name__", "sampler"), "about": dict(plan.about)}
+def _plan(plan: Plan) -> dict:
+    fields = {name: value for name, value in plan._asdict().items() if name != "sampler"}
+    return fields | {"sampler": getattr(plan.sampler, "__name__", "sampler"), "about": dict(plan.about)}
 
 
 def _check(plan: Plan, features: HostArray) -> None:
@@ -230,10 +239,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "unknown"
     return found
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
 
 
 def _write(path: Path, data: bytes) -> None:

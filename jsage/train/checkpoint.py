@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-_UNFINISHED = ".orbax-checkpoint-tmp"
+_DELETED = "deleted"  # where a whole checkpoint goes by one rename, for no step may be there in half
 
 
 def save(folder: str | os.PathLike[str], step: int, tree: PyTree, *, keep: int = 2) -> Path:
@@ -42,16 +42,15 @@ def save(folder: str | os.PathLike[str], step: int, tree: PyTree, *, keep: int =
     folder, leaves = Path(folder).absolute(), _leaves(tree)
     _check_new(folder, step, keep)
     arrays = {path: _raw(leaf) for path, leaf in leaves.items() if not _is_empty(leaf)}
-    args = ocp.args.StandardSave(arrays, custom_metadata={"leaves": _kinds(leaves)})
+    kinds = {"leaves": _kinds(leaves)}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        with _checkpointer() as checkpointer:
-            checkpointer.save(folder / str(step), args=args)
+        with _manager(folder, keep) as manager:
+            manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=kinds)
     except Exception as error:
-        _sweep(folder)
         raise OSError(_write_failure(folder, step, arrays, error)) from error
-    _sweep(folder, keep)
+    finally:
+        _sweep(folder)
     return folder / str(step)
 
 
@@ -70,13 +69,13 @@ def restore(folder: str | os.PathLike[str], like: PyTree, *, step: int | None = 
     ValueError: checkpoint ... is of another model: at w it holds float32[3,4], expected float32[3,5]; ...
     """
     path, leaves = _find(Path(folder).absolute(), step), _leaves(like)
-    with _checkpointer() as checkpointer:
+    with _manager(path.parent) as manager:
         with _damage_explained(path):
-            found = _found_kinds(checkpointer, path)
+            found = manager.metadata(int(path.name)).custom_metadata["leaves"]
         _check_same_model(path, found, _kinds(leaves))
         targets = {name: _target(_raw(leaf)) for name, leaf in leaves.items() if not _is_empty(leaf)}
         with _damage_explained(path):
-            arrays = checkpointer.restore(path, args=ocp.args.StandardRestore(targets))
+            arrays = manager.restore(int(path.name), args=ocp.args.StandardRestore(targets))
     placed = [_place(arrays[name], leaf) if name in arrays else leaf for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
@@ -87,7 +86,8 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     >>> steps("no/such/folder")
     []
     """
-    return sorted(int(path.name) for path in Path(folder).glob("[0-9]*") if path.name.isdecimal())
+    with _manager(Path(folder)) as manager:
+        return list(manager.all_steps())
 
 
 def latest_step(folder: str | os.PathLike[str]) -> int | None:
@@ -171,11 +171,6 @@ def _find(folder: Path, step: int | None) -> Path:
     return folder / str(present[-1] if step is None else step)
 
 
-def _found_kinds(checkpointer: ocp.Checkpointer, path: Path) -> dict[str, str]:
-    metadata: Any = checkpointer.metadata(path).item_metadata
-    return metadata.custom_metadata["leaves"]
-
-
 def _check_same_model(path: Path, found: dict[str, str], expected: dict[str, str]) -> None:
     for name in [*expected, *found]:
         if found.get(name) != expected.get(name):
@@ -208,24 +203,30 @@ def _write_failure(folder: Path, step: int, arrays: dict[str, Any], error: Excep
     )
 
 
-def _sweep(folder: Path, keep: int | None = None) -> None:
-    """Remove what a killed or failed run left unfinished, and all but the newest `keep`: process 0 does."""
-    if jax.process_index() != 0:
-        return
-    for old in steps(folder)[:-keep] if keep else []:
-        (folder / str(old)).rename(folder / f"{old}{_UNFINISHED}")
-    for path in folder.glob(f"[0-9]*{_UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+def _sweep(folder: Path) -> None:
+    """Remove what a killed or failed run left unfinished, and what is no longer kept: process 0 does."""
+    if jax.process_index() == 0:
+        for path in folder.glob("*/"):
+            if path.name == _DELETED or ocp.utils.is_tmp_checkpoint(path):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def _checkpointer() -> Iterator[ocp.Checkpointer]:
-    """Orbax without its log: it prints whole tracebacks of errors that it also raises."""
+def _manager(folder: Path, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
+    """Orbax without its log: it prints whole tracebacks of errors that it also raises. `keep`: it writes."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+        todelete_subdir=_DELETED,
+        create=keep is not None,
+        read_only=keep is None,
+        enable_async_checkpointing=False,
+        save_root_metadata=False,
+    )
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            yield checkpointer
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            yield manager
     finally:
         logger.setLevel(level)

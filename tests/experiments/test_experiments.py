@@ -447,7 +447,7 @@ def kill_after(process: subprocess.Popen, folder: Path, step: int) -> None:
 def final_state(folder: Path) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint by its path: parameters, moments, random key, the best so far."""
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        found = checkpointer.restore(folder / str(checkpoint.latest_step(folder)))
+        found = checkpointer.restore(folder / str(checkpoint.latest_step(folder)) / "default")
     return {name: np.asarray(array) for name, array in found.items()}
 
 

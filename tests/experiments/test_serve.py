@@ -26,12 +26,13 @@ import reference
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from benchmarks import serve as benchmark  # noqa: E402
 from benchmarks import soak  # noqa: E402
-from experiments import prometheus, serve  # noqa: E402
-from experiments.batcher import Batcher, QueueFullError  # noqa: E402
-from experiments.service import Limits, make_app  # noqa: E402
+from experiments.serve import command  # noqa: E402
+from experiments.serve.batcher import Batcher, QueueFullError  # noqa: E402
+from experiments.serve.service import Limits, make_app  # noqa: E402
 from jsage import data  # noqa: E402
 from jsage.data import Dataset  # noqa: E402
 from jsage.graph import from_edges  # noqa: E402
@@ -160,8 +161,8 @@ class TestAnswers:
         after = server.metrics()
         assert after["jsage_compilations_total"] == before["jsage_compilations_total"]
         total = sum(map(len, requests))
-        assert after["jsage_batch_rows_sum"] - before.get("jsage_batch_rows_sum", 0) == total
-        batches = after["jsage_batch_rows_count"] - before.get("jsage_batch_rows_count", 0)
+        assert after["jsage_batch_rows_sum"] - before["jsage_batch_rows_sum"] == total
+        batches = after["jsage_batch_rows_count"] - before["jsage_batch_rows_count"]
         assert batches < len(requests) + total / 8
 
     def test_predictions_are_the_softmax(self, served, server):
@@ -208,7 +209,7 @@ class TestAnswers:
         found = samples(answer.text)
         count = found['jsage_requests_total{path="/embed",status="200"}']
         assert count >= 1
-        assert found['jsage_request_seconds_bucket{path="/embed",le="+Inf"}'] >= count
+        assert found['jsage_request_seconds_bucket{le="+Inf",path="/embed"}'] >= count
         assert found["jsage_queue_rows"] == 0
         assert found["jsage_nodes"] == NUM_NODES
 
@@ -425,6 +426,42 @@ class TestLimits:
         assert [answer.status_code for answer in answers] == [500, 500]
         assert answers[0].json() == {"error": "the service failed: its log says why"}
 
+    def test_every_series_by_name_and_labels(self):
+        """Dashboards and alarms are written on these. No service counts what another one answered."""
+
+        async def work():
+            async with self.client(Limits(wait=0.5)) as client, self.client(Limits()) as other:
+                await asyncio.gather(*(client.post("/embed", json={"nodes": [1, i]}) for i in range(2)))
+                await client.post('/a"b', json={})
+                return [(await one.get("/metrics")).text for one in (client, other)]
+
+        text, untouched = self.run(work)
+        found = samples(text)
+        bounds = ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5"]
+        bounds += ["1.0", "2.0", "5.0", "10.0", "+Inf"]
+        expected = {
+            "jsage_batch_rows_count": 1,
+            "jsage_batch_rows_sum": 4,
+            'jsage_batch_rows_bucket{le="2.0"}': 0,
+            'jsage_batch_rows_bucket{le="4.0"}': 1,
+            'jsage_batch_rows_bucket{le="+Inf"}': 1,
+            "jsage_queue_rows": 0,
+            "jsage_nodes": 10,
+            'jsage_requests_total{path="/embed",status="200"}': 2,
+            'jsage_requests_total{path="other",status="404"}': 1,
+        }
+        timed = {"jsage_batch_seconds_sum", "jsage_batch_seconds_count", "jsage_compilations_total"}
+        timed |= {f'jsage_batch_seconds_bucket{{le="{le}"}}' for le in bounds}
+        for path in ("/embed", "other"):
+            timed |= {f'jsage_request_seconds_{end}{{path="{path}"}}' for end in ("sum", "count")}
+            timed |= {f'jsage_request_seconds_bucket{{le="{le}",path="{path}"}}' for le in bounds}
+        assert found.keys() == expected.keys() | timed
+        assert {name: found[name] for name in expected} == expected
+        assert found['jsage_request_seconds_bucket{le="+Inf",path="/embed"}'] == 2
+        assert found["jsage_batch_seconds_count"] == 1
+        assert samples(untouched)["jsage_batch_rows_count"] == 0
+        assert "jsage_requests_total{" not in untouched
+
     def test_a_model_without_classes_predicts_none(self):
         async def work():
             async with self.client(Limits()) as client:
@@ -504,25 +541,10 @@ class TestBatcher:
         assert self.batches(work, limit=3)[0] == [[0, 1, 2]]
 
 
-def test_a_histogram_counts_up_to_and_with_its_bounds():
-    histogram = prometheus.Histogram("h", "What.", (1.0, 2.5), ("path",))
-    for value in (0.5, 1.0, 2.0, 9.0):
-        histogram.observe(value, 'a"b')
-    assert prometheus.page([histogram]).splitlines() == [
-        "# HELP h What.",
-        "# TYPE h histogram",
-        'h_bucket{path="a\\"b",le="1"} 2',
-        'h_bucket{path="a\\"b",le="2.5"} 3',
-        'h_bucket{path="a\\"b",le="+Inf"} 4',
-        'h_sum{path="a\\"b"} 12.5',
-        'h_count{path="a\\"b"} 4',
-    ]
-
-
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    assert serve.run(["--artefact", str(tmp_path)]) == 2
+    assert command.run(["--artefact", str(tmp_path)]) == 2
     assert re.search(
         r"FileNotFoundError: .*meta.json is missing: .* is not an artefact", capsys.readouterr().err
     )
-    assert serve.run(["--export", str(tmp_path)]) == 2
+    assert command.run(["--export", str(tmp_path)]) == 2
     assert "exists already: pass --artefact" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Exported artefacts: the same rows in any batch, after any refresh and without flax; damage is refused."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -22,7 +24,7 @@ from jsage.serving.runtime.files import META, checksum
 
 NUM_NODES, WIDTH, NUM_NEW = 20, 5, 3
 WHOLE = export.Plan(fanouts=(24, 24), sizes=(8,), new_sizes=(4,), new_edges=16)
-SAMPLED = export.Plan(fanouts=(2, 3), sizes=(1, 4), new_sizes=(2,), new_edges=8, about={"task": "none"})
+SAMPLED = export.Plan((2, 3), sizes=(1, 4), new_sizes=(2,), new_edges=8, seed=5, about={"task": "none"})
 
 
 def random_graph(seed: int = 0, num_nodes: int = NUM_NODES, num_edges: int = 60):
@@ -131,6 +133,14 @@ class TestEmbed:
         np.testing.assert_array_equal(sampled.embedder.embed(order), rows[order])
         alone = np.concatenate([sampled.embedder.embed([node]) for node in range(NUM_NODES)])
         same(alone, rows)
+
+    def test_another_seed_draws_other_neighbors(self, sampled):
+        """Programs of both kinds are held to `direct`, which draws by the plan's seed."""
+        blocks = sample_blocks_by_node(
+            jax.random.key(0), sampled.graph, jnp.arange(NUM_NODES), sampled.plan.fanouts
+        )
+        other = sampled.model.apply(sampled.variables, jnp.asarray(sampled.features), blocks)
+        assert np.abs(sampled.embedder.embed(np.arange(NUM_NODES)) - other).max() > 0.1
 
     def test_fanouts_below_the_degree_are_sampled(self, sampled):
         expected = sampled.dense(sampled.src, sampled.dst, None, sampled.features)
@@ -276,7 +286,7 @@ ELSEWHERE = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"flax", "optax", "orbax", "jsage", "jaxtyping", "flatbuffers", "rich"}:
+        if name.split(".")[0] in {"flax", "optax", "orbax", "jsage", "jaxtyping", "rich"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 folder, given, result = sys.argv[1:]
@@ -319,7 +329,7 @@ class TestFiles:
     def test_what_there_is(self, sampled):
         programs = ["embed-1", "embed-4", "embed_new-2"]
         loader = [f"loader/{name}.py" for name in ("__init__", "checks", "embedder", "files")]
-        expected = [*(f"{name}.stablehlo" for name in programs), *loader, META, "params.npz"]
+        expected = [*(f"{name}.exported" for name in programs), *loader, META, "params.npz"]
         assert self.names(sampled) == sorted(expected)
         assert {path.name for path in sampled.path.iterdir()} == {name.split("/")[0] for name in expected}
         meta = sampled.artefact.meta
@@ -364,7 +374,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"version": 2}, "has version 2, but this loader reads up to 1: use a newer one"),
+            ({"version": 3}, "has version 3, but this loader reads 2: use a newer one"),
+            ({"version": 1}, "has version 1, but this loader reads 2: export it again"),
             ({"format": "something"}, "is no jsage artefact's, but says 'something'"),
             (
                 {"platforms": ["tpu"]},
@@ -372,24 +383,50 @@ class TestFiles:
             ),
         ],
     )
-    def test_a_newer_or_foreign_artefact_is_refused(self, copy, change, message):
+    def test_an_artefact_of_another_kind_is_refused(self, copy, change, message):
         rewrite(copy, lambda meta: meta.update(change))
         with pytest.raises(ValueError, match=message):
             runtime.load(copy)
 
     def test_a_newer_jax_is_refused(self, copy):
-        rewrite(copy, lambda meta: meta["programs"][0].update(calling_convention=99))
+        replace(copy, lambda program: dataclasses.replace(program, calling_convention_version=99).serialize())
         with pytest.raises(ValueError, match=r"exported with jax .* \(convention 99\), but jax .* reads"):
             runtime.load(copy)
 
-    def test_a_program_that_does_not_compile_names_both_jax(self, sampled, copy):
-        def swap(meta):
-            one, other, *_ = meta["programs"]
-            one["file"], other["file"] = other["file"], one["file"]
+    def test_a_program_that_this_jax_cannot_read_names_both(self, copy):
+        replace(copy, lambda program: bytes(64))
+        with pytest.raises(ValueError, match=r"embed-1.exported was .* with jax .*, which jax .* cannot"):
+            runtime.load(copy)
 
-        rewrite(copy, swap)
-        with pytest.raises(RuntimeError, match=r"embed-\d.stablehlo, exported with jax .* does not compile"):
+    def test_a_program_that_takes_something_else_is_refused(self, copy):
+        other = exported_in(copy / "embed-4.exported")
+        replace(copy, lambda program: other.serialize())
+        with pytest.raises(ValueError, match=r"embed-1.exported is not the program that meta.json describes"):
+            runtime.load(copy)
+
+    def test_a_program_that_does_not_compile_names_both_jax(self, sampled, copy):
+        module = exported_in(copy / "embed-4.exported").mlir_module_serialized
+        replace(copy, lambda program: dataclasses.replace(program, mlir_module_serialized=module).serialize())
+        with pytest.raises(RuntimeError, match=r"embed-1, exported with jax .* does not compile with jax"):
             runtime.load(copy).place(tables(sampled.graph, sampled.features))
+
+    def test_without_flatbuffers_the_error_says_what_to_install(self, copy, monkeypatch):
+        monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
+        monkeypatch.setitem(sys.modules, "flatbuffers", None)
+        with pytest.raises(ImportError, match="read by flatbuffers: pip install flatbuffers"):
+            runtime.load(copy)
+
+
+def exported_in(path: Path) -> jax.export.Exported:
+    return jax.export.deserialize(bytearray(path.read_bytes()))
+
+
+def replace(folder: Path, change) -> None:
+    """Change what the first program's file holds, and make the checksums right."""
+    path = folder / "embed-1.exported"
+    path.write_bytes(data := bytes(change(exported_in(path))))
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    rewrite(folder, lambda meta: meta["files"].update({path.name: entry}))
 
 
 def json_equal(one: bytes, other: bytes | bytearray) -> bool:

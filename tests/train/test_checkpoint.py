@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,7 +141,9 @@ def test_refusals(tmp_path):
     assert steps(tmp_path) == [5]
 
 
-@pytest.mark.parametrize("victim", ["_METADATA", "manifest.ocdbt", "d/*", "ocdbt.process_0/d/*"])
+@pytest.mark.parametrize(
+    "victim", ["*METADATA", "*/_METADATA", "*/manifest.ocdbt", "*/d/*", "*/ocdbt.process_0/d/*"]
+)
 def test_a_damaged_checkpoint_says_so(tmp_path, victim):
     noise = jax.random.normal(jax.random.key(0), (10_000,))
     save(tmp_path, 1, {"w": noise})
@@ -193,15 +196,38 @@ def test_a_full_disk_at_any_moment_leaves_the_previous_checkpoint(tmp_path, monk
     leave_nothing_but(tmp_path, 2, 2.5)
 
 
-def test_what_a_killed_process_left_is_never_read_and_swept(tmp_path):
+def test_what_a_killed_process_left_is_never_read_and_swept(tmp_path, monkeypatch):
+    """The folder as it is at the last moment before a checkpoint is whole."""
+    folder, killed = tmp_path / "run", tmp_path / "killed"
+    finalize = ocp.StandardCheckpointHandler.finalize
+
+    def copy(self, directory):
+        shutil.copytree(folder, killed, dirs_exist_ok=True)
+        finalize(self, directory)
+
+    save(folder, 1, {"w": jnp.ones(3)})
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.StandardCheckpointHandler, "finalize", copy)
+        save(folder, 2, {"w": jnp.full(3, 2.0)})
+    assert len(os.listdir(killed)) == 2, "something of step 2 is there"
+    assert steps(killed) == [1]
+    assert restore(killed, {"w": jnp.zeros(3)})["w"].tolist() == [1, 1, 1]
+    save(killed, 3, {"w": jnp.ones(3)})
+    assert sorted(os.listdir(killed)) == ["1", "3"]
+
+
+def test_a_kill_while_old_ones_are_deleted_leaves_no_half_of_any(tmp_path, monkeypatch):
+    def killed(*args, **kwargs):
+        raise SystemExit
+
     save(tmp_path, 1, {"w": jnp.ones(3)})
-    begun = tmp_path / "2.orbax-checkpoint-tmp"
-    (begun / "d").mkdir(parents=True)
-    (begun / "_METADATA").write_text("{")
-    assert latest_step(tmp_path) == 1
-    assert restore(tmp_path, {"w": jnp.zeros(3)})["w"].tolist() == [1, 1, 1]
-    save(tmp_path, 2, {"w": jnp.ones(3)})
-    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(SystemExit):
+            save(tmp_path, 2, {"w": jnp.ones(3)}, keep=1)
+    assert steps(tmp_path) == [2]
+    save(tmp_path, 3, {"w": jnp.ones(3)}, keep=1)
+    assert os.listdir(tmp_path) == ["3"]
 
 
 def test_logging_is_left_as_it_was(tmp_path, caplog):

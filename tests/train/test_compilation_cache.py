@@ -12,6 +12,10 @@ import pytest
 from jsage.train import compilation_cache
 
 ROOT = Path(__file__).parents[2]
+LIMITS = {  # that no program reaches: nothing is kept unless they are lifted
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "1000000000",
+}
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp
@@ -42,7 +46,7 @@ def _settings():
 
 def fresh(*arguments: str, **environment: str) -> tuple[str, int, int, float]:
     """Folder, hits, misses and result in a new process."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **environment}
+    env = {**os.environ, **LIMITS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

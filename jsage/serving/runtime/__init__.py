@@ -1,4 +1,4 @@
-"""Load and run what `jsage.export` wrote. This folder needs jax and NumPy alone, and nothing else of jsage.
+"""Load and run what `jsage.export` wrote. It needs jax, NumPy and flatbuffers, and nothing else of jsage.
 
 Every artefact holds a copy of it, `loader`, for machines where jsage is not installed:
 

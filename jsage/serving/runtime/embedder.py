@@ -38,7 +38,7 @@ class Artefact:
         shapes = tuple(array.shape for _, array in sorted(arrays.items()))
         for name, exported in self._programs.items():
             if (name, shapes) not in self._compiled:
-                self._compiled[name, shapes] = self._compile(exported, arrays)
+                self._compiled[name, shapes] = self._compile(name, exported, arrays)
         arguments = self._params, jax.device_put(arrays)
         run = {
             name: lambda inputs, call=self._compiled[name, shapes]: np.asarray(call(*arguments, inputs))
@@ -46,14 +46,14 @@ class Artefact:
         }
         return Embedder(self.meta, run, num_nodes)
 
-    def _compile(self, exported: export.Exported, arrays: dict) -> Callable:
+    def _compile(self, name: tuple[str, int], exported: export.Exported, arrays: dict) -> Callable:
         *_, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
         inputs = {name: jax.ShapeDtypeStruct(aval.shape, aval.dtype) for name, aval in inputs.items()}
         try:
             return jax.jit(exported.call).lower(self._params, arrays, inputs).compile()
         except Exception as error:
             raise RuntimeError(
-                f"{exported.fun_name}, exported with jax {self.meta['versions']['jax']}, does not "
+                f"{name[0]}-{name[1]}, exported with jax {self.meta['versions']['jax']}, does not "
                 f"compile with jax {jax.__version__}: {error}"
             ) from error
 

@@ -1,10 +1,11 @@
 """The files of an artefact, each held against its checksum."""
 
-import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,16 @@ from jax import export
 from .checks import dtype_of
 from .embedder import Artefact
 
-FORMAT, VERSION = "jsage artefact", 1
+FORMAT, VERSION = "jsage artefact", 2
 META, PARAMS = "meta.json", "params.npz"
-CONSTRAINTS = ("num_nodes >= 1", "num_edges >= 1")
 
 
 def load(path: str | Path) -> "Artefact":
     """Read an artefact and hold every file against its checksum; nothing is compiled yet.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is corrupt or truncated, for an
-    artefact of a newer format or jax, and for one that was not exported for this platform.
+    artefact of another format or a newer jax, and for one that was not exported for this platform.
+    Raises ImportError without flatbuffers, which reads the programs.
 
     >>> import tempfile
     >>> load(tempfile.mkdtemp())
@@ -40,28 +41,22 @@ def load(path: str | Path) -> "Artefact":
             f"with platforms=({here!r},), or set JAX_PLATFORMS"
         )
     programs = {
-        (entry["function"], entry["size"]): _rebuild(meta, entry, files[entry["file"]])
+        (entry["function"], entry["size"]): _program(meta, entry, files[entry["file"]])
         for entry in meta["programs"]
     }
     return Artefact(meta, _params(meta, files[PARAMS]), programs)
 
 
-def arguments(meta: dict, entry: dict) -> tuple[list, dict, dict]:
-    """The shapes and dtypes that a program takes: parameters, tables, inputs.
+def described(arrays: Mapping[Any, Any]) -> dict[Any, dict[str, str]]:
+    """Shapes and dtypes as `meta.json` has them.
 
-    >>> spec = {"shape": "2, num_nodes + 1", "dtype": "int32"}
-    >>> arguments({"params": [], "tables": {}}, {"inputs": {"x": spec}})[2]["x"].shape
-    (2, num_nodes + 1)
+    >>> described({"x": np.zeros((2, 3), np.int32)})
+    {'x': {'shape': '2, 3', 'dtype': 'int32'}}
     """
-    scope = export.SymbolicScope(CONSTRAINTS)
-
-    def described(spec: dict) -> jax.ShapeDtypeStruct:
-        shape = export.symbolic_shape(spec["shape"], scope=scope)
-        return jax.ShapeDtypeStruct(shape, dtype_of(spec["dtype"]))
-
-    both = meta["tables"], entry["inputs"]
-    tables, inputs = ({name: described(spec) for name, spec in specs.items()} for specs in both)
-    return [described(spec) for spec in meta["params"]], tables, inputs
+    return {
+        name: {"shape": ", ".join(map(str, array.shape)), "dtype": array.dtype.name}
+        for name, array in arrays.items()
+    }
 
 
 def checksum(described: dict) -> str:
@@ -73,30 +68,28 @@ def checksum(described: dict) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _rebuild(meta: dict, entry: dict, module: bytes) -> export.Exported:
-    """The exported function of a StableHLO module.
-
-    `Exported.deserialize` needs flatbuffers, which jax does not install. So an empty function of the same
-    signature is exported here, and the module takes the place of its own.
-    """
-    version, newest = entry["calling_convention"], export.maximum_supported_calling_convention_version
+def _program(meta: dict, entry: dict, data: bytes) -> export.Exported:
+    """A program, once it is known that this jax reads it and that it takes what `meta` says."""
+    origin = f"{entry['file']} was exported with jax {meta['versions']['jax']}"
+    remedy = "install that jax, or export it again"
+    try:
+        exported = export.deserialize(bytearray(data))
+    except ImportError as error:
+        raise ImportError("exported programs are read by flatbuffers: pip install flatbuffers") from error
+    except Exception as error:
+        raise ValueError(f"{origin}, which jax {jax.__version__} cannot read: {remedy}") from error
+    version, newest = exported.calling_convention_version, export.maximum_supported_calling_convention_version
     oldest = export.minimum_supported_calling_convention_version
     if not oldest <= version <= newest:
         raise ValueError(
-            f"{entry['file']} was exported with jax {meta['versions']['jax']} (convention {version}), "
-            f"but jax {jax.__version__} reads {oldest} .. {newest}: install that jax, or export it again"
+            f"{origin} (convention {version}), but jax {jax.__version__} reads {oldest} .. {newest}: {remedy}"
         )
-    output = jax.ShapeDtypeStruct((entry["size"], meta["output"]["width"]), dtype_of(meta["output"]["dtype"]))
-    empty = jax.jit(lambda *_: jnp.zeros(output.shape, output.dtype))
-    template = export.export(empty, platforms=meta["platforms"])(*arguments(meta, entry))
-    return dataclasses.replace(
-        template,
-        fun_name=entry["file"],
-        mlir_module_serialized=module,
-        calling_convention_version=version,
-        module_kept_var_idx=tuple(entry["kept"]),
-        uses_global_constants=entry["global_constants"],
-    )
+    params, tables, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
+    taken = [*described(dict(enumerate(params))).values()], described(tables), described(inputs)
+    stored = [{name: spec[name] for name in ("shape", "dtype")} for spec in meta["params"]]
+    if taken != (stored, meta["tables"], entry["inputs"]):
+        raise ValueError(f"{entry['file']} is not the program that {META} describes: export it again")
+    return exported
 
 
 def _params(meta: dict, data: bytes) -> list[jax.Array]:
@@ -119,10 +112,9 @@ def _read_meta(path: Path) -> dict:
         raise ValueError(f"{path} is corrupt or no artefact's: {error!r}: export it again") from error
     if form != FORMAT or not isinstance(version, int):
         raise ValueError(f"{path} is no {FORMAT}'s, but says {form!r}, version {version!r}")
-    if version > VERSION:
-        raise ValueError(
-            f"{path} has version {version}, but this loader reads up to {VERSION}: use a newer one"
-        )
+    if version != VERSION:
+        remedy = "use a newer one" if version > VERSION else "export it again"
+        raise ValueError(f"{path} has version {version}, but this loader reads {VERSION}: {remedy}")
     if checksum(meta) != expected:
         raise ValueError(f"{path} is corrupt: its SHA-256 is not the one it names: export it again")
     return meta

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 
 import jax.monitoring
 import numpy as np
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from experiments.answers import TASKS, Problem, lists, refuse, short
-from experiments.batcher import Batcher, QueueFullError
-from experiments.prometheus import Counter, Gauge, Histogram, page
+from experiments.serve.answers import TASKS, Problem, lists, refuse, short
+from experiments.serve.batcher import Batcher, QueueFullError
 from jsage.serving.runtime import Embedder
 from jsage.serving.runtime.checks import check_nodes
 
@@ -57,14 +58,18 @@ class Service:
         self.batcher = Batcher(
             self._embed, self.sizes[-1], self._pool, wait=limits.wait, limit=limits.waiting
         )
-        self.requests = Counter("jsage_requests_total", "Requests by path and status.", ("path", "status"))
-        self.seconds = Histogram("jsage_request_seconds", "Time to answer.", SECONDS, ("path",))
-        self.rows = Histogram("jsage_batch_rows", "Rows of a batch, padding left out.", self.sizes)
-        self.device = Histogram("jsage_batch_seconds", "Time of a batch on the device.", SECONDS)
-        self.compilations = Counter("jsage_compilations_total", "XLA compilations since the start.")
-        self.compilations.add(0)
-        self._queue = Gauge("jsage_queue_rows", "Rows that wait for a batch.", lambda: self.batcher.waiting)
-        self._nodes = Gauge("jsage_nodes", "Nodes of the graph.", lambda: embedder.num_nodes)
+        prometheus_client.disable_created_metrics()
+        self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("jsage_requests_total", "Requests by path and status.", ["path", "status"])
+        self.seconds = histogram("jsage_request_seconds", "Time to answer.", ["path"], buckets=SECONDS)
+        self.rows = histogram("jsage_batch_rows", "Rows of a batch, padding left out.", buckets=self.sizes)
+        self.device = histogram("jsage_batch_seconds", "Time of a batch on the device.", buckets=SECONDS)
+        self.compilations = counter("jsage_compilations_total", "XLA compilations since the start.")
+        waiting = gauge("jsage_queue_rows", "Rows that wait for a batch.")
+        waiting.set_function(lambda: self.batcher.waiting)
+        gauge("jsage_nodes", "Nodes of the graph.").set(embedder.num_nodes)
 
     async def embed(self, request: Request) -> Response:
         """`{"nodes": [3, 1]}` to `{"embeddings": [[...], [...]]}`."""
@@ -91,10 +96,7 @@ class Service:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text."""
-        found = (self.requests, self.seconds, self.rows, self.device, self.compilations)
-        return PlainTextResponse(
-            page([*found, self._queue, self._nodes]), media_type="text/plain; version=0.0.4"
-        )
+        return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -102,7 +104,7 @@ class Service:
 
         def count(event: str, duration_secs: float, **_: Any) -> None:
             if event == COMPILED:
-                self.compilations.add()
+                self.compilations.inc()
 
         jax.monitoring.register_event_duration_secs_listener(count)
         task = asyncio.create_task(self.batcher.work())
@@ -232,8 +234,8 @@ class Measured:
             status = "500"
             raise
         finally:
-            self._service.requests.add(1, path, status)
-            self._service.seconds.observe(time.perf_counter() - began, path)
+            self._service.requests.labels(path, status).inc()
+            self._service.seconds.labels(path).observe(time.perf_counter() - began)
 
 
 def answer(status: int, reason: str, headers: Any = None) -> Response:

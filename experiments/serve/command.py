@@ -1,40 +1,27 @@
-"""Serve a trained GraphSAGE over HTTP: embeddings and predictions of known nodes and of new ones.
-
-    python -m experiments.serve                                     # trains on the digits (20 s), then serves
-    python -m experiments.serve --dataset cora.npz --export served    # the same, and keeps what it serves
-    python -m experiments.serve --artefact served --port 8080         # no training
-
-    curl -d '{"nodes": [5, 80]}' http://127.0.0.1:8000/predict
-    curl -d '{"nodes": [5, 80]}' http://127.0.0.1:8000/embed
-    curl -d '{"features": [[0.1, ...]], "src": [7, -1], "dst": [-1, 7]}' http://127.0.0.1:8000/embed_new
-
-New node `i` of a request is called -1 - i among the ends of its edges; `/predict` takes new nodes too.
-Features are as the model was trained on: here, rows scaled to length 1. After SIGTERM or Ctrl-C it takes no
-more connections, answers what comes on the open ones and closes them, then ends with status 0. Needs the
-extra `serve` (starlette, uvicorn).
-"""
+"""The command: its options; train and export where asked; compile and serve."""
 
 import argparse
 import asyncio
-import select
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import uvicorn
 
-from experiments.service import Limits, make_app
+from experiments.serve.server import Server
+from experiments.serve.service import Limits, make_app
 from jsage import data
 from jsage.data import Dataset
 from jsage.serving import runtime
+
+DESCRIPTION = (
+    "Serve a trained GraphSAGE over HTTP: embeddings and predictions of known nodes and of new ones."
+)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -113,55 +100,6 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     asyncio.run(server.serve([sock]))
 
 
-class Server(uvicorn.Server):
-    """A server that, told to stop, takes no more connections, and closes each with its next answer.
-
-    A client that keeps its connection may be sending at that moment: were it closed at once, the request
-    would be lost. A connection without a request is closed after `drain` seconds.
-    """
-
-    def __init__(self, config: uvicorn.Config, drain: float) -> None:
-        super().__init__(config)
-        self.servers = []  # a signal may come before any listens
-        self.stopping = False
-        self._told = False
-        self._drain = drain
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal starts the end; the next one hurries it."""
-        if self._told:
-            super().handle_exit(sig, frame)
-            return
-        self._told = True
-        exit = partial(super().handle_exit, sig, frame)
-        asyncio.get_running_loop().call_soon_threadsafe(self._close, exit)
-
-    def _close(self, exit: Callable[[], None], *, quiet: bool = False) -> None:
-        """Stop to listen, once nobody waits to be let in: the system resets who still does.
-
-        Connections that asyncio accepted in this turn of its loop it lets in in the next: hence two turns in
-        which nobody came. Only then are answers told to close, for their clients would come again.
-        """
-        loop = asyncio.get_running_loop()
-        sockets = [one for listening in self.servers for one in listening.sockets]
-        waiting = bool(sockets and select.select(sockets, [], [], 0)[0])
-        if waiting or not quiet:
-            loop.call_soon(partial(self._close, exit, quiet=not waiting))
-            return
-        for listening in self.servers:
-            listening.close()
-        self.stopping = True
-        self._leave(exit, loop.time() + self._drain)
-
-    def _leave(self, exit: Callable[[], None], deadline: float) -> None:
-        """End when no connection is open any more, or at the deadline."""
-        loop = asyncio.get_running_loop()
-        if self.server_state.connections and loop.time() < deadline:
-            loop.call_later(0.02, self._leave, exit, deadline)
-        else:
-            exit()
-
-
 def tables(dataset: Dataset) -> dict[str, Any]:
     """A graph directory as an artefact reads it."""
     graph = dataset.graph
@@ -185,9 +123,7 @@ def names(text: str) -> tuple[str, ...]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.serve", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m experiments.serve", description=DESCRIPTION)
     limits = Limits()
     given = parser.add_argument
     given("--artefact", type=Path, help="serve what --export wrote, without training")
@@ -217,7 +153,3 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run())
