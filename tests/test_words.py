@@ -14,7 +14,6 @@ OLD = (  # (what is searched for, as a regular expression; what to say instead)
     (r"\bBeside\b|\bJoined\b", "GraphOverlay"),
     (r"\b(Sharded)?Without\b[(.\]]|links\.Without\b", "GraphWithoutEdges"),
     (r"\bGaps\b|\bmake_gaps\b", "HiddenRuns, hide_runs"),
-    (r"\bkeyed\.\w", "sampling.by_node"),
     (r"\bwhole_blocks\b", "exact_blocks"),
     (r"\bfit_rooms\b", "measure_hop_sizes"),
     (r"\bRoom\(", "HopSize"),
