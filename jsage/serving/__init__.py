@@ -1,3 +1,3 @@
-"""Trained models as files that run with jax and NumPy alone."""
+"""Trained models as files that run with jax, NumPy and flatbuffers alone."""
 
 from jsage.serving import export as export
