@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.common import run
 from benchmarks.peers.process import ROOT, peak_rss_bytes
 from experiments.shard import PLACEMENTS
-from jsage.data import Sorting, edge_files, shard_edges
+from jsage.data import edge_files, shard_edges
+from jsage.data.shards.from_edges import Sorting
 
 PER_FILE = 10_000_000
 DEGREE = 20

@@ -5,7 +5,7 @@
         --symmetrize --features features.npy --labels labels.npy
 
 FOLDER holds `.npy` or Parquet files of edges (`jsage.data.shards.edge_sources` says how); DIR is what
-`jsage.data.open_shards` reads. Killed, the same command goes on where it was.
+`jsage.data.open_shards` reads. Killed, the same command goes on: sorted edges and finished shards are kept.
 """
 
 import sys
@@ -22,12 +22,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from experiments.options import command, option, read
-from jsage.data import Balanced, Sorting, Tables, edge_files, open_shards, shard_edges
-from jsage.data.shards.external_call import Progress
+from jsage.data import Tables, edge_files, open_shards, shard_edges
+from jsage.data.shards.from_edges import Balanced, Progress, Sorting
 from jsage.graph import contiguous, hashed
 
 PLACEMENTS = {"contiguous": contiguous, "hashed": hashed, "balanced": Balanced}
-STAGES = {"read": "edges read and sorted", "write": "edges written", "tables": "rows of tables written"}
+STAGES = {
+    "read": "edges read",
+    "sort": "edges sorted",
+    "write": "edges written",
+    "tables": "rows of tables written",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Config:
     shards: int = option(8, "how many shards are made")
     placement: str = option("contiguous", "how nodes are placed: by equal ranges, mixed, or by equal costs")
     out: str | None = option(None, "the directory to write; it must not exist")
-    memory: float = option(1e9, "bytes that arrays in work may take")
+    memory: float = option(1e9, "bytes that sorting and arrays in work may take")
     symmetrize: bool = option(False, "add the reverse of every edge")
     features: str | None = option(None, "an .npy file with a row a node; so are labels")
     labels: str | None = option(None, "an .npy file")
@@ -57,8 +62,11 @@ def main(config: Config) -> dict:
     placement = PLACEMENTS[config.placement](config.num_nodes, config.shards)
     with bars() as tell:
         sorting = Sorting(memory_bytes=int(config.memory), progress=tell)
-        source, symmetrize = edges(config.edges), config.symmetrize
-        shard_edges(config.out, source, placement, tables(config), symmetrize=symmetrize, sorting=sorting)
+        try:
+            source, symmetrize = edge_files(config.edges), config.symmetrize
+            shard_edges(config.out, source, placement, tables(config), symmetrize=symmetrize, sorting=sorting)
+        except ImportError as error:  # of an extra: an error of the input
+            raise ValueError(str(error)) from error
     made = open_shards(config.out)
     line = f"{Path(config.out).name}: {made.num_edges:,} edges, at most {max(made.edges):,} a shard"
     Console(stderr=True).print(line, highlight=False)
@@ -69,14 +77,6 @@ def main(config: Config) -> dict:
         "edges": list(made.edges),
         "seconds": time.perf_counter() - began,
     }
-
-
-def edges(folder: str):
-    """The files; where pyarrow is missing, the error is one of the input."""
-    try:
-        return edge_files(folder)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
 
 
 def tables(config: Config) -> Tables:

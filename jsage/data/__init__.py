@@ -16,9 +16,9 @@ from jsage.data.formats.edge_list import read_edge_list as read_edge_list
 from jsage.data.formats.npz import load_npz as load_npz
 from jsage.data.shards.edge_sources import edge_arrays as edge_arrays
 from jsage.data.shards.edge_sources import edge_files as edge_files
-from jsage.data.shards.external_call import Balanced as Balanced
-from jsage.data.shards.external_call import Sorting as Sorting
 from jsage.data.shards.from_dataset import shard_dataset as shard_dataset
+from jsage.data.shards.from_edges import Balanced as Balanced
+from jsage.data.shards.from_edges import Sorting as Sorting
 from jsage.data.shards.from_edges import shard_edges as shard_edges
 from jsage.data.shards.layout import Shard as Shard
 from jsage.data.shards.layout import Shards as Shards

@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 
-from jsage.data import Balanced, Sorting, Tables, edge_arrays, shard_edges
-from jsage.data.shards.external_call import Progress
+from jsage.data import Tables, edge_arrays, shard_edges
+from jsage.data.shards.from_edges import Balanced, Progress, Sorting
 
 NODES = 300
 
@@ -23,11 +23,14 @@ def tables() -> Tables:
 
 
 def main(target: str, slow: bool) -> None:
+    for module, name in (("edge_sources", "_PIECE"), ("edge_sort", "_READ")):
+        setattr(sys.modules[f"jsage.data.shards.{module}"], name, 64)
+
     def progress(done: Progress) -> None:
         print(done.stage, done.done, flush=True)
         time.sleep(0.02 * slow)
 
-    sorting = Sorting(memory_bytes=2**13, seconds=0.0, progress=progress)
+    sorting = Sorting(memory_bytes=2**27, progress=progress)
     shard_edges(target, edge_arrays(arrays()), Balanced(NODES, 3), tables(), sorting=sorting)
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,7 @@ import pytest
 from helpers import AWKWARD
 
 from jsage.data import (
-    Balanced,
     Dataset,
-    Sorting,
     Tables,
     edge_arrays,
     edge_files,
@@ -27,13 +26,12 @@ from jsage.data import (
     shard_dataset,
     shard_edges,
 )
-from jsage.data.shards.edge_merge import merge_rows, sort_keys
-from jsage.data.shards.edge_sort import chunks, open_run, write_run
-from jsage.data.shards.external_call import Progress
+from jsage.data.shards.edge_sort import open_edges
+from jsage.data.shards.from_edges import Balanced, Progress, Sorting
 from jsage.data.shards.writer import ShardWriter
 from jsage.graph import balanced, contiguous, from_edges, hashed
 
-LEAST = Sorting(memory_bytes=2**13, seconds=0.0)  # 64 edges at a time
+LEAST = Sorting(memory_bytes=2**27)
 NODES = 50
 RANDOM = np.random.default_rng(0)
 HEAVY = np.stack([RANDOM.integers(0, NODES, 600), (NODES * RANDOM.random(600) ** 4).astype(int)], 1)
@@ -54,8 +52,10 @@ TABLES = Tables(RANDOM.normal(size=(NODES, 5)).astype(np.float16), np.arange(NOD
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    """No test pulls the plug."""
+def small_pieces(monkeypatch):
+    """64 edges are read at a time; and no test pulls the plug."""
+    monkeypatch.setattr(sys.modules["jsage.data.shards.edge_sources"], "_PIECE", 64)
+    monkeypatch.setattr(sys.modules["jsage.data.shards.edge_sort"], "_READ", 64)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -82,7 +82,7 @@ def test_streamed_is_in_memory_bit_for_bit(tmp_path, name, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["streamed", "whole"]
 
 
-@pytest.mark.parametrize("memory", [2**13, 20_001, 10**9])
+@pytest.mark.parametrize("memory", [2**27, 10**9])
 @pytest.mark.parametrize("chunk", [1, 63, 64, 600])
 def test_neither_memory_nor_chunks_matter(tmp_path, memory, chunk):
     expected = in_memory(tmp_path / "whole", HEAVY, hashed(NODES, 2))
@@ -97,7 +97,7 @@ def test_symmetrized(tmp_path):
     for u, v in HEAVY.tolist():
         both += [(u, v)] if u == v else [(u, v), (v, u)]
     expected = in_memory(tmp_path / "whole", np.array(both), contiguous(NODES, 4))
-    for memory in (2**13, 10**6):
+    for memory in (2**27, 10**9):
         target = tmp_path / f"streamed{memory}"
         sorting = Sorting(memory_bytes=memory)
         shard_edges(target, [HEAVY], contiguous(NODES, 4), TABLES, symmetrize=True, sorting=sorting)
@@ -117,15 +117,15 @@ def test_awkward_graphs(tmp_path, name):
 def test_ids_above_int32(tmp_path, place):
     """One shard of many: the rows of all would fill the disk."""
     num_nodes = 2**33
-    placement, runs = place(num_nodes, 2**15), []
-    owned = placement.globals(5)
+    placement = place(num_nodes, 2**15)
+    first, owned = placement.globals(0)[0], placement.globals(5)
     src, dst = RANDOM.integers(0, num_nodes, 2000), owned[RANDOM.integers(0, 40, 2000)]
-    dst[::3] = num_nodes - 1
-    for number, chunk in enumerate(chunks(edge_arrays([(src, dst)]), 0, 300, num_nodes)):
-        path = tmp_path / f"{number}.npy"
-        runs.append(open_run(path, *write_run(path, chunk[:, 0], *sort_keys(placement, chunk[:, 1]))))
-    with ShardWriter(tmp_path, 5, {}) as writer:
-        list(merge_rows(writer, runs, placement, 10_000))
+    dst[::3], dst[7] = num_nodes - 1, first
+    with pytest.raises(Crash):  # in the first shard
+        shard_edges(tmp_path / "graph", [(src, dst)], placement, sorting=stop_at("write"))
+    file = tmp_path / ".graph.part" / "edges.duckdb"
+    with open_edges(file, 2**27, read_only=True) as edges, ShardWriter(tmp_path, 5) as writer:
+        list(from_edges._write_edges(writer, edges, placement))
         writer.finish({})
     arrays = {path.stem: np.load(path) for path in (tmp_path / "shard-00005").glob("*.npy")}
     ids = placement.nodes(arrays["owners"], arrays["indices"])
@@ -133,6 +133,30 @@ def test_ids_above_int32(tmp_path, place):
     for row in range(50):
         span = slice(arrays["indptr"][row], arrays["indptr"][row + 1])
         np.testing.assert_array_equal(ids[span], src[dst == owned[row]])
+
+
+def test_memory_is_bounded():
+    """What 5 million edges take beside a quarter of a million, in the peak of a process: not their sort."""
+    script = """
+        import resource, tempfile
+        import numpy as np
+        from jsage.data import Sorting, shard_edges
+        from jsage.partition import contiguous
+
+        def arrays(number):
+            random = np.random.default_rng(0)
+            return (random.integers(0, 10**5, (2**18, 2), np.int32) for _ in range(number))
+
+        with tempfile.TemporaryDirectory() as folder:
+            for number in (1, 20):
+                target, sorting = f"{folder}/{number}", Sorting(memory_bytes=2**27)
+                shard_edges(target, arrays(number), contiguous(10**5, 2), sorting=sorting)
+                print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    few, many = map(int, subprocess.check_output(command, text=True, env=environment).split())
+    assert many - few < 2**27
 
 
 class Crash(BaseException):
@@ -204,37 +228,39 @@ def test_killed_in_both_passes(tmp_path):
     script = Path(kill_shards.__file__)
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "JAX_PLATFORMS": "cpu"}
 
-    def run(stage: str | None, number: int = 0) -> list[str]:
+    def run(stage: str | None, number: int = 0) -> dict[str, list[int]]:
         command = [sys.executable, str(script), str(tmp_path / "graph"), "slow" if stage else "quick"]
-        lines = []
+        told: dict[str, list[int]] = {"read": [], "sort": [], "write": [], "tables": []}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                lines.append(line.split()[0])
-                if lines.count(stage) == number > 0:
+                told[line.split()[0]].append(int(line.split()[1]))
+                if stage and len(told[stage]) == number:
                     process.send_signal(signal.SIGKILL)
                     break
             assert process.wait() == (-signal.SIGKILL if stage else 0)
         assert (tmp_path / "graph").exists() == (stage is None)
-        return lines
+        return told
 
-    first, second, last = run("read", 4), run("write", 2), run(None)
-    assert first == ["read"] * 4
-    assert second.count("read") <= 15 - 4
-    assert last.count("read") == 0
-    assert last.count("write") > 2
     arrays, tables = np.concatenate(kill_shards.arrays()), kill_shards.tables()
     placement = balanced(np.bincount(arrays[:, 1], minlength=kill_shards.NODES), 3)
+    edges = np.bincount(placement.owner(arrays[:, 1]), minlength=3)
+    first, second = run("read", 4), run("write", -(-edges[0] // 64) + 2)
+    assert (len(first["read"]), first["sort"]) == (4, [])
+    assert (second["read"][-1], second["sort"]) == (900, [0, 900])
+    last = run(None)
+    assert last["read"] == last["sort"] == []
+    assert last["write"][0] > edges[0], "the first shard is not written again"
     expected = in_memory(tmp_path / "whole", arrays, placement, kill_shards.NODES, tables)
     assert content(tmp_path / "graph") == expected
 
 
-def stop_after(number: int) -> Sorting:
+def stop_at(stage: str, number: int = 1) -> Sorting:
     told = []
 
     def progress(done):
-        told.append(done)
-        if len(told) == number:
+        told.append(done.stage)
+        if told.count(stage) == number:
             raise Crash
 
     return LEAST._replace(progress=progress)
@@ -244,21 +270,21 @@ def stop_after(number: int) -> Sorting:
 def left(tmp_path):
     """What a call left that crashed in the second pass, as `graph`."""
     with pytest.raises(Crash):
-        shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=stop_after(14))
+        shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=stop_at("write", 2))
     assert not (tmp_path / "graph").exists()
     return tmp_path / ".graph.part"
 
 
 OTHER = {
     "placement": {"placement": hashed(NODES, 4)},
-    "placement of a seed": {"placement": hashed(NODES, 3, seed=1)},
-    "memory_bytes": {"sorting": Sorting(memory_bytes=2**14)},
+    "placement, by its seed": {"placement": hashed(NODES, 3, seed=1)},
     "symmetrize": {"symmetrize": True},
     "tables": {"tables": TABLES._replace(features=TABLES.features + 1)},
-    "tables without labels": {"tables": TABLES._replace(labels=None)},
-    "edges 0 .. 63 are": {"edges": [HEAVY[::-1]]},
-    "edges 576 .. 598 are": {"edges": [HEAVY[:-1]]},
-    "edges 576 .. 600": {"edges": [HEAVY, HEAVY[:1]]},
+    "tables, without labels": {"tables": TABLES._replace(labels=None)},
+    "600 edges are others than these 600": {"edges": [HEAVY[::-1]]},
+    "600 edges are others than these 599": {"edges": [HEAVY[:-1]]},
+    "600 edges are others than these 601": {"edges": [HEAVY, HEAVY[:1]]},
+    "600 edges are others than these 0": {"edges": []},
     "edges is": {"edges": "files"},
 }
 
@@ -278,7 +304,7 @@ def test_another_call_does_not_go_on(left, tmp_path, what):
         given["edges"] = edge_files(tmp_path / "edges")
     before = content(left)
     with pytest.raises(
-        ValueError, match=rf"graph\.part was left by another run: its {what.split()[0]} .*delete it"
+        ValueError, match=rf"graph\.part was left by another run: its {what.split(',')[0]}.*; delete it"
     ):
         shard_edges(tmp_path / "graph", **given)
     assert content(left) == before
@@ -287,30 +313,63 @@ def test_another_call_does_not_go_on(left, tmp_path, what):
     assert content(tmp_path / "graph") == content(tmp_path / "once")
 
 
-def test_fewer_edges_than_were_read(left, tmp_path):
-    with pytest.raises(ValueError, match="it read 600 edges, expected 576; delete it"):
-        shard_edges(tmp_path / "graph", [HEAVY[:576]], hashed(NODES, 3), TABLES, sorting=LEAST)
+def test_another_memory_goes_on(left, tmp_path):
+    told = []
+    sorting = Sorting(memory_bytes=10**9, progress=lambda progress: told.append(progress.stage))
+    shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=sorting)
+    assert set(told) == {"write", "tables"}
 
 
-@pytest.mark.parametrize("damaged", ["runs/000003.npy", "out/shard-00000/indices.npy", "progress.json"])
-def test_damage_to_what_was_left(left, tmp_path, damaged):
-    file = left / damaged
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-4] + b"\0\1\0\1" if damaged != "progress.json" else whole[:-1])
+DAMAGE = {
+    "cut": ("edges.duckdb", lambda whole: whole[:-4]),
+    "changed": ("edges.duckdb", lambda whole: whole[:12288] + bytes(255 - byte for byte in whole[12288:])),
+    "gone": ("edges.duckdb", None),
+    "cut progress": ("progress.json", lambda whole: whole[:-1]),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damage_to_what_was_left(left, tmp_path, how):
+    name, change = DAMAGE[how]
+    whole = (left / name).read_bytes()
+    (left / name).unlink()
+    if change:
+        (left / name).write_bytes(change(whole))
 
     def go_on():
         shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
 
-    message = rf"{Path(damaged).name} is damaged: .*to start anew"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"{name} is damaged: .*to start anew"):
         go_on()
-    if damaged != "progress.json":
-        file.unlink()
-        with pytest.raises(ValueError, match=message):
-            go_on()
-    file.write_bytes(whole)
+    (left / name).write_bytes(whole)
     go_on()
     open_shard(tmp_path / "graph", 0, verify=True)
+
+
+def test_too_little_memory_to_sort(tmp_path):
+    def sort():
+        with open_edges(tmp_path / "edges.duckdb", 2**20, read_only=False) as edges:
+            edges.create(np.dtype(np.int64))
+            edges.append(*RANDOM.integers(0, 10**9, (2, 10**6)))
+            edges.sort()
+
+    with pytest.raises(ValueError, match="memory_bytes is too little to sort these edges in: give more"):
+        sort()
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"edges\.duckdb cannot be written: "),
+        open_edges(tmp_path / "nowhere" / "edges.duckdb", 2**27, read_only=False),
+    ):
+        pass
+
+
+def test_without_duckdb_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ImportError, match=r"needs DuckDB: pip install 'jsage\[shards\]'"):
+        shard_edges(tmp_path / "graph", [HEAVY], contiguous(NODES, 3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_changed_is_another(tmp_path):
@@ -318,7 +377,7 @@ def test_a_file_that_changed_is_another(tmp_path):
     np.save(tmp_path / "edges" / "a.npy", HEAVY)
     with pytest.raises(Crash):
         shard_edges(
-            tmp_path / "graph", edge_files(tmp_path / "edges"), hashed(NODES, 3), sorting=stop_after(5)
+            tmp_path / "graph", edge_files(tmp_path / "edges"), hashed(NODES, 3), sorting=stop_at("write")
         )
     os.utime(tmp_path / "edges" / "a.npy", (1, 1))
     with pytest.raises(ValueError, match="was left by another run: its edges is"):
@@ -349,12 +408,11 @@ def test_bad_edges_leave_nothing(tmp_path, name):
         (Balanced(0, 3), {}, "num_nodes must be in 1"),
         (Balanced(NODES, 3, node_cost=-1), {}, "node_cost must be at least 0, got -1"),
         (
-            Balanced(10**6, 3),
+            Balanced(10**7, 3),
             {"sorting": LEAST},
-            "to balance 1000000 nodes takes 24000000 bytes, but memory_bytes",
+            "to balance 10000000 nodes takes 240000000 bytes, but memory_bytes",
         ),
-        (contiguous(NODES, 3), {"sorting": Sorting(100)}, "memory_bytes must be at least 8192, got 100"),
-        (hashed(2**40, 2**20), {}, r"at most 2\^39 placed ids can be sorted, got 1099511627776"),
+        (contiguous(NODES, 3), {"sorting": Sorting(100)}, "memory_bytes must be at least 134217728, got 100"),
         (
             contiguous(NODES, 3),
             {"tables": Tables(train=np.array([NODES]))},
@@ -399,7 +457,7 @@ def test_progress_goes_up_to_the_total(tmp_path):
     np.save(tmp_path / "edges.npy", HEAVY)
     sorting = LEAST._replace(progress=told.append)
     shard_edges(tmp_path / "graph", edge_files(tmp_path), hashed(NODES, 3), TABLES, sorting=sorting)
-    for stage, total in (("read", 600), ("write", 600), ("tables", 2 * NODES)):
+    for stage, total in (("read", 600), ("sort", 600), ("write", 600), ("tables", 2 * NODES)):
         done = [one.done for one in told if one.stage == stage]
         assert done == sorted(done)
         assert done[-1] == total

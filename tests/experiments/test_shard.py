@@ -36,7 +36,7 @@ def given(tmp_path):
         "json": "r.json",
     }
     paths = [f"--{name}={tmp_path / file}" for name, file in arguments.items()]
-    return tmp_path, [*paths, "--num-nodes=60", "--shards=4", "--memory=1e6"]
+    return tmp_path, [*paths, "--num-nodes=60", "--shards=4", "--memory=2e8"]
 
 
 @pytest.mark.parametrize("placement", PLACED)
@@ -61,7 +61,7 @@ def test_the_command_writes_shards(given, placement, capsys):
         (["--num-nodes=59"], "must hold node ids in 0 .. 58, got 59"),
         (["--edges=nowhere"], "nowhere has no .npy or .parquet files"),
         (["--features=nowhere.npy"], "No such file"),
-        (["--memory=10"], "memory_bytes must be at least 8192, got 10"),
+        (["--memory=10"], "memory_bytes must be at least 134217728, got 10"),
     ],
 )
 def test_bad_input_is_one_line(given, more, message, capsys):
@@ -99,7 +99,7 @@ def test_the_benchmark_kills_and_compares(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(benchmark, "measured", measured)
     monkeypatch.setattr(benchmark, "KILLS", ("write",))
-    arguments = ["--num-edges=2e3", "--num-nodes=100", "--shards=3", "--memory=3e4", "--placements=hashed"]
+    arguments = ["--num-edges=2e3", "--num-nodes=100", "--shards=3", "--memory=2e8", "--placements=hashed"]
     options = benchmark.options().parse_args([*arguments, f"--folder={tmp_path}"])
     whole, killed = benchmark.shaped(options)
     assert whole["peak_rss_bytes"] > 10**7

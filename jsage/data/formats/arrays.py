@@ -10,14 +10,9 @@ import numpy as np
 
 from jsage.typing import HostArray
 
-_READ = 2**24
-
 
 class ArrayWriter:
     """A `.npy` file written a few rows at a time, hashed as it is written; bfloat16 is stored as uint16.
-
-    `done`, what an earlier writer's `state` was, goes on with its file. Raises ValueError for a file that is
-    not what `done` says.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -28,30 +23,20 @@ class ArrayWriter:
     (140, [0, 1, 0])
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any, done: dict | None = None) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
-        if done and not path.is_file():
-            raise ValueError(f"{path} is damaged: it is gone; delete what the earlier run left to start anew")
         stored = np.dtype(np.uint16) if self.dtype == jnp.bfloat16 else self.dtype
-        self._file, self._hash = path.open("r+b" if done else "w+b"), hashlib.sha256()
-        if done:
-            self._go_on(done)
-            return
+        self._file, self._hash = path.open("w+b"), hashlib.sha256()
         header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._file.seek(0)
         self._hash.update(self._file.read())
-        self._start = self._file.tell()
+        self._whole = self._file.tell() + int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
 
     @property
     def row_bytes(self) -> int:
         """What one row takes."""
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are so far."""
-        return (self._file.tell() - self._start) // max(self.row_bytes, 1)
 
     def append(self, rows: HostArray) -> None:
         """Write the next rows."""
@@ -59,38 +44,20 @@ class ArrayWriter:
         self._file.write(content)
         self._hash.update(content)
 
-    def state(self) -> dict:
-        """Put the rows so far on disk, and say what is there."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return {"bytes": self._file.tell(), "sha256": self._hash.hexdigest(), "start": self._start}
-
     def close(self) -> None:
         """Close the file, whole or not."""
         self._file.close()
 
     def finish(self) -> dict:
-        """The entry of the whole file, which is closed; RuntimeError if rows are missing."""
-        state = self.state()
+        """Put the file on disk and close it; its entry, or RuntimeError if rows are missing."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        written = self._file.tell()
         self.close()
-        whole = self._start + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        if state["bytes"] != whole:
-            raise RuntimeError(f"{self.path} must have {whole} bytes, but {state['bytes']} were written")
+        if written != self._whole:
+            raise RuntimeError(f"{self.path} must have {self._whole} bytes, but {written} were written")
         entry = {"shape": list(self.shape), "dtype": self.dtype.name}
-        return {**entry, "bytes": whole, "sha256": state["sha256"]}
-
-    def _go_on(self, done: dict) -> None:
-        self._start, left = done["start"], done["bytes"]
-        while left and (data := self._file.read(min(left, _READ))):
-            self._hash.update(data)
-            left -= len(data)
-        if left or self._hash.hexdigest() != done["sha256"]:
-            self.close()
-            raise ValueError(
-                f"{self.path} is damaged: its first {done['bytes']} bytes do not have the recorded checksum; "
-                "delete what the earlier run left to start anew"
-            )
-        self._file.truncate(done["bytes"])
+        return {**entry, "bytes": written, "sha256": self._hash.hexdigest()}
 
 
 def bytes_of(array: np.ndarray) -> memoryview:

@@ -104,19 +104,15 @@ def _features(arrays: dict[str, np.ndarray]):
         return jnp.asarray(arrays["x"].astype(np.float32))
     if "x_data" not in arrays:
         return None
-    values, columns, indptr, shape = (
-        _array(arrays, f"x_{part}") for part in ("data", "indices", "indptr", "shape")
-    )
-    rows, width = (int(size) for size in shape)
-    if len(indptr) != rows + 1 or indptr[0] != 0 or indptr[-1] != len(values) or (np.diff(indptr) < 0).any():
-        raise ValueError(
-            f"x_indptr must rise from 0 to {len(values)} in {rows + 1} entries (one a row of x_shape, and 1)"
-        )
-    if len(columns) != len(values) or (len(columns) and not 0 <= columns.min() <= columns.max() < width):
-        raise ValueError(f"x_indices must be {len(values)} columns in 0 .. {width - 1}")
-    dense = np.zeros((rows, width), np.float32)
-    np.add.at(dense, (np.repeat(np.arange(rows), np.diff(indptr)), columns), values)
-    return jnp.asarray(dense)
+    from scipy.sparse import csr_array  # jax brings it
+
+    *parts, shape = (_array(arrays, f"x_{part}") for part in ("data", "indices", "indptr", "shape"))
+    try:
+        matrix = csr_array((parts[0].astype(np.float32), *parts[1:]), shape=tuple(shape))
+        matrix.check_format()
+    except ValueError as error:
+        raise ValueError(f"x_data, x_indices, x_indptr, x_shape are no CSR matrix: {error}") from error
+    return jnp.asarray(matrix.toarray())
 
 
 def _split(arrays: dict[str, np.ndarray], split: str, num_nodes: int, labels: np.ndarray | None):

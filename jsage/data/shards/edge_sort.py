@@ -1,65 +1,105 @@
-"""Edges sorted by destination on disk: runs that fit memory, and any range of rows read from all of them.
+"""Edges sorted on disk, by DuckDB: appended in any order, read back in ascending order of their keys."""
 
-A run is a `.npy` file `[2, n]`: keys of the destinations, ascending, and sources. Equal keys stand in the
-order in which the edges came, and so do the runs: a row is read in that order, whatever the size of a run.
-"""
-
-import zlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from jsage._internal.files import replaced
-from jsage.data.formats.arrays import bytes_of
-from jsage.data.shards.edge_sources import EdgeSource, Piece
-
-MOST_EDGES = 2**24
-"""Edges of a run, at most: `key << 24 | position` sorts them stably."""
-MOST_KEYS = 2**39
-_STEP = 2**12
-_READ = 2**20
+_READ = 2**18
+"""Edges that are read, or inserted, at a time."""
+_THREAD = 2**27
+"""Bytes that each thread of a sort should have."""
 
 
-class Run(NamedTuple):
-    """One file, and every 4096th of its keys.
+class SortedEdges:
+    """A DuckDB file of pairs `(key, src)`; edges of one key stay in the order in which they were appended.
 
-    >>> Run._fields
-    ('path', 'dtype', 'edges', 'begin', 'sample')
+    Edges are numbered from 0 in the order of their keys.
     """
 
-    path: Path
-    dtype: np.dtype
-    edges: int
-    begin: int
-    sample: np.ndarray
+    def __init__(self, connection: Any) -> None:
+        self._run = connection.execute
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def create(self, dtype: np.dtype) -> None:
+        """Begin with no edges; keys and sources are `dtype`, int32 or int64."""
+        name = {4: "INTEGER", 8: "BIGINT"}[dtype.itemsize]
+        self._run(f"CREATE TABLE unsorted (key {name}, src {name})")
+
+    def append(self, keys: Int[np.ndarray, " n"], src: Int[np.ndarray, " n"]) -> None:
+        """Add edges, before they are sorted."""
+        self._waiting.append((keys, src))
+        if sum(len(keys) for keys, _ in self._waiting) >= _READ:
+            self._insert()
+
+    def sort(self) -> None:
+        """Sort all edges, stably; from here on they can be read."""
+        self._insert()
+        self._run("CREATE TABLE edges AS SELECT key, src FROM unsorted ORDER BY key, rowid")
+        self._run("DROP TABLE unsorted")
+
+    def count(self, below: int = 2**62) -> int:
+        """How many edges have a key less than `below`."""
+        return self._run("SELECT count(*) FROM edges WHERE key < ?", [below]).fetchone()[0]
+
+    def read(
+        self, first: int, last: int
+    ) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " k"], Int[np.ndarray, " k"]]]:
+        """The edges number `first .. last - 1`, some at a time: sources, distinct keys, edges of each."""
+        for start in range(first, last, _READ):
+            some = [start, min(start + _READ, last)]
+            found = self._run("SELECT key, src FROM edges WHERE rowid >= ? AND rowid < ?", some).fetchnumpy()
+            keys = found["key"]
+            starts = np.flatnonzero(np.diff(keys, prepend=-1))
+            yield found["src"], keys[starts], np.diff(starts, append=len(keys))
+
+    def _insert(self) -> None:
+        """What waits; small pieces together, for a statement takes some milliseconds."""
+        if self._waiting:
+            keys, src = (np.concatenate(columns) for columns in zip(*self._waiting, strict=True))
+            piece = {"key": keys, "src": src}  # noqa: F841  (the statement reads it)
+            self._run("INSERT INTO unsorted SELECT key, src FROM piece")
+            self._waiting = []
 
 
-def chunks(source: EdgeSource, start: int, size: int, num_nodes: int) -> Iterator[Int[np.ndarray, "n 2"]]:
-    """The source's edges from number `start` on, `size` at a time; each chunk is overwritten by the next.
+@contextmanager
+def open_edges(file: Path, memory_bytes: int, *, read_only: bool) -> Iterator[SortedEdges]:
+    """The edges in a file, which is made unless it is `read_only`; DuckDB takes at most `memory_bytes`.
 
-    Raises ValueError that names the piece for ids out of range.
+    What does not fit goes into a folder `spilled` beside the file. Raises ImportError where DuckDB is
+    missing, ValueError for too little memory and for a file to read that is damaged or missing, OSError for
+    one that cannot be written.
 
-    >>> from jsage.data import edge_arrays
-    >>> source = edge_arrays([np.array([[0, 1], [2, 1], [1, 1]])])
-    >>> [chunk.tolist() for chunk in chunks(source, 0, 2, 3)]
-    [[[0, 1], [2, 1]], [[1, 1]]]
+    >>> import tempfile
+    >>> with open_edges(Path(tempfile.mkdtemp(), "edges.duckdb"), 2**27, read_only=False) as edges:
+    ...     edges.create(np.dtype(np.int32))
+    ...     edges.append(np.array([3, 1, 3]), np.array([5, 6, 4]))
+    ...     edges.sort()
+    ...     [[array.tolist() for array in part] for part in edges.read(0, 3)], edges.count(below=3)
+    ([[[6, 5, 4], [1, 3], [1, 2]]], 1)
     """
-    chunk, filled = np.empty((size, 2), _integers(num_nodes)), 0
-    for name, edges in source.pieces(start):
-        _check_range(Piece(name, edges), num_nodes)
-        done = 0
-        while done < len(edges):
-            part = edges[done : done + size - filled]
-            chunk[filled : filled + len(part)] = part
-            done, filled = done + len(part), filled + len(part)
-            if filled == size:
-                yield chunk
-                filled = 0
-    if filled:
-        yield chunk[:filled]
+    duckdb = import_duckdb()
+    config = {
+        "memory_limit": f"{memory_bytes}B",
+        "threads": min(os.cpu_count() or 1, max(memory_bytes // _THREAD, 1)),
+        "temp_directory": str(file.parent / "spilled"),
+    }
+    try:
+        with duckdb.connect(str(file), read_only=read_only, config=config) as connection:
+            connection.execute("SET enable_progress_bar = false")  # it would go to standard output
+            yield SortedEdges(connection)
+    except duckdb.OutOfMemoryException as error:
+        raise ValueError(f"memory_bytes is too little to sort these edges in: give more: {error}") from error
+    except duckdb.Error as error:
+        if not read_only:
+            raise OSError(f"{file} cannot be written: {error}") from error
+        raise ValueError(
+            f"{file} is damaged: {error}: delete the folder {file.parent} to start anew"
+        ) from error
 
 
 def both_directions(edges: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "m 2"]:
@@ -74,144 +114,14 @@ def both_directions(edges: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "m 2"]:
     return both[keep]
 
 
-def write_run(path: Path, src: Int[np.ndarray, " n"], keys: Int[np.ndarray, " n"], most: int) -> list[int]:
-    """Sort edges by key, stably, into a file; gives how many, and their checksum. Keys are below `most`.
+def import_duckdb() -> Any:
+    """The module; ImportError that says what to install.
 
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "run.npy")
-    >>> write_run(path, np.array([5, 6, 7]), np.array([1, 0, 1]), 8)[0], np.load(path).tolist()
-    (3, [[0, 1, 1], [6, 5, 7]])
+    >>> import_duckdb().__name__
+    'duckdb'
     """
-    order = keys.astype(np.int64)
-    order <<= 24
-    order |= np.arange(len(order))
-    order.sort()
-    dtype = _integers(most)
-    keys = (order >> 24).astype(dtype)
-    order &= MOST_EDGES - 1
-    src = src[order].astype(dtype)
-    del order
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (2, len(src))}
-    with replaced(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(bytes_of(keys))
-        file.write(bytes_of(src))
-    return [len(src), zlib.crc32(bytes_of(src), zlib.crc32(bytes_of(keys)))]
-
-
-def open_run(path: Path, edges: int, checksum: int) -> Run:
-    """A run that `write_run` wrote; ValueError if it is damaged. It is read whole once, and never mapped.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "run.npy")
-    >>> run = open_run(path, *write_run(path, np.array([5, 6]), np.array([1, 0]), 8))
-    >>> run.edges, run.sample.tolist()
-    (2, [0])
-    """
-    damaged = f"{path} is damaged: delete the folder {path.parent.parent} to start anew"
     try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            run = Run(path, dtype, edges, file.tell(), np.empty(0, dtype))
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(damaged) from error
-    samples, found = [], 0
-    for row in range(2):
-        for first in range(0, edges, _READ):
-            part = read(run, row, first, min(first + _READ, edges))
-            found = zlib.crc32(bytes_of(part), found)
-            samples += [part[::_STEP]] if row == 0 else []
-    if shape != (2, edges) or found != checksum:
-        raise ValueError(damaged)
-    return run._replace(sample=np.concatenate([run.sample, *samples]))
-
-
-def read(run: Run, row: int, first: int, last: int) -> Int[np.ndarray, " n"]:
-    """Keys (row 0) or sources (row 1) number `first .. last - 1`.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "run.npy")
-    >>> run = open_run(path, *write_run(path, np.array([5, 6, 7]), np.array([2, 1, 0]), 8))
-    >>> read(run, 0, 1, 3).tolist(), read(run, 1, 1, 3).tolist()
-    ([1, 2], [6, 5])
-    """
-    with run.path.open("rb") as file:
-        file.seek(run.begin + (row * run.edges + first) * run.dtype.itemsize)
-        return np.fromfile(file, run.dtype, last - first)
-
-
-def position(run: Run, key: int) -> int:
-    """How many keys are below `key`.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "run.npy")
-    >>> run = open_run(path, *write_run(path, np.array([5, 6, 7]), np.array([2, 2, 0]), 8))
-    >>> [position(run, key) for key in range(4)]
-    [0, 1, 1, 3]
-    """
-    block = int(np.searchsorted(run.sample, key)) - 1
-    if block < 0:
-        return 0
-    first = block * _STEP
-    return first + int(np.searchsorted(read(run, 0, first, min(first + _STEP, run.edges)), key))
-
-
-def in_degrees(runs: Sequence[Run], num_nodes: int) -> Int[np.ndarray, " num_nodes"]:
-    """How often each of `num_nodes` keys occurs.
-
-    >>> in_degrees([], 2).tolist()
-    [0, 0]
-    """
-    degrees = np.zeros(num_nodes, np.int64)
-    for run in runs:
-        for first in range(0, run.edges, _READ):
-            keys, _, counts = _equal(read(run, 0, first, min(first + _READ, run.edges)))
-            degrees[keys] += counts
-    return degrees
-
-
-def gather_rows(
-    runs: Sequence[Run], spans: Sequence[tuple[int, int]], first: int, rows: int
-) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " n"]]:
-    """The edges with keys `first .. first + rows - 1`: each row's number of them, and the sources row by row.
-
-    `spans` says where they are in each run.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "run.npy")
-    >>> run = open_run(path, *write_run(path, np.array([5, 6]), np.array([3, 2]), 8))
-    >>> degree, sources = gather_rows([run], [(0, 2)], first=2, rows=3)
-    >>> degree.tolist(), sources.tolist()
-    ([1, 1, 0], [6, 5])
-    """
-    degree, parts = np.zeros(rows, np.int64), []
-    for run, span in zip(runs, spans, strict=True):
-        keys, starts, counts = _equal(read(run, 0, *span))
-        keys = keys - first
-        degree[keys] += counts
-        parts.append((keys, starts, counts))
-    ends = np.cumsum(degree)
-    at, sources = ends - degree, np.empty(int(ends[-1]), runs[0].dtype if runs else np.int32)
-    for (keys, starts, counts), run, span in zip(parts, runs, spans, strict=True):
-        place = np.repeat(at[keys] - starts, counts)
-        place += np.arange(len(place))
-        sources[place] = read(run, 1, *span)
-        at[keys] += counts
-    return degree, sources
-
-
-def _equal(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of ascending keys, each one once, where it begins, and how often it is there."""
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    return keys[starts], starts, np.diff(starts, append=len(keys))
-
-
-def _integers(most: int) -> np.dtype:
-    return np.dtype(np.int32 if most <= 2**31 else np.int64)
-
-
-def _check_range(piece: Piece, num_nodes: int) -> None:
-    for extreme in (int(piece.edges.min()), int(piece.edges.max())) if len(piece.edges) else ():
-        if not 0 <= extreme < num_nodes:
-            raise ValueError(f"{piece.name} must hold node ids in 0 .. {num_nodes - 1}, got {extreme}")
+        import duckdb
+    except ImportError as error:
+        raise ImportError("sorting edges into shards needs DuckDB: pip install 'jsage[shards]'") from error
+    return duckdb

@@ -8,7 +8,7 @@ import numpy as np
 
 from jsage.typing import HostArray
 
-_PIECE = 2**20
+_PIECE = 2**18
 """Edges that are read from a file at once, at most."""
 _SRC, _DST = ("src", "source", "from"), ("dst", "target", "to")
 
@@ -33,8 +33,8 @@ class EdgeSource(Protocol):
         """What tells other edges from these, in JSON; None: only reading them does."""
         ...
 
-    def pieces(self, start: int) -> Iterator[Piece]:
-        """The edges from number `start` on."""
+    def pieces(self) -> Iterator[Piece]:
+        """The edges, some at a time."""
         ...
 
     def count(self) -> int | None:
@@ -47,7 +47,7 @@ def edge_files(folder: str | Path) -> "EdgeSource":
 
     A `.npy` holds `[n, 2]` integers, sources and destinations; or a pair of files, `NAMEsrc.npy` and
     `NAMEdst.npy`, holds `[n]` each. A Parquet file has a column `src` (or `source`, `from`) and one `dst` (or
-    `target`, `to`); it needs pyarrow. Nothing is mapped into memory or read whole.
+    `target`, `to`); it needs pyarrow. Nothing is read whole.
 
     Raises FileNotFoundError for a folder without such files, ValueError for files of both kinds, of another
     shape or type or without the columns, ImportError where pyarrow is missing.
@@ -57,8 +57,8 @@ def edge_files(folder: str | Path) -> "EdgeSource":
     ...     np.save(f"{folder}/a.npy", np.array([[0, 1], [2, 1]]))
     ...     np.save(f"{folder}/b.npy", np.array([[3, 1]]))
     ...     source = edge_files(folder)
-    ...     [piece.edges.tolist() for piece in source.pieces(1)], source.count()
-    ([[[2, 1]], [[3, 1]]], 3)
+    ...     [piece.edges.tolist() for piece in source.pieces()], source.count()
+    ([[[0, 1], [2, 1]], [[3, 1]]], 3)
     """
     folder = Path(folder)
     files = sorted(path for path in folder.glob("*") if path.suffix in (".npy", ".parquet"))
@@ -82,8 +82,8 @@ def edge_arrays(arrays: Iterable[HostArray | tuple[HostArray, HostArray]]) -> "E
     An iterable that can be read only once, such as a generator, serves once.
 
     >>> source = edge_arrays([np.array([[0, 1], [2, 1]]), (np.array([3]), np.array([1]))])
-    >>> [piece.edges.tolist() for piece in source.pieces(1)]
-    [[[2, 1]], [[3, 1]]]
+    >>> [piece.edges.tolist() for piece in source.pieces()]
+    [[[0, 1], [2, 1]], [[3, 1]]]
     """
     return _Arrays(arrays)
 
@@ -98,15 +98,14 @@ class _Arrays:
     def count(self) -> int | None:
         return None
 
-    def pieces(self, start: int) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[Piece]:
         for number, array in enumerate(self._arrays):
             name = f"array {number}"
             pair = isinstance(array, tuple) and len(array) == 2
             edges = _stacked(name, *map(np.asarray, array)) if pair else np.asarray(array)
             check_edges(name, edges.shape, edges.dtype)
-            if start < len(edges):
-                yield Piece(name, edges[start:])
-            start = max(start - len(edges), 0)
+            for first in range(0, len(edges), _PIECE):
+                yield Piece(name, edges[first : first + _PIECE])
 
 
 class _Files:
@@ -121,41 +120,28 @@ class _Files:
     def count(self) -> int | None:
         return sum(file.rows for file in self._files)
 
-    def pieces(self, start: int) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[Piece]:
         for file in self._files:
-            if start < file.rows:
-                yield from (Piece(str(file.paths[0]), edges) for edges in file.read(start))
-            start = max(start - file.rows, 0)
+            yield from (Piece(str(file.paths[0]), edges) for edges in file.read())
 
 
 class _Npy:
     """`[n, 2]` in rows or in columns, or two files of `[n]`."""
 
     def __init__(self, *paths: Path) -> None:
-        self.paths = paths
-        headers = [_header(path) for path in paths]
-        shapes = [shape for shape, *_ in headers]
+        self.paths, arrays = paths, [_mapped(path) for path in paths]
+        shapes = [array.shape for array in arrays]
         if len(paths) == 2 and (shapes[0] != shapes[1] or len(shapes[0]) != 1):
             raise ValueError(f"{paths[0]} and {paths[1].name} must hold one axis alike, got {shapes}")
-        shape = shapes[0] if len(paths) == 1 else (*shapes[0], 2)
-        for path, (_, _, dtype, _) in zip(paths, headers, strict=True):
-            check_edges(str(path), shape, dtype)
-        self.rows = shape[0]
-        self._columns = [
-            (path, dtype, begin) for path, (_, _, dtype, begin) in zip(paths, headers, strict=True)
-        ]
-        if len(paths) == 1 and headers[0][1]:
-            path, dtype, begin = self._columns[0]
-            self._columns.append((path, dtype, begin + self.rows * dtype.itemsize))
+        for path, array in zip(paths, arrays, strict=True):
+            check_edges(str(path), array.shape if len(paths) == 1 else (len(array), 2), array.dtype)
+        self.rows = shapes[0][0]
 
-    def read(self, start: int) -> Iterator[np.ndarray]:
-        for first in range(start, self.rows, _PIECE):
-            count = min(_PIECE, self.rows - first)
-            if len(self._columns) == 2:
-                parts = [_numbers(column, first, count) for column in self._columns]
-                yield np.stack(parts, 1)
-            else:
-                yield _numbers(self._columns[0], 2 * first, 2 * count).reshape(-1, 2)
+    def read(self) -> Iterator[np.ndarray]:
+        """Each piece is mapped anew: pages that were read do not add up."""
+        for first in range(0, self.rows, _PIECE):
+            parts = [np.array(_mapped(path)[first : first + _PIECE]) for path in self.paths]
+            yield parts[0] if len(parts) == 1 else _stacked(str(self.paths[0]), *parts)
 
 
 class _Parquet:
@@ -168,21 +154,10 @@ class _Parquet:
             raise ValueError(f"{path} must have one column of {_SRC} and one of {_DST}, got {names}")
         self._names = [columns[0] for columns in found]
 
-    def read(self, start: int) -> Iterator[np.ndarray]:
-        """Row groups before `start` are not read."""
+    def read(self) -> Iterator[np.ndarray]:
         with self._opener(self.paths[0]) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            groups = []
-            for i, size in enumerate(sizes):
-                if groups or start < size:
-                    groups.append(i)
-                else:
-                    start -= size
-            for batch in file.iter_batches(_PIECE, row_groups=groups, columns=self._names):
-                edges = self._edges([batch.column(name) for name in self._names])
-                if start < len(edges):
-                    yield edges[start:]
-                start = max(start - len(edges), 0)
+            for batch in file.iter_batches(_PIECE, columns=self._names):
+                yield self._edges([batch.column(name) for name in self._names])
 
     def _edges(self, columns: list) -> np.ndarray:
         for name, column in zip(self._names, columns, strict=True):
@@ -206,6 +181,18 @@ def check_edges(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise ValueError(f"{name} must hold integers, got {dtype}: convert it with astype(np.int64)")
 
 
+def check_range(piece: Piece, num_nodes: int) -> None:
+    """ValueError unless the ids of some edges are below `num_nodes`, and not negative.
+
+    >>> check_range(Piece("a.npy", np.array([[0, 5]])), num_nodes=4)
+    Traceback (most recent call last):
+    ValueError: a.npy must hold node ids in 0 .. 3, got 5
+    """
+    for extreme in (int(piece.edges.min()), int(piece.edges.max())) if len(piece.edges) else ():
+        if not 0 <= extreme < num_nodes:
+            raise ValueError(f"{piece.name} must hold node ids in 0 .. {num_nodes - 1}, got {extreme}")
+
+
 def _pairs(files: list[Path]) -> Iterator[tuple[Path, ...]]:
     """Files alone, and those of sources with those of destinations."""
     other = {"src": "dst", "dst": "src"}
@@ -221,31 +208,14 @@ def _pairs(files: list[Path]) -> Iterator[tuple[Path, ...]]:
             yield path, partner
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether it is stored by columns, dtype, and where the numbers begin."""
-    with path.open("rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, columns, dtype = read(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is no plain .npy file: {error}") from error
-        begin = file.tell()
-    expected = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if (size := path.stat().st_size) != expected:
-        raise ValueError(f"{path} is half-written: expected {expected} bytes, got {size}: write it again")
-    return shape, columns, dtype, begin
-
-
-def _numbers(column: tuple[Path, np.dtype, int], first: int, count: int) -> np.ndarray:
-    path, dtype, begin = column
-    with path.open("rb") as file:
-        file.seek(begin + first * dtype.itemsize)
-        return np.fromfile(file, dtype, count)
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is no plain .npy file, or half-written: {error}: write it again") from error
+    if not isinstance(array, np.memmap) or path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError(f"{path} is no plain .npy file, or longer than it says: write it again")
+    return array
 
 
 def _stacked(name: str, src: np.ndarray, dst: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
     part.mkdir(parents=True)
     try:
         for shard in range(placement.shards):
-            with ShardWriter(part, shard, {}) as writer:
+            with ShardWriter(part, shard) as writer:
                 _write_edges(writer, dataset.graph, placement)
                 for _ in write_tables(writer, tables, splits, placement):
                     pass

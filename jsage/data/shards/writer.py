@@ -38,31 +38,26 @@ class Tables(NamedTuple):
 
 
 class ShardWriter:
-    """One shard's folder; `done`, an earlier writer's `state`, goes on with its files.
+    """One shard's folder, begun from nothing; what was left of it is removed.
 
     >>> import tempfile
-    >>> with ShardWriter(Path(tempfile.mkdtemp()), 0, {}) as writer:
+    >>> with ShardWriter(Path(tempfile.mkdtemp()), 0) as writer:
     ...     writer.array("labels", (2,), np.int32).append(np.arange(2))
     ...     writer.finish({"rows": 2})["labels.npy"]["shape"]
     [2]
     """
 
-    def __init__(self, folder: Path, shard: int, done: dict[str, dict]) -> None:
+    def __init__(self, folder: Path, shard: int) -> None:
         self.folder, self.shard = folder / shard_name(shard), shard
-        if not done:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
-        self._done, self._arrays = done, {}
+        self._arrays: dict[str, ArrayWriter] = {}
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
-        """The file of an array, at the place where the next rows belong."""
+        """The file of an array, without rows so far."""
         file = f"{name}.npy"
-        self._arrays[file] = ArrayWriter(self.folder / file, shape, dtype, self._done.get(file))
+        self._arrays[file] = ArrayWriter(self.folder / file, shape, dtype)
         return self._arrays[file]
-
-    def state(self) -> dict[str, dict]:
-        """What is on disk now."""
-        return {**self._done, **{name: array.state() for name, array in self._arrays.items()}}
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -130,7 +125,7 @@ def write_tables(
     >>> import tempfile
     >>> from jsage.graph import contiguous
     >>> placement, tables = contiguous(5, 2), Tables(labels=np.arange(5), train=np.array([0, 4]))
-    >>> with ShardWriter(Path(tempfile.mkdtemp()), 1, {}) as writer:
+    >>> with ShardWriter(Path(tempfile.mkdtemp()), 1) as writer:
     ...     list(write_tables(writer, tables, locate_splits(tables, placement), placement))
     [2]
     """
@@ -139,15 +134,14 @@ def write_tables(
         if (table := getattr(tables, name)) is not None:
             array, read = writer.array(name, (count, *table.shape[1:]), table.dtype), _reader(table)
             size = max(memory_bytes // (4 * array.row_bytes + 64), 1)
-            for first in range(array.rows, count, size):
+            for first in range(0, count, size):
                 local = np.arange(first, min(first + size, count))
                 array.append(read(np.asarray(placement.nodes(shard, local))))
-                yield before + array.rows
+                yield before + first + len(local)
             before += count
     for name, (owner, local) in splits.items():
         rows = np.asarray(local)[np.asarray(owner) == shard]
-        array = writer.array(name, rows.shape, np.int32)
-        array.append(rows[array.rows :])
+        writer.array(name, rows.shape, np.int32).append(rows)
 
 
 def indices_writer(
@@ -159,7 +153,7 @@ def indices_writer(
 
     >>> import tempfile
     >>> from jsage.graph import contiguous
-    >>> with ShardWriter(Path(tempfile.mkdtemp()), 0, {}) as writer:
+    >>> with ShardWriter(Path(tempfile.mkdtemp()), 0) as writer:
     ...     indices_writer(writer, 2, contiguous(5, 2))(np.array([4, 0]))
     """
     if num_edges >= _LIMIT:
