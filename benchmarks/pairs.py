@@ -18,10 +18,12 @@ from jaxtyping import Array
 
 from benchmarks.step import Blocks
 from experiments.pairs import draw_partners
-from jsage import contrastive
 from jsage.data import Dataset, place_features
 from jsage.graph import Graph, in_degrees, sort_rows
+from jsage.losses import info_nce as info_nce_loss
+from jsage.losses import link_cross_entropy as link_loss
 from jsage.losses import masked_mean
+from jsage.losses import skip_gram as skip_gram_loss
 from jsage.nn import GraphSAGE, SAGEConv, cosine, dot
 from jsage.sampling import LinkBatch, sample_blocks, sample_link_blocks, split
 from jsage.sampling.negatives import AliasTable, Among, among, by_degree, exclude_edges, in_batch
@@ -193,18 +195,18 @@ def no_edges(key: PRNGKey, tables: PairTables, src: Array) -> tuple[Array, Array
 
 def skip_gram(rows: Array, pairs: LinkBatch, live: Array) -> Array:
     src, dst, noise = split(rows, pairs)
-    return contrastive.skip_gram(dot(src, dst), dot(src, noise[None]), pairs.mask, live)
+    return skip_gram_loss(dot(src, dst), dot(src, noise[None]), pairs.mask, live)
 
 
 def info_nce(rows: Array, pairs: LinkBatch, live: Array) -> Array:
     src, dst, _ = split(rows, pairs)
     live = in_batch(pairs.src, pairs.dst, pairs.mask) & (pairs.src[:, None] != pairs.dst[None])
-    return contrastive.info_nce(cosine(src[:, None], dst[None]), pairs.mask, live, 0.5)
+    return info_nce_loss(cosine(src[:, None], dst[None]), pairs.mask, live, 0.5)
 
 
 def links(rows: Array, pairs: LinkBatch, live: Array) -> Array:
     src, dst, nodes = split(rows, pairs)
-    return contrastive.link_cross_entropy(dot(src, dst), dot(src, nodes), pairs.mask, live)
+    return link_loss(dot(src, dst), dot(src, nodes), pairs.mask, live)
 
 
 LENGTH, SHARED = 5, 20

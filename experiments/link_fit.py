@@ -13,8 +13,7 @@ from experiments.fit import Run, make_optimizer, make_start, until_no_better
 from experiments.link_learners import Learner, Tables
 from experiments.record import Record
 from jsage import metrics
-from jsage.contrastive import link_cross_entropy
-from jsage.losses import masked_mean
+from jsage.losses import link_cross_entropy, masked_mean
 from jsage.metrics import ranking
 from jsage.sampling import epoch as shuffle
 from jsage.train import TrainState, make_update, train_epoch

@@ -14,9 +14,8 @@ from experiments.fit import make_optimizer
 from experiments.link_fit import Programs
 from experiments.pod_fit import make_predict, make_program, make_start, padded, places, variables
 from experiments.pod_tables import PLACEMENTS, Splits
-from jsage.contrastive import link_cross_entropy
 from jsage.graph import Placement
-from jsage.losses import masked_mean
+from jsage.losses import link_cross_entropy, masked_mean
 from jsage.parallel import (
     ShardedFeatures,
     ShardedGraph,

@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.learners import Learner, Tables, sage, sage_model
-from jsage import contrastive
 from jsage._internal.arrays import take
 from jsage.graph import Graph, in_degrees
+from jsage.losses import dgi as dgi_loss
+from jsage.losses import info_nce as info_nce_loss
+from jsage.losses import skip_gram as skip_gram_loss
 from jsage.nn import DeepGraphInfomax, cosine, dot
 from jsage.sampling import LinkBatch, positive_pairs, sample_blocks, split
 from jsage.sampling.negatives import AliasTable, Among, among, by_degree, in_batch
@@ -78,7 +80,7 @@ def skip_gram(rows: Array, batch: LinkBatch, config: "Config") -> Array:
     other = batch.src[:, None] != batch.negatives[None]
     score = cosine if config.normalize else dot
     scale = 1 / config.temperature
-    return contrastive.skip_gram(
+    return skip_gram_loss(
         scale * score(src, dst), scale * score(src, noise[None]), batch.mask, other, Q=config.weight
     )
 
@@ -88,7 +90,7 @@ def info_nce(rows: Array, batch: LinkBatch, config: "Config") -> Array:
     src, dst, _ = split(rows, batch)
     negative = in_batch(batch.src, batch.dst, batch.mask) & (batch.src[:, None] != batch.dst[None])
     scores = cosine(src[:, None], dst[None])
-    return contrastive.info_nce(scores, batch.mask, negative, config.temperature)
+    return info_nce_loss(scores, batch.mask, negative, config.temperature)
 
 
 def by_pairs(learner: Learner, loss: Callable[..., Array], config: "Config") -> Method:
@@ -126,7 +128,7 @@ def by_infomax(learner: Learner, config: "Config", num_nodes: int | None) -> Met
         seeds = source.starts(start, (config.batch_size,))
         (true, false), stats = apply(variables, source.tables, seeds, rest)
         live = jnp.ones(seeds.shape, bool)
-        return contrastive.dgi(true, false, live), live, stats
+        return dgi_loss(true, false, live), live, stats
 
     def embed(variables, tables, nodes):
         return learner.predict({name: of["encoder"] for name, of in variables.items()}, tables, nodes)

@@ -1,7 +1,6 @@
 """GraphSAGE in pure JAX: neighbor sampling inside the jitted step, an epoch as one XLA program."""
 
 from jsage import blocks as blocks
-from jsage import contrastive as contrastive
 from jsage import data as data
 from jsage import graph as graph
 from jsage import infer as infer

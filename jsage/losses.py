@@ -6,16 +6,25 @@ mask; a label of -1 is unknown. So a recipe reads
     live = labelled(labels, mask)
     losses = cross_entropy(logits, labels, live)
     return masked_mean(losses, live), ({"loss": losses.sum(), "weight": live.sum().astype(float)}, stats)
+
+The contrastive ones take scored pairs. A row is one positive pair and its negatives: `(positive [b],
+negatives [b, q], mask [b], negative_mask [b, q]) -> [b]`. Scores are logits. Negatives count by their mean
+over the row's live ones, so rows with few of them weigh like the others; without any, a loss of differences
+is 0.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jsage.typing import HostArray
 
 Losses = Float[Array, " b"]
+Negatives = Float[Array, "b q"]
+Live = Bool[Array, " b"]
+LiveNegatives = Bool[Array, "b q"]
 
 
 def cross_entropy(
@@ -41,10 +50,8 @@ def cross_entropy(
         raise ValueError(f"smoothing is a share of the label, 0 or more and below 1, got {smoothing}")
     live = mask & (labels >= 0)
     labels = jnp.where(live, labels, 0)
-    log_probabilities = jax.nn.log_softmax(_cleared(logits, live[:, None]), axis=-1)
-    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    if smoothing:
-        losses = (1 - smoothing) * losses - smoothing * log_probabilities.mean(-1)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
+    losses = optax.safe_softmax_cross_entropy(_cleared(logits, live[:, None]), targets)
     if weights is not None:
         losses = losses * jnp.asarray(weights, jnp.float32)[labels]
     return jnp.where(live, losses, 0.0)
@@ -66,11 +73,9 @@ def binary_cross_entropy(
     """
     targets = labels.astype(jnp.float32)
     live = mask[:, None] & (targets >= 0)
-    targets, logits = jnp.where(live, targets, 0.0), _cleared(logits, live)
-    if_positive = jax.nn.softplus(-logits)
+    losses = optax.sigmoid_binary_cross_entropy(_cleared(logits, live), _cleared(targets, live))
     if positive_weights is not None:
-        if_positive = if_positive * jnp.asarray(positive_weights, jnp.float32)[None, :]
-    losses = targets * if_positive + (1.0 - targets) * jax.nn.softplus(logits)
+        losses = losses * jnp.where(targets > 0, jnp.asarray(positive_weights, jnp.float32)[None, :], 1.0)
     return jnp.where(live, losses, 0.0).sum(1) / jnp.maximum(live.sum(1), 1).astype(jnp.float32)
 
 
@@ -98,9 +103,115 @@ def huber(predictions: Losses, targets: Losses, mask: Bool[Array, " b"], delta: 
     >>> huber(jnp.array([0.5, 3.0]), jnp.zeros(2), jnp.array([True, True]))
     Array([0.125, 2.5 ], dtype=float32)
     """
-    size = jnp.abs(_error(predictions, targets, mask))
-    inside = jnp.minimum(size, delta)
-    return inside * (size - 0.5 * inside)
+    return optax.huber_loss(_error(predictions, targets, mask), delta=delta)
+
+
+def skip_gram(
+    positive: Losses,
+    negatives: Negatives,
+    mask: Live,
+    negative_mask: LiveNegatives | None = None,
+    Q: float = 20.0,
+) -> Losses:
+    """The graph-based loss of GraphSAGE: `-log σ(z_u·z_v) - Q · E_n log σ(-z_u·z_n)`.
+
+    Hamilton et al. (2017), equation 1, with the mean over the row's negatives as the expectation. With `q`
+    negatives a row, `Q = q` is the sum over them, which the 2017 code takes (`q = 20`).
+
+    >>> skip_gram(jnp.zeros(2), jnp.zeros((2, 3)), jnp.array([True, False]), Q=1.0).round(3)
+    Array([1.386, 0.   ], dtype=float32)
+    """
+    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
+    return jnp.where(
+        mask, jax.nn.softplus(-positive) + Q * _mean_of_live(jax.nn.softplus(negatives), live), 0.0
+    )
+
+
+def margin(
+    positive: Losses,
+    negatives: Negatives,
+    mask: Live,
+    negative_mask: LiveNegatives | None = None,
+    delta: float = 1.0,
+) -> Losses:
+    """Max-margin: `E_n max(0, z_u·z_n - z_u·z_v + Δ)`; its gradient at the corner is 0.
+
+    PinSage (Ying et al., 2018), equation 1, where `Δ` is a hyperparameter.
+
+    >>> margin(jnp.array([2.0]), jnp.array([[1.5, 0.0]]), jnp.array([True]))
+    Array([0.25], dtype=float32)
+    """
+    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
+    return _mean_of_live(jax.nn.relu(negatives - positive[:, None] + delta), live)
+
+
+def bpr(
+    positive: Losses, negatives: Negatives, mask: Live, negative_mask: LiveNegatives | None = None
+) -> Losses:
+    """Bayesian personalised ranking: `E_n -log σ(z_u·z_v - z_u·z_n)`, without the weight decay.
+
+    Rendle et al. (2009), BPR-Opt in section 4.1; there with one negative a row.
+
+    >>> bpr(jnp.array([1.0, 0.0]), jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).round(3)
+    Array([0.693, 0.   ], dtype=float32)
+    """
+    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
+    return _mean_of_live(jax.nn.softplus(negatives - positive[:, None]), live)
+
+
+def link_cross_entropy(
+    positive: Losses, negatives: Negatives, mask: Live, negative_mask: LiveNegatives | None = None
+) -> Losses:
+    """Links against non-links: the mean of `-log σ` of the positive and `-log (1 - σ)` of the negatives.
+
+    Each of a row's `1 + q` live links weighs the same, so with `q` negatives in every row the mean over rows
+    is the binary cross-entropy over all links. `skip_gram` with `Q = 1` weighs the two kinds equally.
+
+    >>> link_cross_entropy(jnp.zeros(1), jnp.zeros((1, 3)), jnp.array([True])).round(3)
+    Array([0.693], dtype=float32)
+    """
+    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
+    total = jax.nn.softplus(-positive) + jnp.where(live, jax.nn.softplus(negatives), 0.0).sum(1)
+    return jnp.where(mask, total / (1 + live.sum(1)).astype(jnp.float32), 0.0)
+
+
+def dgi(positive: Losses, negative: Losses, mask: Live) -> Losses:
+    """Deep Graph Infomax: `-(log D(h_v, s) + log (1 - D(h̃_v, s))) / 2`, where `D` is `σ` of a score.
+
+    Veličković et al. (2019), equation 1, negated, with as many corrupted nodes as true ones.
+
+    >>> dgi(jnp.zeros(2), jnp.array([0.0, jnp.nan]), jnp.array([True, False])).round(3)
+    Array([0.693, 0.   ], dtype=float32)
+    """
+    return link_cross_entropy(positive, negative[:, None], mask)
+
+
+def info_nce(
+    scores: Float[Array, "b b"],
+    mask: Live,
+    negative_mask: Bool[Array, "b b"] | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+) -> Losses:
+    """In-batch softmax: `-log (exp(s_ii / τ) / Σ_j exp(s_ij / τ))`, each row's positive on the diagonal.
+
+    `j` runs over `i` itself and the live rows that `negative_mask[i]` allows (None: all of them): leave out
+    what is a true pair of `i` too. For the loss in both directions add the one of `scores.T`. Raises
+    ValueError for a temperature, given as a number, that is not positive.
+
+    van den Oord et al. (2018), equation 4; with a temperature Chen et al. (2020), equation 1.
+
+    >>> info_nce(jnp.array([[1.0, 1.0], [5.0, 5.0]]), jnp.array([True, True])).round(3)
+    Array([0.693, 0.693], dtype=float32)
+    """
+    if isinstance(temperature, float | int) and not temperature > 0:
+        raise ValueError(f"expected a positive temperature, got {temperature}")
+    own = jnp.eye(mask.shape[0], dtype=bool)
+    live = mask[:, None] & mask[None, :]
+    if negative_mask is not None:
+        live = live & (negative_mask | own)
+    logits = _cleared(scores, live) / temperature
+    logits = jnp.where(live | own, logits, -jnp.inf)
+    return jnp.where(mask, -jnp.diagonal(jax.nn.log_softmax(logits, axis=1)), 0.0)
 
 
 def labelled(labels: Shaped[Array, "b *c"], mask: Bool[Array, " b"]) -> Bool[Array, " b"]:
@@ -126,7 +237,7 @@ def class_weights(labels: Int[HostArray, " n"], num_classes: int) -> Float[np.nd
     """Weigh classes inversely to how often they occur: `n / (present classes · count)`, on the host.
 
     scikit-learn's "balanced" weights. A class that never occurs gets 1; labels of -1 are left out. Raises
-    ValueError for labels beyond `num_classes` and where no label is known.
+    ValueError for labels beyond `num_classes` and where no label is known, ImportError without scikit-learn.
 
     >>> class_weights(np.array([0, 0, 0, 1, -1]), 3)
     array([0.6666667, 2. , 1. ], dtype=float32)
@@ -135,9 +246,13 @@ def class_weights(labels: Int[HostArray, " n"], num_classes: int) -> Float[np.nd
     if known.size == 0 or known.max() >= num_classes:
         found = "none" if known.size == 0 else f"{known.max()}"
         raise ValueError(f"expected known labels in [0, {num_classes}), got {found}")
-    counts = np.bincount(known, minlength=num_classes)
-    weights = known.size / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    return np.where(counts > 0, weights, 1.0).astype(np.float32)
+    try:
+        from sklearn.utils.class_weight import compute_class_weight
+    except ImportError as error:
+        raise ImportError("class_weights needs scikit-learn: pip install 'jsage[metrics]'") from error
+    weights, present = np.ones(num_classes, np.float32), np.unique(known)
+    weights[present] = compute_class_weight("balanced", classes=present, y=known)
+    return weights
 
 
 def positive_weights(labels: Shaped[HostArray, "n c"]) -> Float[np.ndarray, " c"]:
@@ -161,3 +276,19 @@ def _cleared(scores: Array, live: Array) -> Array:
 
 def _error(predictions: Array, targets: Array, mask: Array) -> Array:
     return jnp.where(mask, predictions.astype(jnp.float32) - targets.astype(jnp.float32), 0.0)
+
+
+def _cleared_pairs(
+    positive: Array, negatives: Array, mask: Array, negative_mask: Array | None
+) -> tuple[Array, Array, Array]:
+    """Scores, 0 in the dead places, and the live negatives."""
+    live = jnp.broadcast_to(mask[:, None], negatives.shape)
+    if negative_mask is not None:
+        live = live & negative_mask
+    return _cleared(positive, mask), _cleared(negatives, live), live
+
+
+def _mean_of_live(values: Array, live: Array) -> Array:
+    """The mean over each row's live values, 0 where there are none."""
+    count = jnp.maximum(live.sum(1), 1).astype(values.dtype)
+    return jnp.where(live, values, 0.0).sum(1) / count

@@ -10,8 +10,7 @@ import sklearn.metrics
 from jax.test_util import check_grads
 from scipy.special import expit, logsumexp
 
-from jsage import contrastive
-from jsage.losses import masked_mean
+from jsage.losses import bpr, dgi, info_nce, link_cross_entropy, margin, masked_mean, skip_gram
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -33,21 +32,21 @@ def mean(values) -> float:
 
 REFERENCES = {
     "skip_gram": (
-        contrastive.skip_gram,
+        skip_gram,
         lambda p, n: -np.log(expit(p)) - 20 * mean(np.log(expit(-n))),
     ),
     "skip_gram, Q = 3": (
-        partial(contrastive.skip_gram, Q=3.0),
+        partial(skip_gram, Q=3.0),
         lambda p, n: -np.log(expit(p)) - 3 * mean(np.log(expit(-n))),
     ),
-    "margin": (contrastive.margin, lambda p, n: mean(np.maximum(0, n - p + 1))),
+    "margin": (margin, lambda p, n: mean(np.maximum(0, n - p + 1))),
     "margin, delta = 0.3": (
-        partial(contrastive.margin, delta=0.3),
+        partial(margin, delta=0.3),
         lambda p, n: mean(np.maximum(0, n - p + 0.3)),
     ),
-    "bpr": (contrastive.bpr, lambda p, n: mean(-np.log(expit(p - n)))),
+    "bpr": (bpr, lambda p, n: mean(-np.log(expit(p - n)))),
     "link_cross_entropy": (
-        contrastive.link_cross_entropy,
+        link_cross_entropy,
         lambda p, n: mean([-np.log(expit(p)), *-np.log(1 - expit(n))]),
     ),
 }
@@ -119,14 +118,14 @@ def test_extreme_scores_stay_finite(name: str, size: float, dtype):
 
 
 def test_links_are_scikit_learns_log_loss_over_all_links():
-    rows = contrastive.link_cross_entropy(*on_device(POSITIVE, NEGATIVE, np.ones(B, bool)))
+    rows = link_cross_entropy(*on_device(POSITIVE, NEGATIVE, np.ones(B, bool)))
     scores = np.concatenate([POSITIVE, NEGATIVE.ravel()]).astype(float)
     truth = np.arange(len(scores)) < B
     assert rows.mean() == pytest.approx(sklearn.metrics.log_loss(truth, expit(scores)), rel=1e-5)
 
 
 def test_dgi_is_equation_1():
-    rows = contrastive.dgi(*on_device(POSITIVE, NEGATIVE[:, 0], MASK))
+    rows = dgi(*on_device(POSITIVE, NEGATIVE[:, 0], MASK))
     live = POSITIVE[MASK].astype(float), NEGATIVE[MASK, 0].astype(float)
     objective = (np.log(expit(live[0])).sum() + np.log(1 - expit(live[1])).sum()) / (2 * MASK.sum())
     assert masked_mean(rows, jnp.asarray(MASK)) == pytest.approx(-objective, rel=1e-5)
@@ -144,7 +143,7 @@ def test_the_three_losses_of_pairs_order_alike():
         assert down.any(), name
 
 
-def info_nce(scores, mask, allowed, temperature):
+def info_nce_reference(scores, mask, allowed, temperature):
     """One row at a time in float64."""
     rows = []
     for i in range(len(scores)):
@@ -156,12 +155,16 @@ def info_nce(scores, mask, allowed, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.07])
 def test_info_nce_is_the_closed_form(temperature: float):
-    rows = contrastive.info_nce(*on_device(SQUARE, MASK, ALLOWED), temperature=temperature)
-    np.testing.assert_allclose(rows, info_nce(SQUARE, MASK, ALLOWED, temperature), rtol=1e-4, atol=1e-5)
+    rows = info_nce(*on_device(SQUARE, MASK, ALLOWED), temperature=temperature)
+    np.testing.assert_allclose(
+        rows, info_nce_reference(SQUARE, MASK, ALLOWED, temperature), rtol=1e-4, atol=1e-5
+    )
     assert rows[1] == 0  # nothing but its own positive
     everything = np.ones((B, B), bool)
-    rows = contrastive.info_nce(*on_device(SQUARE, MASK), temperature=temperature)
-    np.testing.assert_allclose(rows, info_nce(SQUARE, MASK, everything, temperature), rtol=1e-4, atol=1e-5)
+    rows = info_nce(*on_device(SQUARE, MASK), temperature=temperature)
+    np.testing.assert_allclose(
+        rows, info_nce_reference(SQUARE, MASK, everything, temperature), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_info_nce_of_dead_rows_and_columns():
@@ -169,7 +172,7 @@ def test_info_nce_of_dead_rows_and_columns():
     live = MASK[:, None] & MASK[None] & (ALLOWED | own)
 
     def total(scores):
-        rows = contrastive.info_nce(scores, *on_device(MASK, ALLOWED), temperature=0.5)
+        rows = info_nce(scores, *on_device(MASK, ALLOWED), temperature=0.5)
         return masked_mean(rows, jnp.asarray(MASK))
 
     clean, gradient = jax.value_and_grad(total)(jnp.asarray(SQUARE))
@@ -184,14 +187,14 @@ def test_info_nce_of_dead_rows_and_columns():
 def test_info_nce_at_extremes_and_its_temperature():
     size = 1e30
     scores = jnp.array([[size, -size], [size, -size]], jnp.float32)
-    rows, vjp = jax.vjp(lambda s: contrastive.info_nce(s, jnp.ones(2, bool)), scores)
+    rows, vjp = jax.vjp(lambda s: info_nce(s, jnp.ones(2, bool)), scores)
     assert rows.tolist() == [0, pytest.approx(2 * size)]
     assert jnp.isfinite(vjp(jnp.ones(2))[0]).all()
-    slope = jax.grad(lambda t: contrastive.info_nce(*on_device(SQUARE, MASK), temperature=t).sum())
-    near = [info_nce(SQUARE, MASK, np.ones((B, B), bool), t).sum() for t in (1.0, 1.001)]
+    slope = jax.grad(lambda t: info_nce(*on_device(SQUARE, MASK), temperature=t).sum())
+    near = [info_nce_reference(SQUARE, MASK, np.ones((B, B), bool), t).sum() for t in (1.0, 1.001)]
     assert slope(jnp.array(1.0005)) == pytest.approx((near[1] - near[0]) / 0.001, rel=1e-3)
     with pytest.raises(ValueError, match=r"expected a positive temperature, got 0\.0"):
-        contrastive.info_nce(*on_device(SQUARE, MASK), temperature=0.0)
+        info_nce(*on_device(SQUARE, MASK), temperature=0.0)
 
 
 def test_an_empty_mask_gives_zero_and_no_gradient():
@@ -202,6 +205,6 @@ def test_an_empty_mask_gives_zero_and_no_gradient():
         )
         assert not rows.any()
         assert not vjp(jnp.ones(B))[0].any()
-    rows, vjp = jax.vjp(lambda s: contrastive.info_nce(s, nothing), jnp.full((B, B), jnp.nan))
+    rows, vjp = jax.vjp(lambda s: info_nce(s, nothing), jnp.full((B, B), jnp.nan))
     assert not rows.any()
     assert not vjp(jnp.ones(B))[0].any()

@@ -1,5 +1,6 @@
 """Closed forms in float64, gradients, NaN in dead rows, extreme logits."""
 
+import sys
 from functools import partial
 
 import jax
@@ -174,6 +175,21 @@ def test_class_weights_are_the_balanced_ones_of_scikit_learn():
         losses.class_weights(labels, 5)
     with pytest.raises(ValueError, match=r"expected known labels in \[0, 5\), got none"):
         losses.class_weights(np.array([-1, -1]), 5)
+
+
+def test_class_weights_say_what_they_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.utils.class_weight", None)
+    with pytest.raises(ImportError, match=r"needs scikit-learn: pip install 'jsage\[metrics\]'"):
+        losses.class_weights(np.array([0, 1]), 2)
+
+
+def test_a_class_that_is_ruled_out_costs_nothing():
+    """A logit of minus infinity, at another class than the label's: the loss is that of the others."""
+    barred = jnp.asarray(LOGITS).at[:, 3].set(jnp.where(CLASSES == 3, LOGITS[:, 3], -jnp.inf))
+    args = jnp.asarray(CLASSES), jnp.asarray(CLASSES != 3)
+    rows, vjp = jax.vjp(lambda z: losses.cross_entropy(z, *args), barred)
+    np.testing.assert_allclose(rows, losses.cross_entropy(barred[:, :3], *args), rtol=1e-6)
+    assert jnp.isfinite(vjp(jnp.ones(7))[0]).all()
 
 
 def test_positive_weights_balance_each_class():

@@ -21,7 +21,6 @@ FLOORS = {
     "typing": 1,
     "_internal": 2,
     "losses": 2,
-    "contrastive": 2,
     "train": 2,
     "metrics": 3,
     "graph": 3,
@@ -48,7 +47,7 @@ ONLY_IN = {
 # Not even when jsage is imported: a function that needs one imports it itself.
 LAZY = {"duckdb", "matplotlib", "pyarrow", "scipy", "sklearn", "torch"}
 # Training is for any model: it knows no graph.
-KNOWS_ONLY = {"train": {"typing"}, "losses": {"typing"}, "contrastive": {"typing"}}
+KNOWS_ONLY = {"train": {"typing"}, "losses": {"typing"}}
 # Sampling is about ids: it reads no rows.
 NO_WORDS = {"sampling.neighbors": {"features", "labels"}, "sampling.draws": {"graph", "features", "labels"}}
 PASS_THROUGH = {"graph.graph.from_edges"}  # **edge_data: named arrays, not options

@@ -2,7 +2,7 @@
 
 Accuracy and F1 are computed from counts: `confusion` and `multilabel_confusion` run inside jit, may be summed
 in a scan, and are read on the host afterwards. Rank and regression metrics take whole arrays on the host, in
-float64.
+float64: they are scikit-learn's own (extra `metrics`), behind checks of what they are given.
 """
 
 from collections.abc import Callable, Mapping
@@ -130,7 +130,7 @@ def auroc(scores: Scores, labels: AlikeLabels) -> float:
     >>> auroc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1]))
     0.875
     """
-    return _mean_over_classes(_auroc, scores, labels, needs_negatives=True)
+    return _mean_over_classes(_scikit_learn().roc_auc_score, scores, labels, needs_negatives=True)
 
 
 def average_precision(scores: Scores, labels: AlikeLabels) -> float:
@@ -142,7 +142,7 @@ def average_precision(scores: Scores, labels: AlikeLabels) -> float:
     >>> average_precision(np.array([0.9, 0.8, 0.7]), np.array([1, 0, 1])).__round__(4)
     0.8333
     """
-    return _mean_over_classes(_average_precision, scores, labels, needs_negatives=False)
+    return _mean_over_classes(_scikit_learn().average_precision_score, scores, labels, needs_negatives=False)
 
 
 def mae(predictions: Scores, targets: AlikeLabels) -> float:
@@ -152,7 +152,7 @@ def mae(predictions: Scores, targets: AlikeLabels) -> float:
     1.5
     """
     predictions, targets = _checked_pair(predictions, targets)
-    return float(np.abs(predictions - targets).mean())
+    return float(_scikit_learn().mean_absolute_error(targets, predictions))
 
 
 def rmse(predictions: Scores, targets: AlikeLabels) -> float:
@@ -162,7 +162,7 @@ def rmse(predictions: Scores, targets: AlikeLabels) -> float:
     1.0
     """
     predictions, targets = _checked_pair(predictions, targets)
-    return float(np.sqrt(((predictions - targets) ** 2).mean(0)).mean())
+    return float(_scikit_learn().root_mean_squared_error(targets, predictions))
 
 
 def r2(predictions: Scores, targets: AlikeLabels) -> float:
@@ -176,9 +176,7 @@ def r2(predictions: Scores, targets: AlikeLabels) -> float:
     predictions, targets = _checked_pair(predictions, targets)
     if len(targets) < 2:
         raise ValueError("R² needs at least two rows, got 1")
-    error, spread = ((predictions - targets) ** 2).sum(0), ((targets - targets.mean(0)) ** 2).sum(0)
-    share = np.divide(error, spread, out=np.asarray(error > 0, np.float64), where=spread > 0)
-    return float((1.0 - share).mean())
+    return float(_scikit_learn().r2_score(targets, predictions))
 
 
 def _checked_counts(counts: Counts) -> np.ndarray:
@@ -234,23 +232,14 @@ def _mean_over_classes(
                 f"class {c} has no {missing[0]} among {column.size} labels, so the metric is undefined: "
                 "leave that class out, or use more rows"
             )
-    return float(np.mean([metric(s[y >= 0], y[y >= 0]) for s, y in zip(scores, labels, strict=True)]))
+    return float(np.mean([metric(y[y >= 0], s[y >= 0]) for s, y in zip(scores, labels, strict=True)]))
 
 
-def _cumulated(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positives and rows at or above each distinct score, from the highest score down."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)
-    return np.cumsum(labels[order])[last], np.flatnonzero(last) + 1.0
-
-
-def _auroc(scores: np.ndarray, labels: np.ndarray) -> float:
-    positives, rows = _cumulated(scores, labels)
-    positives, negatives = np.append(0.0, positives), np.append(0.0, rows - positives)
-    area = (np.diff(negatives) * (positives[1:] + positives[:-1]) / 2).sum()
-    return float(area / (positives[-1] * negatives[-1]))
-
-
-def _average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    positives, rows = _cumulated(scores, labels)
-    return float((np.diff(positives, prepend=0.0) * positives / rows).sum() / positives[-1])
+def _scikit_learn() -> Any:
+    try:
+        import sklearn.metrics
+    except ImportError as error:
+        raise ImportError(
+            "rank and regression metrics need scikit-learn: pip install 'jsage[metrics]'"
+        ) from error
+    return sklearn.metrics

@@ -22,7 +22,7 @@ CorruptFn: TypeAlias = Callable[[PRNGKey, Rows, Sequence[Block], Bool[Array, " n
 class DeepGraphInfomax(nn.Module):
     """Scores of true and of corrupted embeddings against a summary: `h_vᵀ W s` and `h̃_vᵀ W s`.
 
-    `s = σ(mean of the live h_v)`. Train any encoder by `jsage.contrastive.dgi(*scores, mask)`; its parameters
+    `s = σ(mean of the live h_v)`. Train any encoder by `jsage.losses.dgi(*scores, mask)`; its parameters
     are those under `"encoder"`. Veličković et al. (2019), section 3.4; on sampled blocks it is the minibatch
     form of section 4.2: the summary is that of the batch. All costs go with the batch, not with the graph.
 

@@ -73,8 +73,9 @@ def with_replacement(
     """
     _check(k)
     bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
-    mask = jnp.broadcast_to(n > 0, bits.shape)
-    return jnp.where(mask, _below(bits, jnp.broadcast_to(n, bits.shape)), 0).T, mask.T
+    # A slot at a time, as in `choose`: XLA would draw fused bits anew for each array that the slots index.
+    offset = jax.lax.map(lambda word: _below(word, n), bits)
+    return offset.T, jnp.broadcast_to(n > 0, bits.shape).T
 
 
 def _below(bits: UInt32[Array, "..."], bound: Int[Array, "..."]) -> Int[Array, "..."]:

@@ -68,6 +68,13 @@ def test_trees_of_two_hops_count_the_rows_of_both():
     assert whole.rows == 3 + 5  # three nodes, and all edges into them
 
 
+def test_each_draw_has_a_key_of_its_own():
+    """A node reads one of its two neighbours: draws by one key would change all predictions or none."""
+    graph, table = from_edges([0, 2], [1, 1], 3), jnp.array([[1.0], [0.0], [-3.0]])
+    line, _ = variance_report(Mean(), {}, graph, table, jnp.array([1]), [(1,)])
+    assert 0 < line.changed < 1
+
+
 def test_fanouts_must_be_as_many_as_layers(setting):
     with pytest.raises(ValueError, match=r"1 layers need as many fanouts, got \(5, 5\)"):
         variance_report(Mean(), {}, *setting, jnp.arange(3), [(5, 5)])

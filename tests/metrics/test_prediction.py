@@ -1,5 +1,7 @@
 """Against scikit-learn on scores with ties, against brute force, and summed over batches."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,3 +214,10 @@ def test_bad_counts_are_refused(metric):
         metric(np.zeros((3, 3), int))
     with pytest.raises(ValueError, match=r"expected counts of shape \[c, c\] or \[c, 2, 2\], got \[3, 4\]"):
         metric(np.ones((3, 4), int))
+
+
+@pytest.mark.parametrize("metric", [metrics.auroc, metrics.average_precision, metrics.rmse, metrics.r2])
+def test_a_metric_says_what_it_needs(metric, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(ImportError, match=r"need scikit-learn: pip install 'jsage\[metrics\]'"):
+        metric(np.array([0.0, 1.0]), np.array([0.0, 1.0]))

@@ -13,9 +13,8 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from jsage.blocks import as_tree
-from jsage.contrastive import dgi
 from jsage.data import power_law_communities
-from jsage.losses import masked_mean
+from jsage.losses import dgi, masked_mean
 from jsage.nn import DeepGraphInfomax, GraphSAGE, shuffle_batch, shuffle_patches
 from jsage.nn.infomax import summarize
 from jsage.sampling import full_block, sample_blocks, sample_compact_blocks

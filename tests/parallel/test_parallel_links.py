@@ -11,9 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sharding import DEVICES
 
 from jsage.blocks import Tree, as_tree
-from jsage.contrastive import link_cross_entropy
 from jsage.graph import Graph, balanced, contiguous, from_edges, hashed, in_degrees, search
-from jsage.losses import masked_mean
+from jsage.losses import link_cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, dot
 from jsage.parallel import (
     ShardedGraph,

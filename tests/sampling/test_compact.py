@@ -108,6 +108,18 @@ class TestSampling:
         assert len(counts) == 10
         assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
+    @pytest.mark.parametrize("capacity", [None, 512])
+    def test_hops_are_drawn_apart(self, capacity):
+        """The same node in the frontier of two hops draws its neighbours anew: one in 1000 agrees."""
+        hubs, degree = np.arange(64, dtype=np.int32), 1000
+        star = from_edges(np.tile(np.arange(64, 1064), 64), np.repeat(hubs, degree), 1064)
+        sample = jax.jit(sample_compact_blocks, static_argnums=(3, 4))
+        blocks, fits = sample(jax.random.key(0), star, hubs, (5, 5), (capacity,))
+        (_, near, _), (again, far, _) = drawn(blocks, hubs)
+        assert fits
+        np.testing.assert_array_equal(again[:64], hubs)
+        assert (near[:, 0] == far[:64, 0]).mean() < 0.05
+
     def test_capacities_are_one_fewer_than_fanouts(self):
         with pytest.raises(ValueError, match=r"2 fanouts need 1 capacities.*got 2: measure_capacities"):
             sample_compact_blocks(jax.random.key(0), graph("random"), SEEDS, FANOUTS, (8, 8))
@@ -243,6 +255,18 @@ class TestLoss:
             losses.append(float(sums["loss"]))
         assert losses[-1] < 0.7 * losses[0]
         assert len(traces) == 1
+
+
+def test_a_batch_fits_as_many_rows_as_it_has_nodes_and_no_fewer():
+    """Node 0, its neighbours 1 to 4, and their neighbours 5 to 8: frontiers of 1, 5 and 9 nodes."""
+    tree, batch = from_edges(range(1, 9), [0, 0, 0, 0, 1, 2, 3, 4], num_nodes=9), (jnp.zeros(1, jnp.int32),)
+
+    def on_trees(params, stats, blocks, batch, key):
+        return jnp.float32(isinstance(blocks[1], Tree)), ({}, stats)
+
+    for capacities, fits in (((5, 9), True), ((4, 9), False), ((5, 8), False), ((None, 9), True)):
+        run = jax.jit(compacted(on_trees, tree, (4, 2, 1), capacities))
+        assert run({}, {}, batch, jax.random.key(0))[0] == (not fits), capacities
 
 
 class TestCapacities:

@@ -128,13 +128,18 @@ def test_rows_go_from_block_to_block(name: str):
     np.testing.assert_array_equal(h[:, 0], seeds)
 
 
-def test_hops_are_drawn_apart():
-    """The same node in the frontier of two hops draws its neighbours anew."""
-    hub = from_edges(range(1000), [0] * 1000, 1000)
-    first, last = blocks(key(0), hub, jnp.zeros(1, jnp.int32), (5, 5))
-    first_hop = set(np.asarray(first.dst[1:]).tolist())
-    assert first_hop != set(np.asarray(first.src[0]).tolist())
+@with_all_draws
+@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+def test_hops_are_drawn_apart(draw: str, impl: str):
+    """The same node in the frontier of two hops draws its neighbours anew: one in 1000 agrees by chance."""
+    hubs, degree, fanout = 64, 1000, 5
+    src = np.tile(np.arange(hubs, hubs + degree), hubs)
+    star = from_edges(src, np.repeat(np.arange(hubs), degree), hubs + degree)
+    sample = jax.jit(partial(sample_blocks, fanouts=(fanout, fanout), draw=DRAWS[draw]))
+    first, last = sample(jax.random.key(0, impl=impl), star, np.arange(hubs, dtype=np.int32))
+    near = np.asarray(first.dst)[hubs:].reshape(hubs, fanout)
     assert last.mask.all()
+    assert (near[:, 0] == np.asarray(first.src)[:hubs, 0]).mean() < 0.05
 
 
 def test_the_key_decides():
