@@ -26,6 +26,7 @@ from jsage.data import (
     shard_dataset,
     shard_edges,
 )
+from jsage.data.shards import from_edges as external
 from jsage.data.shards.edge_sort import open_edges
 from jsage.data.shards.from_edges import Balanced, Progress, Sorting
 from jsage.data.shards.writer import ShardWriter
@@ -125,7 +126,7 @@ def test_ids_above_int32(tmp_path, place):
         shard_edges(tmp_path / "graph", [(src, dst)], placement, sorting=stop_at("write"))
     file = tmp_path / ".graph.part" / "edges.duckdb"
     with open_edges(file, 2**27, read_only=True) as edges, ShardWriter(tmp_path, 5) as writer:
-        list(from_edges._write_edges(writer, edges, placement))
+        list(external._write_edges(writer, edges, placement))
         writer.finish({})
     arrays = {path.stem: np.load(path) for path in (tmp_path / "shard-00005").glob("*.npy")}
     ids = placement.nodes(arrays["owners"], arrays["indices"])
@@ -141,7 +142,7 @@ def test_memory_is_bounded():
         import resource, tempfile
         import numpy as np
         from jsage.data import Sorting, shard_edges
-        from jsage.partition import contiguous
+        from jsage.graph import contiguous
 
         def arrays(number):
             random = np.random.default_rng(0)
@@ -442,7 +443,7 @@ def test_an_existing_target(tmp_path):
 
 def test_what_was_whole_and_removed_since_is_written_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(from_edges, "flush_directory", lambda folder: 1 / 0)
+        patch.setattr(external, "flush_directory", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), sorting=LEAST)
     expected = content(tmp_path / "graph")

@@ -19,7 +19,7 @@ LIMITS = {  # that no program reaches: nothing is kept unless they are lifted
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp
-from jsage import cache
+from jsage.train import compilation_cache
 events = []
 jax.monitoring.register_event_listener(lambda name, **more: events.append(name.rpartition("/")[2]))
 folder = compilation_cache.enable(*sys.argv[1:])
