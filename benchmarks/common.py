@@ -18,7 +18,7 @@ from jaxtyping import Array
 from benchmarks.peers.process import memory_bytes as memory_bytes
 from benchmarks.peers.process import peak_rss_bytes as peak_rss_bytes
 from benchmarks.peers.process import reset_peak_rss as reset_peak_rss
-from experiments.output import write_json
+from experiments.common.output import write_json
 from jsage._internal.arrays import take
 
 Name = TypeVar("Name")

@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array
 
 from benchmarks.step import Blocks
-from experiments.pairs import draw_partners
+from experiments.unsupervised.objectives import draw_partners
 from jsage.data import Dataset, place_features
 from jsage.graph import Graph, in_degrees, sort_rows
 from jsage.losses import info_nce as info_nce_loss

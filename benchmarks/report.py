@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.output import write_whole
+from experiments.common.output import write_whole
 
 START, END = "<!-- tables: start -->", "<!-- tables: end -->"
 Column = tuple[str, Callable[[dict], Any]]

@@ -19,16 +19,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.classify import Config, load, parse, summary, task_of, train_all
-from experiments.learners import mlp, sage, sage_model
-from experiments.options import command
-from experiments.report import baseline
+from experiments.common.config import Config, parse
+from experiments.common.datasets import load
+from experiments.common.learners import mlp, sage, sage_model
+from experiments.common.options import command
+from experiments.common.runs import task_of, train_all
 from jsage import data
 from jsage.blocks import degree_classes
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, induced_subgraph
 from jsage.infer import NewNodes, embed_new
 from jsage.nn import GraphSAGE
+from jsage.recipes.report import baseline, summarize
 
 SINGLES = 200
 """New nodes that are timed one by one."""
@@ -69,7 +71,7 @@ def main(config: Config) -> dict:
         apart = max(apart, float(np.abs(outputs - whole).max() / np.abs(whole).max()))
     name, guess = baseline(task, np.asarray(dataset.train), test)
     scores = {"GraphSAGE": embedded, "MLP (features only)": plain.scores, name: [guess]}
-    result = summary(config, task, found._replace(scores=embedded), scores)
+    result = summarize(config, task.metric, scores, found.runs, found.traces["epoch"])
     result["rebuilt_mean"] = float(np.mean([score[task.metric] for score in rebuilt]))
     result |= {"largest_difference": apart, "new_nodes": len(test), "new_edges": len(split.new.src)}
     result["seconds_per_new_node"] = float(np.median(times))

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from experiments.options import command, option, read
-from jsage.data import Tables, edge_files, open_shards, shard_edges
-from jsage.data.shards.from_edges import Balanced, Progress, Sorting
+from experiments.common.options import command, read
+from jsage.data import Balanced, Sorting, Tables, edge_files, open_shards, shard_edges
+from jsage.data.shards.from_edges import Progress
 from jsage.graph import contiguous, hashed
+from jsage.recipes.options import option
 
 PLACEMENTS = {"contiguous": contiguous, "hashed": hashed, "balanced": Balanced}
 STAGES = {
@@ -42,7 +43,9 @@ class Config:
     edges: str | None = option(None, "a folder of .npy or .parquet files")
     num_nodes: int = option(0, "how many nodes there are, isolated ones included")
     shards: int = option(8, "how many shards are made")
-    placement: str = option("contiguous", "how nodes are placed: by equal ranges, mixed, or by equal costs")
+    placement: str = option(
+        "contiguous", "how nodes are placed: by equal ranges, mixed, or by equal costs", list(PLACEMENTS)
+    )
     out: str | None = option(None, "the directory to write; it must not exist")
     memory: float = option(1e9, "bytes that sorting and arrays in work may take")
     symmetrize: bool = option(False, "add the reverse of every edge")
@@ -109,7 +112,7 @@ def bars() -> Iterator[Callable[[Progress], None]]:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Read the command line."""
-    return read(Config, {"placement": list(PLACEMENTS)}, arguments, "shard", __doc__)
+    return read(Config, arguments, "shard", __doc__)
 
 
 def run(arguments: list[str] | None = None) -> int:

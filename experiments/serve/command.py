@@ -39,20 +39,21 @@ def main(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace, folder: Path) -> None:
     """`folder/artefact` and `folder/graph` from the recipe of experiments.classify."""
-    from experiments import classify, learners
+    from experiments.common import datasets, learners, runs
+    from experiments.common.config import Config
     from jsage.serving import export
 
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: pass --artefact {folder} to serve it")
-    config = classify.Config(
+    config = Config(
         options.dataset, fanouts=options.fanouts, layers=len(options.fanouts), epochs=options.epochs
     )
-    dataset, training_graph = classify.load(config)
+    dataset, training_graph = datasets.load(config)
     if dataset.features is None:
         raise ValueError(f"{options.dataset} has no features, and new nodes are embedded from theirs")
-    task = classify.task_of(dataset, config)
+    task = runs.task_of(dataset, config)
     learner = learners.sage(config, task.width, dataset.graph.num_nodes, identity=False)
-    found = classify.train_all("GraphSAGE", learner, task, dataset, training_graph, config)
+    found = runs.train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     say(f"{task.metric} {found.scores[0][task.metric]:.4f} on {len(dataset.test)} test nodes")
     model = learners.sage_model(config, task.width)
     run = found.runs[0]

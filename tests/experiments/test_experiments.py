@@ -18,13 +18,20 @@ import pytest
 from numpy.testing import assert_array_equal
 from rich.console import Console
 
-from experiments import classify, record
-from experiments.fit import best, compile_programs
-from experiments.learners import sage, weigh
-from experiments.tasks import make_task
+from experiments import classify
+from experiments.common import datasets
+from experiments.common.config import Config
+from experiments.common.config import parse as parse_config
+from experiments.common.datasets import around, load, make_tables, whole
+from experiments.common.learners import sage, weigh
+from experiments.common.programs import compile_programs
+from experiments.common.runs import task_of, train_all
 from jsage import data
 from jsage.blocks import Classes, Segments
 from jsage.graph import edges, from_edges, symmetric_weights
+from jsage.recipes import record
+from jsage.recipes.loop import rank_by_score_and_loss
+from jsage.recipes.tasks import make_task
 from jsage.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +68,10 @@ DIGITS = (*MODEL, "--epochs", "30", "--runs", "2", "--save-every", "15")
 SMALL = ("--layers", "1", "--fanouts", "4", "--hidden", "8", "--identity", "8")
 TINY = (*SMALL, "--lr", "0.1", "--weight-decay", "0", "--dropout", "0", "--norm", "none")
 BATCHES = ("--batch-size", "16")
+
+
+def parse(arguments: list[str]) -> Config:
+    return parse_config(arguments, "classify", "")
 
 
 def read_lines(folder: Path) -> list[dict]:
@@ -112,9 +123,9 @@ def test_the_json_has_what_it_promises(digits_run):
     assert result.keys() == KEYS
     assert (result["dataset"], result["metric"], result["runs"]) == ("digits", "accuracy", 2)
     assert result["epochs"] == [30, 30]
-    assert result["config"].keys() == classify.Config.__dataclass_fields__.keys()
+    assert result["config"].keys() == Config.__dataclass_fields__.keys()
     assert result["config"]["epochs"] == 30
-    assert result["config"]["patience"] == classify.Config.patience
+    assert result["config"]["patience"] == Config.patience
     assert 0 < result["seconds_per_epoch"] < 60
     assert 0 < result["test_std"] < 0.1
 
@@ -124,13 +135,13 @@ def test_two_runs_of_many_epochs_are_traced_once(digits_run):
 
 
 def test_gcn_alone_reads_weights_by_the_degrees_of_each_graph():
-    given = classify.load(classify.parse([]))
-    dataset, training_graph = weigh(*given, classify.parse(["--aggregator", "gcn"]))
+    given = load(parse([]))
+    dataset, training_graph = weigh(*given, parse(["--aggregator", "gcn"]))
     for graph in (dataset.graph, training_graph):
         expected = symmetric_weights(graph._replace(edge_data={})).edge_data["weight"]
         assert_array_equal(graph.edge_data["weight"], expected)
-    assert weigh(*given, classify.parse(["--aggregator", "max"])) == given
-    one, whole_graph = weigh(given[0], given[0].graph, classify.parse([]))
+    assert weigh(*given, parse(["--aggregator", "max"])) == given
+    one, whole_graph = weigh(given[0], given[0].graph, parse([]))
     assert one.graph is whole_graph
 
 
@@ -151,8 +162,7 @@ def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
         assert rows[0].keys() == {"epoch", "loss", "val_loss", "val_accuracy"}
         assert rows[-1]["loss"] < rows[0]["loss"]
         assert checkpoint.steps(out / name / "checkpoints") == [15, 30]
-    task = make_task(data.digits())
-    kept = [best(read_lines(out / f"graphsage-{i}"), task)["val_accuracy"] for i in (0, 1)]
+    kept = [best(read_lines(out / f"graphsage-{i}"))["val_accuracy"] for i in (0, 1)]
     assert result["val_mean"] == pytest.approx(np.mean(kept))
     for name in ("curves.png", "confusion.png"):
         picture = (out / name).read_bytes()
@@ -173,7 +183,7 @@ def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left(monkeypatch):
     terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(record, "Console", lambda stderr: terminal)
     rows = [{"epoch": n, "loss": 2.5 / n, "seconds": 0.5, "val_loss": 1.0, "val_f1": 0.75} for n in (1, 2)]
-    with record.Record("GraphSAGE", 3, classify.parse(["--epochs", "8"]), 1200, None) as shown:
+    with record.Record("GraphSAGE", 3, parse(["--epochs", "8"]), 1200) as shown:
         for n in (1, 2):
             shown.keep(rows[:n], None, last=False)
     last = screen.getvalue().split("\r")[-2]
@@ -199,7 +209,7 @@ def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
     """Neither an edge nor a pixel nor a label of the test digits changes a single epoch."""
     dataset = data.digits()
     test = dataset.test
-    _, graph = classify.load(classify.parse([]))
+    _, graph = load(parse([]))
     src, dst = edges(graph)
     assert not np.isin(src, test).any()
     assert not np.isin(dst, test).any()
@@ -208,11 +218,11 @@ def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
         features=dataset.features.at[test].set(noise), labels=dataset.labels.at[test].set(3)
     )
     monkeypatch.setattr(data, "digits", lambda: scrambled)
-    config = classify.parse([*DIGITS, "--runs", "1"])
-    scrambled, graph = classify.load(config)
+    config = parse([*DIGITS, "--runs", "1"])
+    scrambled, graph = load(config)
     learner = sage(config, 10, graph.num_nodes, identity=False)
-    task = classify.task_of(scrambled, config)
-    found = classify.train_all("GraphSAGE", learner, task, scrambled, graph, config)
+    task = task_of(scrambled, config)
+    found = train_all("GraphSAGE", learner, task, scrambled, graph, config)
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in found.runs[0].history]
     assert history == read_lines(digits_run[1] / "graphsage-0")
     assert found.scores[0]["accuracy"] < 0.5
@@ -258,14 +268,14 @@ def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbou
     tmp_path: Path, monkeypatch
 ):
     path = write_npz(tmp_path, "classes", features=True)
-    config = classify.parse(["--dataset", path, "--fanouts", "20,20", "--hidden", "8"])
-    dataset, graph = classify.load(config)
+    config = parse(["--dataset", path, "--fanouts", "20,20", "--hidden", "8"])
+    dataset, graph = load(config)
     assert np.diff(graph.indptr).max() <= 20
     task = make_task(dataset)
     learner = sage(config, task.width, graph.num_nodes, identity=False)
-    tables = classify.make_tables(graph, dataset, task, config)
-    monkeypatch.setattr(classify, "MESSAGES", 0)
-    in_classes = classify.make_tables(graph, dataset, task, config)
+    tables = make_tables(graph, dataset, task, config)
+    monkeypatch.setattr(datasets, "MESSAGES", 0)
+    in_classes = make_tables(graph, dataset, task, config)
     assert (type(tables.full), type(in_classes.full)) == (Segments, Classes)
     variables = learner.init(jax.random.key(0), tables)
     run = jax.jit(learner.predict)
@@ -280,13 +290,13 @@ def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbou
 def test_validation_reads_all_that_its_nodes_depend_on_and_no_more(layers: int, tmp_path: Path):
     """A ring of 60 nodes: two nodes' outputs are those on the whole graph, from a piece of it."""
     path = write_npz(tmp_path, "classes", features=True)
-    config = classify.parse(["--dataset", path, "--layers", str(layers), "--hidden", "8"])
-    dataset, _ = classify.load(config)
+    config = parse(["--dataset", path, "--layers", str(layers), "--hidden", "8"])
+    dataset, _ = load(config)
     src = np.arange(60)
     ring = from_edges(np.concatenate([src, src]), np.concatenate([(src + 1) % 60, (src + 2) % 60]), 60)
     task, nodes = make_task(dataset), np.array([59, 30])
-    tables = classify.make_tables(ring, dataset, task, config)
-    cut, place = classify.around(nodes, tables, config)
+    tables = make_tables(ring, dataset, task, config)
+    cut, place = around(nodes, tables, config)
     read = {(v - hop) % 60 for v in nodes for hop in range(2 * layers + 1)}
     np.testing.assert_array_equal(cut.features, tables.features[np.array(sorted(read))])
     np.testing.assert_array_equal(cut.labels[place], task.labels[nodes])
@@ -296,17 +306,22 @@ def test_validation_reads_all_that_its_nodes_depend_on_and_no_more(layers: int, 
         run(variables, cut, place), run(variables, tables, jnp.asarray(nodes)), rtol=1e-5, atol=1e-6
     )
     bare = tables._replace(features=None)
-    assert classify.around(nodes, bare, config)[0] is bare
+    assert around(nodes, bare, config)[0] is bare
+
+
+def best(rows: list[dict]) -> dict:
+    """The epoch that is kept."""
+    rank = rank_by_score_and_loss("val_accuracy", "val_loss")
+    return max(rows, key=lambda row: np.float32(rank(row, rows[0])))
 
 
 def test_the_best_epoch_has_a_good_score_and_a_low_loss():
-    task = make_task(data.digits())
     rows = [
         {"val_accuracy": score, "val_loss": loss} for score, loss in ((0.5, 2.0), (0.6, 1.9), (0.59, 1.0))
     ]
-    assert best(rows, task) is rows[2]
-    assert best([*rows, {"val_accuracy": 0.61, "val_loss": 1.1}], task)["val_loss"] == 1.1
-    assert best([rows[1], rows[1] | {"val_loss": 1.8}], task)["val_loss"] == 1.8
+    assert best(rows) is rows[2]
+    assert best([*rows, {"val_accuracy": 0.61, "val_loss": 1.1}])["val_loss"] == 1.1
+    assert best([rows[1], rows[1] | {"val_loss": 1.8}])["val_loss"] == 1.8
 
 
 def test_patience_counts_steps(tmp_path: Path):
@@ -314,18 +329,18 @@ def test_patience_counts_steps(tmp_path: Path):
     frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
     for size, epochs in (("30", 61), ("15", 41)):  # the first epoch, then 60 steps or 40 epochs
         options = ("--dataset", path, *frozen, "--patience", "60", "--batch-size", size)
-        assert classify.main(classify.parse(list(options)))["epochs"] == [epochs]
+        assert classify.main(parse(list(options)))["epochs"] == [epochs]
 
 
 def test_embeddings_do_not_decay_and_the_other_parameters_do(tmp_path: Path):
     """With nothing left to learn, weight decay alone moves the parameters."""
     path = write_npz(tmp_path, "classes", features=False)
-    config = classify.parse(["--dataset", path, *SMALL, "--weight-decay", "0.1", "--lr", "0.1"])
-    dataset, graph = classify.load(config)
+    config = parse(["--dataset", path, *SMALL, "--weight-decay", "0.1", "--lr", "0.1"])
+    dataset, graph = load(config)
     task = make_task(dataset)._replace(loss=lambda out, y, mask: 0.0 * out[:, 0])
     learner = sage(config, task.width, 60, identity=True)
     programs = compile_programs(learner, task, config)
-    tables = classify.make_tables(graph, dataset, task, config)
+    tables = make_tables(graph, dataset, task, config)
     state = programs.start(jax.random.key(0), tables)
     before = jax.tree.map(np.asarray, state.params)
     state, _ = programs.epoch(state, tables, dataset.train[None, :16], jnp.ones((1, 16), bool))
@@ -337,13 +352,13 @@ def test_embeddings_do_not_decay_and_the_other_parameters_do(tmp_path: Path):
 
 
 def test_an_lstm_samples_where_its_slots_would_not_fit(tmp_path: Path, monkeypatch):
-    config = classify.parse(["--dataset", write_npz(tmp_path, "classes", features=True)])
+    config = parse(["--dataset", write_npz(tmp_path, "classes", features=True)])
     config = dataclasses.replace(config, aggregator="lstm")
-    graph = classify.load(config)[1]
-    block = classify.whole(graph, 64, config)
+    graph = load(config)[1]
+    block = whole(graph, 64, config)
     assert block.order.shape == (60, np.diff(graph.indptr).max())
-    monkeypatch.setattr(classify, "MESSAGES", block.order.size * 64 - 1)
-    assert classify.whole(graph, 64, config) is None
+    monkeypatch.setattr(datasets, "MESSAGES", block.order.size * 64 - 1)
+    assert whole(graph, 64, config) is None
 
 
 def test_real_values_of_a_real_graph(data_folder: Path, tmp_path: Path):
@@ -417,13 +432,13 @@ def test_the_help_names_every_option(capsys):
         classify.run(["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for name in classify.Config.__dataclass_fields__:
+    for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
 
 
 def test_fanouts_follow_the_layers():
-    assert classify.parse(["--fanouts", "25,10", "--layers", "3"]).fanouts == (25, 10, 10)
-    assert classify.parse(["--fanouts", "25,10", "--layers", "1"]).fanouts == (25,)
+    assert parse(["--fanouts", "25,10", "--layers", "3"]).fanouts == (25, 10, 10)
+    assert parse(["--fanouts", "25,10", "--layers", "1"]).fanouts == (25,)
 
 
 def start(arguments: list[str], **more: str) -> subprocess.Popen:

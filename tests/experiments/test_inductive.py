@@ -7,7 +7,8 @@ import pytest
 from test_experiments import BATCHES, KEYS, MODEL, TINY, write_npz
 
 from experiments import inductive
-from experiments.classify import Config, load
+from experiments.common.config import Config
+from experiments.common.datasets import load
 from jsage.graph import edges
 
 MORE = {"rebuilt_mean", "largest_difference", "new_nodes", "new_edges", "seconds_per_new_node"}

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from test_experiments import KEYS
 
-from experiments import links
-from experiments.link_baselines import edgebank, heuristics
-from experiments.link_fit import Pairs, rate
-from experiments.link_learners import NEGATIVES, Tables, draw_negatives, earlier, link_blocks, past_blocks
-from experiments.picture import colour
+from experiments.links import __main__ as links
+from experiments.links.baselines import edgebank, heuristics
+from experiments.links.config import DECODERS, NEGATIVES, Config
+from experiments.links.learners import MAKE_DECODER, Tables, draw_negatives, earlier, link_blocks, past_blocks
+from experiments.links.problems import event_problem
+from experiments.links.problems import load as load_links
+from experiments.links.scores import Pairs, rate
 from jsage.data import split_edges_by_time
 from jsage.graph import Graph, add_self_loops, edges, from_edges, sort_rows, symmetrize
+from jsage.recipes.plots import node_colors
 from jsage.sampling import LinkBatch, negatives
 
 TINY = ("--fanouts", "4,4", "--hidden", "16", "--identity", "16", "--lr", "0.02", "--dropout", "0")
@@ -57,7 +60,7 @@ def test_links_within_groups_are_found(tmp_path, capsys):
     assert result.keys() == KEYS | {"scores"}
     assert (result["metric"], result["runs"], result["traces"]) == ("auc", 2, 1)
     assert result["epochs"] == [12, 12]
-    assert result["config"].keys() == links.Config.__dataclass_fields__.keys()
+    assert result["config"].keys() == Config.__dataclass_fields__.keys()
     assert result["test_mean"] > 0.75
     assert result["test_mean"] > result["baselines"]["preferential attachment"] + 0.1
     assert 0 < result["test_std"] < 0.1
@@ -173,7 +176,7 @@ def test_no_live_negative_is_an_edge_to_train_on(noise: str):
     known = sort_rows(add_self_loops(graph))
     sampler = negatives.by_degree(graph) if noise == "degree" else negatives.uniform(12)
     tables = Tables(graph, known, None, None, sampler, jnp.zeros((1, 2), jnp.int32), None)
-    config, src = links.Config(noise=noise, negatives=5), jnp.arange(12).repeat(20)
+    config, src = Config(noise=noise, negatives=5), jnp.arange(12).repeat(20)
     nodes, live = jax.jit(draw_negatives, static_argnums=3)(jax.random.key(0), tables, src, config)
     one, other = jnp.split(nodes, 2, axis=1) if noise == "pairs" else (src[:, None].repeat(5, 1), nodes)
     joined = np.zeros((12, 12), bool)
@@ -181,6 +184,10 @@ def test_no_live_negative_is_an_edge_to_train_on(noise: str):
     assert joined.mean() > 0.5  # most draws were wrong at first
     assert live.mean() > 0.9
     assert not joined[np.asarray(one)[np.asarray(live)], np.asarray(other)[np.asarray(live)]].any()
+
+
+def test_every_decoder_is_made():
+    assert set(DECODERS) == MAKE_DECODER.keys()
 
 
 def test_heuristics_are_those_of_sets():
@@ -225,8 +232,8 @@ def test_edgebank_remembers_event_by_event():
     [("collegemsg", 0.8436, 0.8314), ("bitcoin_alpha", 0.4942, 0.5), ("temporal_enron", 0.894, 0.8308)],
 )
 def test_edgebank_scores_what_the_data_page_says(data_folder, name: str, auc: float, ap: float):
-    config = links.Config(dataset=str(data_folder / f"{name}.npz"))
-    problem = links.event_problem(links.load(config), 0, config)
+    config = Config(dataset=str(data_folder / f"{name}.npz"))
+    problem = event_problem(load_links(config), 0, config)
     values, size = problem.plain["EdgeBank"], len(problem.test.positive)
     found = rate(values[:size], values[size:], ranked=False)
     assert found == pytest.approx({"auc": auc, "ap": ap}, abs=0.004)  # other draws of the negatives
@@ -242,9 +249,13 @@ def test_ranks_are_among_all_negatives():
     assert rate(np.array([0.3, 9.0]), np.arange(12.0), ranked=True)["hits@10"] == 0.5
 
 
-def test_nodes_are_coloured_by_class_or_by_degree():
+def test_nodes_are_colored_by_class_or_by_degree():
     degree = np.array([0, 9, 99])
-    assert colour(np.array([2, 0, 1]), degree)[0].tolist() == [2, 0, 1]
-    assert colour(np.array([[False, True], [True, True], [False, False]]), degree)[0].tolist() == [1, 0, 0]
+    assert node_colors(np.array([2, 0, 1]), degree)[0].tolist() == [2, 0, 1]
+    assert node_colors(np.array([[False, True], [True, True], [False, False]]), degree)[0].tolist() == [
+        1,
+        0,
+        0,
+    ]
     for labels in (None, np.array([0.5, 1.0, 2.0])):
-        np.testing.assert_allclose(colour(labels, degree)[0], [0, 1, 2])
+        np.testing.assert_allclose(node_colors(labels, degree)[0], [0, 1, 2])

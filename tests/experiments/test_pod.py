@@ -1,5 +1,6 @@
 """The job on a mesh, run as its users run it: eight virtual devices and tiny graphs."""
 
+import dataclasses
 import json
 import re
 
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 from test_experiments import KEYS, read_lines, write_npz
 
-from experiments import classify, pod
-from experiments.pod_fit import padded
-from experiments.pod_tables import locate
+from experiments.common.config import Config as ClassifyConfig
+from experiments.common.config import SupervisedOptions
+from experiments.common.mesh import padded
+from experiments.pod import __main__ as pod
+from experiments.pod.config import Config
+from experiments.pod.tables import locate, open_source
 from jsage.data import load_npz, shard_dataset
 from jsage.graph import hashed
 from jsage.parallel import make_mesh
@@ -52,14 +56,16 @@ def test_the_json_is_that_of_classify_and_says_what_lay_where(whole):
     assert whole.keys() == KEYS | MORE
     assert (whole["devices"], whole["processes"], whole["traces"]) == (8, 1, 1)
     assert (whole["metric"], whole["epochs"], len(whole["capacities"])) == ("accuracy", [6], 3)
-    assert whole["config"].keys() == pod.Config.__dataclass_fields__.keys()
+    assert whole["config"].keys() == Config.__dataclass_fields__.keys()
     assert {"graph", "features", "exchange", "weights"} <= whole["bytes"].keys()
     assert whole["test_mean"] > whole["baselines"]["majority class"] + 0.2
 
 
 def test_the_recipe_is_that_of_classify():
-    mine, theirs = pod.Config(dataset="digits"), classify.Config()
-    assert mine.common == theirs
+    mine, theirs = Config(dataset="digits"), ClassifyConfig()
+    names = [field.name for field in dataclasses.fields(SupervisedOptions)]
+    assert {"hidden", "dropout", "smoothing", "lr", "patience"} <= set(names)
+    assert [getattr(mine, name) for name in names] == [getattr(theirs, name) for name in names]
 
 
 def test_a_run_cut_off_goes_on_bit_for_bit(folder, whole):
@@ -95,8 +101,8 @@ def test_a_dry_run_places_nothing(folder, capsys, monkeypatch):
 
 def test_the_bill_is_what_the_tables_take(folder):
     config = pod.parse(["--dataset", str(folder / "sharded"), *SMALL])
-    source = pod.find(config, 8)
-    items, tables = pod.reckon(source, config), pod.make_tables(source, config, make_mesh())
+    source = open_source(config, 8)
+    items, tables = pod.memory_of_each_device(source, config), pod.make_tables(source, config, make_mesh())
     weight = tables.graph.edge_data["weight"]
     assert items["weights"] == weight.nbytes / 8
     assert items["features"] == tables.features.rows.nbytes / 8
@@ -147,8 +153,8 @@ def test_batches_are_padded_with_dead_seeds():
 
 def test_nodes_of_splits_come_in_the_order_of_their_ids_from_everywhere(folder):
     config = pod.parse(["--dataset", str(folder / "classes.npz"), *SMALL])
-    mine = locate(pod.find(config, 8), make_mesh())
+    mine = locate(open_source(config, 8), make_mesh())
     config = pod.parse(["--dataset", str(folder / "sharded"), *SMALL])
-    theirs = locate(pod.find(config, 8), make_mesh())
+    theirs = locate(open_source(config, 8), make_mesh())
     for a, b in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.linear_model import LogisticRegression
 from test_experiments import KEYS, PNG, read_lines, write_npz
 
-from experiments import unsupervised
-from experiments.classify import load
-from experiments.options import read
-from experiments.pairs import OBJECTIVES, draw_pairs, make_source
-from experiments.probe import PENALTIES, fit_probe, make_fit
-from experiments.tasks import make_task
-from experiments.unsupervised import Config, both_tables
+from experiments.common.config import LabelOptions, LearnerOptions
+from experiments.common.datasets import load
+from experiments.common.options import read
+from experiments.unsupervised import __main__ as unsupervised
+from experiments.unsupervised.__main__ import both_tables
+from experiments.unsupervised.config import OBJECTIVES, Config
+from experiments.unsupervised.objectives import PAIRS, draw_pairs, make_source
+from experiments.unsupervised.probe import PENALTIES, fit, fit_probe
 from jsage.data import Dataset
 from jsage.graph import from_edges, in_degrees
 from jsage.nn import l2_normalize
+from jsage.recipes.tasks import make_task
 
 TINY = ("--layers", "1", "--fanouts", "4", "--hidden", "8", "--width", "8", "--batch-size", "32")
 TINY += ("--aggregator", "mean", "--dropout", "0", "--lr", "0.02", "--steps", "10", "--epochs", "4")
@@ -75,7 +76,7 @@ def test_rows_of_many_labels_without_features(tmp_path):
 
 def test_on_the_digits_no_table_holds_a_label_or_an_edge_of_a_test_node():
     config = Config()
-    dataset, hidden = load(config.common)
+    dataset, hidden = load(config)
     training, everything = both_tables(dataset, hidden, config)
     assert training.labels.size == everything.labels.size == 0
     source = make_source(training)
@@ -113,36 +114,59 @@ def toy() -> Dataset:
     return Dataset(from_edges([0], [1], num_nodes=90), jnp.asarray(rows, jnp.float32), labels, *parts)
 
 
-def test_the_probe_is_logistic_regression():
+@pytest.mark.parametrize("labels", ["classes", "two", "labels", "real", "reals"])
+def test_the_probe_is_where_the_penalized_loss_is_least(labels: str):
+    """Of the losses that models are trained with; convex, so a gradient of nearly 0 says it all."""
     dataset = toy()
-    task = make_task(dataset)
-    rows = l2_normalize(dataset.features)[:40]
-    kernels, biases = make_fit(task)(rows, jnp.asarray(task.labels[:40]), jnp.asarray(PENALTIES))
-    for kernel, bias, penalty in list(zip(kernels, biases, PENALTIES, strict=True))[:4]:
-        reference = LogisticRegression(C=1 / (40 * penalty), tol=1e-8, max_iter=5000)
-        reference.fit(np.asarray(rows, np.float64), dataset.labels[:40])
-        assert_allclose(kernel.T, reference.coef_, atol=5e-3 * np.abs(reference.coef_).max())
-        found = jax.nn.softmax(rows @ kernel + bias[None])
-        assert_allclose(found, reference.predict_proba(rows), atol=2e-3)
+    group = dataset.labels
+    y = {
+        "classes": group,
+        "two": np.minimum(group, 1),
+        "labels": np.stack([group == 0, group != 1], 1).astype(np.uint8),
+        "real": group.astype(np.float32),
+        "reals": np.stack([group, -2.0 * group + 1], 1).astype(np.float32),
+    }[labels]
+    task = make_task(dataset._replace(labels=y))
+    rows, targets = l2_normalize(dataset.features)[:40], jnp.asarray(task.labels[:40])
+
+    def loss(params, penalty) -> jax.Array:
+        kernel, bias = params
+        losses = task.loss(rows @ kernel + bias[None], targets, jnp.ones(40, bool))
+        return losses.mean() + penalty / 2 * (kernel**2).sum()
+
+    found = fit(task, np.asarray(rows, np.float64), task.labels[:40])
+    assert len(found) == len(PENALTIES)
+    for params, penalty in list(zip(found, PENALTIES, strict=True))[:4]:
+        params = jax.tree.map(jnp.float32, params)
+        assert params[0].shape == (5, task.width)
+        for part in jax.tree.leaves(jax.grad(loss)(params, penalty)):
+            assert_allclose(part, 0, atol=5e-4)
 
 
 def test_the_probe_is_chosen_by_validation_and_reads_no_test_label():
     dataset = toy()
     task = make_task(dataset)
-    fit = make_fit(task)
-    probe = fit_probe(fit, task, dataset, dataset.features)
+    probe = fit_probe(task, dataset, dataset.features)
     rows, labels = dataset.features, dataset.labels
-    given = l2_normalize(rows[:40]), jnp.asarray(labels[:40]), jnp.asarray(PENALTIES)
     shares = [
         np.mean(np.argmax(l2_normalize(rows[40:60]) @ kernel + bias[None], 1) == labels[40:60])
-        for kernel, bias in zip(*fit(*given), strict=True)
+        for kernel, bias in fit(task, np.asarray(l2_normalize(rows[:40]), np.float64), labels[:40])
     ]
     assert probe.score == pytest.approx(max(shares))
     changed = np.concatenate([labels[:60], 2 - labels[60:]])
-    other = fit_probe(fit, make_task(dataset._replace(labels=changed)), dataset, rows)
+    other = fit_probe(make_task(dataset._replace(labels=changed)), dataset, rows)
     assert_array_equal(other.kernel, probe.kernel)
-    moved = fit_probe(fit, task, dataset, rows * jnp.linspace(1, 9, 90)[:, None])  # rows are scaled
+    moved = fit_probe(task, dataset, rows * jnp.linspace(1, 9, 90)[:, None])  # rows are scaled
     assert_allclose(moved.kernel, probe.kernel, rtol=0.05, atol=0.01)
+
+
+def test_a_class_that_no_training_row_has_is_never_said():
+    dataset = toy()
+    task = make_task(dataset)
+    for there in ([0, 2], [1]):
+        some = np.flatnonzero(np.isin(dataset.labels[:40], there)).astype(np.int32)
+        probe = fit_probe(task, dataset._replace(train=some), dataset.features)
+        assert set(probe.outputs(dataset.features).argmax(1)) == set(there)
 
 
 @pytest.mark.parametrize("edges", [True, False])
@@ -166,5 +190,11 @@ def test_options_that_mean_nothing_are_refused(capsys, arguments):
 
 
 def test_every_option_reaches_the_shared_parts():
-    config = read(Config, {}, ["--hidden", "9", "--fanouts", "3,2", "--labels", "z"], "unsupervised", "")
-    assert (config.common.hidden, config.common.fanouts, config.common.labels) == (9, (3, 2), "z")
+    config = read(Config, ["--hidden", "9", "--fanouts", "3,2", "--labels", "z"], "unsupervised", "")
+    assert isinstance(config, LearnerOptions)
+    assert isinstance(config, LabelOptions)
+    assert (config.hidden, config.fanouts, config.labels) == (9, (3, 2), "z")
+
+
+def test_every_objective_has_its_loss():
+    assert set(OBJECTIVES) == {*PAIRS, "dgi"}

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from experiments.hosts import together
+from experiments.pod.processes import together
 from jsage.blocks import Tree
 from jsage.data.shards import layout as directories
 from jsage.losses import cross_entropy, masked_mean

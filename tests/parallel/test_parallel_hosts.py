@@ -28,7 +28,7 @@ from many_hosts import (
 )
 
 import jsage
-from experiments.hosts import LOST
+from experiments.pod.processes import LOST
 from jsage.blocks import as_tree
 from jsage.data import power_law_communities, shard_dataset
 from jsage.graph import balanced, contiguous, hashed

@@ -1,0 +1,123 @@
+"""The options that experiments share: mix-ins, and what the names among them mean."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import numpy as np
+
+from experiments.common.options import one_a_layer, read
+from jsage import aggregate, recipes
+from jsage.graph import Graph, Placement, balanced, contiguous, hashed, in_degrees
+from jsage.nn import LSTM, Pool
+from jsage.recipes.options import DataOptions, option
+from jsage.recipes.tasks import TASKS
+from jsage.typing import AggregateFn
+
+AGGREGATORS: dict[str, Callable[[int], AggregateFn]] = {
+    "mean": lambda width: aggregate.mean,
+    "gcn": lambda width: aggregate.gcn,
+    "max": lambda width: aggregate.max,
+    "sum": lambda width: aggregate.sum,
+    "pool": Pool,
+    "meanpool": partial(Pool, reduce=aggregate.mean),
+    "lstm": LSTM,
+}
+"""name -> the aggregator from its width, which only those with parameters have"""
+NORMS: dict[str, Callable[[], nn.Module] | None] = {
+    "none": None,
+    "layer": nn.LayerNorm,
+    "batch": partial(nn.BatchNorm, momentum=0.9),
+}
+PLACEMENTS: dict[str, Callable[[Graph, int], Placement]] = {
+    "contiguous": lambda graph, shards: contiguous(graph.num_nodes, shards),
+    "hashed": lambda graph, shards: hashed(graph.num_nodes, shards),
+    "balanced": lambda graph, shards: balanced(np.asarray(in_degrees(graph)), shards),
+}
+"""name -> the placement of a graph's nodes over so many shards"""
+
+
+@dataclass(frozen=True)
+class RunOptions(recipes.RunOptions):
+    """How long runs train, how many there are, and what they write."""
+
+    json: str | None = option(None, "write the result there; - is standard output")
+
+
+@dataclass(frozen=True)
+class LabelOptions(DataOptions):
+    """What is learned from, and what of it."""
+
+    task: str | None = option(None, "read from the labels unless given", TASKS)
+    labels: str = option("y", "the array of the .npz that holds the labels")
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What makes embeddings."""
+
+    aggregator: str = option("gcn", "how neighbours are reduced", list(AGGREGATORS))
+    fanouts: tuple[int, ...] = option(
+        (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
+    )
+    hidden: int = option(64, "width of the hidden layers")
+    dropout: float = option(0.6, "rate on every layer's inputs")
+
+
+@dataclass(frozen=True)
+class ModelOptions(EncoderOptions):
+    """A GraphSAGE."""
+
+    layers: int = option(2, "number of layers, one hop each")
+    norm: str = option("none", "normalisation of the hidden layers", list(NORMS))
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Steps of training."""
+
+    batch_size: int = option(512, "seeds a step")
+    lr: float = option(0.01, "learning rate of Adam")
+    weight_decay: float = option(0.0005, "L2 penalty on the parameters")
+
+
+@dataclass(frozen=True)
+class LearnerOptions(TrainingOptions, ModelOptions):
+    """A GraphSAGE that is trained on one device."""
+
+    identity: int = option(128, "width of learned embeddings, for graphs without features")
+    full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """Where nodes are, on a mesh of devices."""
+
+    devices: int = option(0, "so many virtual devices of the CPU; 0: the devices that there are")
+    placement: str = option("hashed", "which device owns a node", list(PLACEMENTS))
+
+
+@dataclass(frozen=True)
+class SupervisedOptions(RunOptions, TrainingOptions, ModelOptions, LabelOptions):
+    """The one recipe for labels, on one device or on many."""
+
+    epochs: int = option(600, "passes over the training nodes, at most")
+    balanced: bool = option(False, "weigh rare classes up")
+    smoothing: float = option(0.2, "share of each label that all classes get alike")
+    patience: int = option(
+        100, "steps without a better validation score or loss before stopping; 40 epochs at least"
+    )
+    out: str | None = option(None, "folder for checkpoints, metrics.jsonl and plots")
+
+
+@dataclass(frozen=True)
+class Config(SupervisedOptions, LearnerOptions):
+    """Every option of `experiments.classify` and `experiments.inductive`; the defaults are the one recipe."""
+
+
+def parse(arguments: list[str] | None, name: str, text: str | None) -> Config:
+    """Read the command line of an experiment with this `Config`."""
+    config = read(Config, arguments, name, text)
+    return dataclasses.replace(config, fanouts=one_a_layer(config.fanouts, config.layers))

@@ -1,0 +1,79 @@
+"""The data sets by their names, and what programs read of them, on the device."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.config import LabelOptions, LearnerOptions
+from experiments.common.learners import Tables
+from jsage import data
+from jsage.blocks import Block, degree_classes
+from jsage.data import Dataset
+from jsage.graph import Graph, edges, in_degrees, induced_subgraph
+from jsage.nn import l2_normalize
+from jsage.recipes.tasks import Task
+from jsage.sampling import full_block
+
+MESSAGES = 200_000_000
+"""Numbers (edges or slots x width) that inference may hold at once: 0.8 GB."""
+
+
+def load(config: LabelOptions) -> tuple[Dataset, Graph]:
+    """The data set, feature rows scaled to length 1, and the graph to train on."""
+    path = Path(config.dataset)
+    if config.dataset == "digits":
+        dataset = data.digits()
+    elif config.dataset == "communities":
+        dataset = data.power_law_communities(200_000, 4_000_000)
+    elif path.is_dir():
+        dataset = jax.device_put(data.open(path))
+    elif path.is_file():
+        dataset = data.load_npz(path, labels=config.labels)
+    else:
+        raise FileNotFoundError(
+            f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
+        )
+    data.validate_dataset(dataset)
+    if dataset.features is not None:
+        dataset = dataset._replace(features=l2_normalize(jnp.asarray(dataset.features)))
+    return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
+
+
+def make_tables(graph: Graph, dataset: Dataset, task: Task, config: LearnerOptions) -> Tables:
+    """What the programs read, on the device."""
+    features = None if dataset.features is None else jnp.asarray(dataset.features)
+    width = config.identity if features is None else features.shape[1]
+    return Tables(graph, features, jnp.asarray(task.labels), whole(graph, max(width, config.hidden), config))
+
+
+def around(nodes: np.ndarray, tables: Tables, config: LearnerOptions) -> tuple[Tables, jax.Array]:
+    """The tables cut to what the outputs of `nodes` depend on, and the nodes' ids there.
+
+    A graph without features stays whole, as its embeddings go by node id; so does one that is mostly read.
+    """
+    graph, features, labels, _ = tables
+    src, dst = map(np.asarray, edges(graph))
+    read = np.zeros(graph.num_nodes, bool)
+    read[nodes] = True
+    for _ in range(config.layers):
+        read[src[read[dst]]] = True
+    ids = np.flatnonzero(read)
+    if features is None or 2 * len(ids) > graph.num_nodes:
+        return tables, jnp.asarray(nodes)
+    cut, width = induced_subgraph(graph, ids), max(features.shape[1], config.hidden)
+    place = jnp.asarray(np.searchsorted(ids, nodes).astype(np.int32))
+    return Tables(cut, features[ids], labels[ids], whole(cut, width, config)), place
+
+
+def whole(graph: Graph, width: int, config: LearnerOptions) -> Block | None:
+    """The graph as one block, for exact inference and for `--full-batch`.
+
+    An edge list compiles fastest; a graph with many messages goes in degree classes, which hold none. The
+    LSTM reads slots: None where their table is too large.
+    """
+    if config.aggregator == "lstm":
+        slots = graph.num_nodes * int(in_degrees(graph).max(initial=0))
+        return full_block(graph, slots=True) if slots * width <= MESSAGES or config.full_batch else None
+    return full_block(graph) if graph.num_edges * width <= MESSAGES else degree_classes(graph)

@@ -1,0 +1,134 @@
+"""What is trained: GraphSAGE on sampled blocks or on the whole graph, and a features-only MLP beside it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from experiments.common.config import AGGREGATORS, NORMS, EncoderOptions, LearnerOptions, ModelOptions
+from jsage.blocks import Block
+from jsage.data import Dataset
+from jsage.graph import Graph, symmetric_weights
+from jsage.nn import GraphSAGE, SAGEConv
+from jsage.sampling import batches, sample_blocks
+
+
+class Tables(NamedTuple):
+    """What every program reads; always an argument."""
+
+    graph: Graph
+    features: Array | None
+    labels: Array
+    full: Block | None
+    """The whole graph as one block; None where an LSTM could not read it: then inference samples too."""
+
+
+class Learner(NamedTuple):
+    """A model as two functions."""
+
+    init: Callable[[Array, Tables], Any]
+    """`(key, tables) -> variables`"""
+    forward: Callable[[Any, Tables, Array, Array, Array | None], tuple[Array, Any]]
+    """`(variables, tables, seeds, mask, key) -> (outputs, stats)`; no key: inference, deterministic."""
+    predict: Callable[[Any, Tables, Array], Array]
+    """`(variables, tables, nodes) -> outputs`, deterministic."""
+
+
+def weigh(dataset: Dataset, training_graph: Graph, config: EncoderOptions) -> tuple[Dataset, Graph]:
+    """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalisation."""
+    if config.aggregator != "gcn":
+        return dataset, training_graph
+    graph = symmetric_weights(dataset.graph)
+    same = training_graph is dataset.graph
+    return dataset._replace(graph=graph), graph if same else symmetric_weights(training_graph)
+
+
+def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | None = None) -> GraphSAGE:
+    """The module; `identity` is the shape of learned embeddings, where there are no features."""
+    return GraphSAGE(
+        hidden=config.hidden,
+        out=width,
+        num_layers=config.layers,
+        conv=partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden)),
+        norm=NORMS[config.norm],
+        dropout=config.dropout,
+        identity=identity,
+    )
+
+
+def sage(config: LearnerOptions, width: int, num_nodes: int, *, identity: bool) -> Learner:
+    """GraphSAGE: trained on sampled neighbours, exact at inference unless the graph is too large."""
+    model = sage_model(config, width, (num_nodes, config.identity) if identity else None)
+
+    def whole(variables, tables, **options):
+        return model.apply(variables, tables.features, (tables.full,) * config.layers, **options)
+
+    def init(key, tables):
+        blocks = sample_blocks(key, tables.graph, jnp.zeros(1, jnp.int32), config.fanouts)
+        return model.init(key, tables.features, blocks)
+
+    def forward(variables, tables, seeds, mask, key) -> tuple[Any, Any]:
+        if key is None:
+            blocks = sample_blocks(jax.random.key(0), tables.graph, seeds, config.fanouts)
+            return model.apply(variables, tables.features, blocks, mask=mask), {}
+        draw, drop, order = jax.random.split(key, 3)
+        options = {
+            "deterministic": False,
+            "rngs": {"dropout": drop, "order": order},
+            "mutable": ["batch_stats"],
+        }
+        if config.full_batch:
+            outputs, stats = whole(variables, tables, **options)
+            return outputs[seeds], stats
+        blocks = sample_blocks(draw, tables.graph, seeds, config.fanouts)
+        return model.apply(variables, tables.features, blocks, mask=mask, **options)
+
+    def predict(variables, tables, nodes):
+        if tables.full is not None:
+            return whole(variables, tables)[nodes]
+        return in_batches(forward, config.batch_size, variables, tables, nodes)
+
+    return Learner(init, forward, predict)
+
+
+class MLP(nn.Module):
+    """Features alone: as many dense layers as GraphSAGE has convolutions."""
+
+    hidden: int
+    out: int
+    num_layers: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, h: Array, *, deterministic: bool = True) -> Array:
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        for _ in range(self.num_layers - 1):
+            h = nn.relu(nn.Dense(self.hidden)(drop(h)))
+        return nn.Dense(self.out)(drop(h))
+
+
+def mlp(config: LearnerOptions, width: int) -> Learner:
+    """The features-only baseline, trained in the same way."""
+    model = MLP(config.hidden, width, config.layers, config.dropout)
+
+    def forward(variables, tables, seeds, mask, key) -> tuple[Any, Any]:
+        rows = tables.features[seeds]
+        if key is None:
+            return model.apply(variables, rows), {}
+        return model.apply(variables, rows, deterministic=False, rngs={"dropout": key}), {}
+
+    def init(key, tables):
+        return model.init(key, tables.features[:1])
+
+    return Learner(init, forward, partial(in_batches, forward, config.batch_size))
+
+
+def in_batches(forward, batch_size: int, variables, tables: Tables, nodes: Array) -> Array:
+    """Deterministic outputs of `nodes`, a batch at a time."""
+    seeds, mask = batches(nodes, min(batch_size, nodes.shape[0]))
+    outputs = jax.lax.map(lambda batch: forward(variables, tables, *batch, None)[0], (seeds, mask))
+    return outputs.reshape(seeds.size, -1)[: nodes.shape[0]]

@@ -1,0 +1,95 @@
+"""Train GraphSAGE to predict links, beside a features-only MLP, common neighbours and other heuristics.
+
+    python -m experiments.links                                   # the digits' graph: under a minute
+    python -m experiments.links --dataset cora.npz --runs 5
+    python -m experiments.links --dataset collegemsg.npz          # has times: what comes next
+    python -m experiments.links --devices 8                       # graph and features split over a mesh
+
+A random 85/5/10 split of an undirected graph's edges, with fixed negatives; the edges of a batch are in no
+neighbourhood of its step. Events with times are split in their order, 70/15/15, one random destination is
+the negative, and a node's neighbours are its latest events before the one asked about: EdgeBank stands
+beside. The model with the best validation AUC is tested.
+
+On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn anew. A step
+holds the features of all nodes that its pairs and negatives draw: wide ones take a smaller `--batch-size`.
+"""
+
+import dataclasses
+import sys
+from functools import partial
+
+import numpy as np
+
+from experiments.common.mesh import virtual
+from experiments.common.options import command, read
+from experiments.links import mesh
+from experiments.links.config import Config
+from experiments.links.learners import mlp, sage
+from experiments.links.problems import Problem, edge_problem, event_problem, load
+from experiments.links.programs import Programs, compile_programs, fit, predict
+from experiments.links.scores import rate
+from jsage.recipes.loop import Run
+from jsage.recipes.plots import save_tsne
+from jsage.recipes.record import Record
+from jsage.recipes.report import Scores, print_scores, summarize_all
+
+
+def main(config: Config) -> dict:
+    """Train `config.runs` models and the baseline; print the table; return what `--json` writes."""
+    if config.devices:
+        virtual(config.devices)
+    dataset = load(config)
+    by_time = "time" in dataset.graph.edge_data
+    if config.decoder is None:  # events have a direction
+        config = dataclasses.replace(config, decoder="bilinear" if by_time else "mlp")
+    make = event_problem if by_time else edge_problem
+    makers = {"GraphSAGE": sage}
+    if dataset.features is not None and not by_time and not config.devices:
+        makers["MLP (features only)"] = mlp
+    scores: Scores = {}
+    runs: dict[str, list[Run]] = {}
+    programs: dict[str, Programs] = {}
+    size = 0
+    for seed in range(config.runs):
+        problem = make(dataset, seed, config)
+        if config.devices:  # anew for each split, whose shards have other sizes
+            programs["GraphSAGE"], tables = mesh.place_tables(problem.tables, config)
+            problem = problem._replace(tables=tables)
+        for name, maker in makers.items():
+            if name not in programs:
+                programs[name] = compile_programs(maker(config, problem.tables), config)
+            run, found = train(name, programs[name], problem, seed, config)
+            runs.setdefault(name, []).append(run)
+            scores.setdefault(name, []).append(found)
+        size = len(problem.test.positive)
+        for name, values in problem.plain.items():
+            scores.setdefault(name, []).append(rate(values[:size], values[size:], ranked=not by_time))
+    print_scores(scores, f"{size:,} test {'events' if by_time else 'links'}")
+    return summarize_all(config, "auc", scores, runs["GraphSAGE"], programs["GraphSAGE"].traces["epoch"])
+
+
+def train(name: str, programs: Programs, problem: Problem, seed: int, config: Config) -> tuple[Run, dict]:
+    """One run and its test scores."""
+    pairs = min(config.pairs, problem.tables.pairs.shape[0])
+    with Record(name, seed, config, pairs) as record:
+        run = fit(programs, problem.tables, problem.val, config, record)
+    if record.folder:
+        value, shade = problem.colors
+        rows = np.asarray(programs.embed(run.params, problem.tables))
+        save_tsne(record.folder / "tsne.png", rows, value, f"nodes, colored by {shade}")
+    found = predict(programs, run.params, problem.tables, problem.test)
+    return run, rate(*found, ranked=problem.test.time is None)
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Read the command line."""
+    return read(Config, arguments, "links", __doc__)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command: 0, or 2 and one line on standard error for bad input."""
+    return command(main, partial(parse, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,268 @@
+"""What is trained to predict links: encoders with decoders, and the scores of a batch and its negatives."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.common.config import AGGREGATORS
+from experiments.common.learners import MLP
+from experiments.links.config import Config
+from jsage._internal.arrays import take
+from jsage.blocks import Block, Indexed, Tree
+from jsage.graph import Graph, has_edge
+from jsage.graph.adjacency import read_rows
+from jsage.graph.search import bisect
+from jsage.nn import GraphSAGE, SAGEConv, decoders
+from jsage.sampling import (
+    LinkBatch,
+    batches,
+    negatives,
+    sample_blocks,
+    sample_link_blocks,
+    split,
+    without_pairs,
+    without_replacement,
+)
+
+
+class Tables(NamedTuple):
+    """What every program reads; always an argument."""
+
+    graph: Graph
+    """What messages pass along: training edges with sorted rows, or all events, each row in order of time."""
+    known: Graph
+    """The edges that are no negatives: those to train on and self-loops."""
+    features: Array | None
+    full: Block | None
+    """The training graph as one block; None by time."""
+    sampler: negatives.Sampler
+    pairs: Array
+    """What is trained on, `[n, 2]`."""
+    time: Array | None
+    """When each of them was, by time."""
+
+
+class Learner(NamedTuple):
+    """A model as four functions."""
+
+    init: Callable[[Array, Tables], Any]
+    """`(key, tables) -> variables`"""
+    forward: Callable[[Any, Tables, Array, Array, Array], tuple[Array, Array, Array]]
+    """`(variables, tables, rows, mask, key) -> (scores [b], negatives' scores [b, q], negatives' mask)`"""
+    predict: Callable[[Any, Tables, Array, Array | None], Array]
+    """`(variables, tables, pairs, time) -> scores`, deterministic."""
+    embed: Callable[[Any, Tables], Array]
+    """`(variables, tables) -> rows [num_nodes, hidden]`, deterministic; by time, after all events."""
+
+
+class Cosine(nn.Module):
+    """The cosine with a learned scale and offset, so that it is a logit."""
+
+    @nn.compact
+    def __call__(self, x: Array, y: Array) -> Array:
+        scale = self.param("scale", nn.initializers.constant(5.0), ())
+        return scale * decoders.cosine(x, y) + self.param("offset", nn.initializers.zeros, ())
+
+
+MAKE_DECODER: dict[str, Callable[[Config], Callable]] = {
+    "dot": lambda config: decoders.dot,
+    "cosine": lambda config: Cosine(),
+    "bilinear": lambda config: decoders.Bilinear(),
+    "mlp": lambda config: decoders.MLP(config.hidden, symmetric=True),
+    "pair": lambda config: decoders.MLP(config.hidden),
+}
+"""name -> the score of two embeddings"""
+
+
+class LinkModel(nn.Module):
+    """An encoder of nodes and a decoder of pairs."""
+
+    encoder: nn.Module
+    decoder: Callable
+
+    def embed(self, *inputs: Any, deterministic: bool = True) -> Array:
+        """Rows of the nodes."""
+        return self.encoder(*inputs, deterministic=deterministic)
+
+    def score(self, x: Array, y: Array) -> Array:
+        """Logits of the pairs."""
+        return self.decoder(x, y)
+
+    def __call__(self, *inputs: Any) -> Array:
+        rows = self.embed(*inputs)
+        return self.score(rows, rows)
+
+
+def link_model(config: Config, identity: tuple[int, int] | None = None) -> LinkModel:
+    """GraphSAGE and a decoder."""
+    conv = partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden))
+    hidden, layers = config.hidden, len(config.fanouts)
+    encoder = GraphSAGE(hidden, hidden, layers, conv, dropout=config.dropout, identity=identity)
+    return LinkModel(encoder, MAKE_DECODER[config.decoder or "mlp"](config))
+
+
+def sage(config: Config, tables: Tables) -> Learner:
+    """GraphSAGE on sampled neighbours without the edges of the batch, or on what was before each event."""
+    model = link_model(config, (tables.graph.num_nodes, config.identity) if tables.features is None else None)
+
+    def embed(variables, tables, batch, time, key) -> Any:
+        """The embeddings of the batch's seeds."""
+        draw, drop = jax.random.split(key)
+        options = {"method": "embed", "deterministic": False, "rngs": {"dropout": drop}}
+        if time is not None:
+            when = jnp.concatenate([time, time, jnp.repeat(time, config.negatives)])
+            blocks = past_blocks(tables.graph, batch.seeds, when, config.fanouts)
+            return model.apply(variables, tables.features, blocks, **options)
+        blocks, everyone = link_blocks(draw, tables.graph, batch, config.fanouts)
+        rows: Any = model.apply(variables, tables.features, blocks, **options)
+        return rows[batch.seeds] if everyone else rows
+
+    def init(key, tables):
+        seeds = jnp.zeros(1, jnp.int32)
+        blocks = sample_blocks(key, tables.graph._replace(edge_data={}), seeds, config.fanouts)
+        return model.init(key, tables.features, blocks)
+
+    return Learner(init, scorer(model, embed, config), *exactly(model, config))
+
+
+def exactly(model: LinkModel, config: Config) -> tuple[Callable, Callable]:
+    """`predict` and `embed` of GraphSAGE: whole neighbourhoods, or the latest events before each time."""
+
+    def past(variables, tables, seeds, when) -> Any:
+        blocks = past_blocks(tables.graph, seeds, when, config.fanouts)
+        return model.apply(variables, tables.features, blocks, method="embed")
+
+    def embed(variables, tables) -> Any:
+        if tables.time is None:
+            whole = (tables.full,) * len(config.fanouts)
+            return model.apply(variables, tables.features, whole, method="embed")
+        last = tables.graph.edge_data["time"].max() + 1
+        late = lambda nodes: past(variables, tables, nodes, jnp.full_like(nodes, last, last.dtype))  # noqa: E731
+        return in_batches(late, tables.graph.num_nodes, config.batch_size)
+
+    def predict(variables, tables, pairs, time) -> Any:
+        if time is None:
+            rows = embed(variables, tables)
+            return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
+
+        def scores(rows) -> Any:
+            (src, dst), when = pairs[rows].T, time[rows]
+            ends = past(variables, tables, jnp.concatenate([src, dst]), jnp.concatenate([when, when]))
+            return model.apply(variables, *jnp.split(ends, 2), method="score")
+
+        return in_batches(scores, len(pairs), config.batch_size)
+
+    return predict, embed
+
+
+def mlp(config: Config, tables: Tables) -> Learner:
+    """The features-only baseline, trained in the same way."""
+    encoder = MLP(config.hidden, config.hidden, len(config.fanouts), config.dropout)
+    model = LinkModel(encoder, MAKE_DECODER[config.decoder or "mlp"](config))
+
+    def embed(variables, tables, batch, time, key) -> Any:
+        options = {"method": "embed", "deterministic": False, "rngs": {"dropout": key}}
+        if len(tables.features) < len(batch.seeds):
+            return model.apply(variables, tables.features, **options)[batch.seeds]
+        return model.apply(variables, tables.features[batch.seeds], **options)
+
+    def embed_all(variables, tables) -> Any:
+        return model.apply(variables, tables.features, method="embed")
+
+    def predict(variables, tables, pairs, time) -> Any:
+        rows = embed_all(variables, tables)
+        return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
+
+    init = lambda key, tables: model.init(key, tables.features[:1])  # noqa: E731
+    return Learner(init, scorer(model, embed, config), predict, embed_all)
+
+
+def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
+    """A function that gives the scores of training pairs and of negatives, and which of these live."""
+
+    def forward(variables, tables, rows, mask, key) -> Any:
+        turn, draw, key = jax.random.split(key, 3)
+        src, dst = tables.pairs[rows].T
+        when = None if tables.time is None else tables.time[rows]
+        if when is None:  # an undirected pair has no first end
+            flip = jax.random.bernoulli(turn, shape=src.shape)
+            src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
+        negatives, live = draw_negatives(draw, tables, src, config)
+        batch = LinkBatch(src, dst, negatives, mask)
+        one, other, far = split(embed(variables, tables, batch, when, key), batch)
+        score = partial(model.apply, variables, method="score")
+        if when is None and config.noise == "pairs":
+            return score(one, other), score(*jnp.split(far, 2, axis=1)), live
+        return score(one, other), score(one, far), live
+
+    return forward
+
+
+def draw_negatives(key: Array, tables: Tables, src: Array, config: Config) -> tuple[Array, Array]:
+    """`(nodes, mask)`: the other ends of negatives, or both ends side by side; no edge to train on is live.
+
+    By time none is excluded: that two nodes were in touch before or will be later is no link now.
+    """
+    first, again = jax.random.split(key)
+    shape = src.shape[0], config.negatives
+    if tables.time is not None:
+        return tables.sampler(first, shape), jnp.ones(shape, bool)
+    if config.noise != "pairs":
+        nodes = tables.sampler(first, shape)
+        return negatives.exclude_edges(again, tables.known, src, nodes, tables.sampler)
+    ends = lambda key: tuple(tables.sampler(part, shape) for part in jax.random.split(key))  # noqa: E731
+    wrong = lambda ends: has_edge(tables.known, *ends)  # noqa: E731
+    kept, live = negatives.redraw(again, ends(first), ends, wrong)
+    return jnp.concatenate(kept, axis=1), live
+
+
+def link_blocks(
+    key: Array, graph: Graph, batch: LinkBatch, fanouts: tuple[int, ...]
+) -> tuple[tuple[Block, ...], bool]:
+    """Blocks of the seeds without the batch's edges, or (True) of all nodes where that is less work.
+
+    On a small graph the seeds meet every node many times: each node then draws once a hop, for all of them.
+    """
+    frontier = len(batch.seeds) * int(np.prod([1 + fanout for fanout in fanouts[:-1]]))
+    if frontier < graph.num_nodes:
+        return sample_link_blocks(key, graph, batch, fanouts), False
+    left = without_pairs(graph, batch.src, batch.dst, batch.mask)
+    nodes = jnp.arange(graph.num_nodes, dtype=jnp.int32)
+    hops = zip(jax.random.split(key, len(fanouts)), reversed(fanouts), strict=True)
+    return tuple(left.sample(one, nodes, fanout, without_replacement) for one, fanout in hops), True
+
+
+def past_blocks(graph: Graph, seeds: Array, time: Array, fanouts: tuple[int, ...]) -> tuple[Block, ...]:
+    """Blocks of each seed's latest events before its own time, and theirs before that time too.
+
+    Rows are in order of time, so what was before is the beginning of a row. Nothing is drawn.
+    """
+    hops: list[Indexed] = []
+    for fanout in fanouts:
+        start = take(graph.indptr, seeds)
+        offset = (earlier(graph, seeds, time) - start)[:, None] - 1 - jnp.arange(fanout)[None]
+        mask = offset >= 0
+        src, _ = read_rows(start[:, None], offset, mask, graph.indices, {})
+        hops.append(Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask))
+        seeds = jnp.concatenate([seeds, hops[-1].src.ravel()])
+        time = jnp.concatenate([time, jnp.repeat(time, fanout)])
+    return (hops[-1], *(Tree(block.mask) for block in reversed(hops[:-1])))
+
+
+def earlier(graph: Graph, nodes: Array, time: Array) -> Array:
+    """The end of each row's edges that are earlier than `time`."""
+    row = take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
+    return bisect(graph.edge_data["time"], *row, time)
+
+
+def in_batches(of: Callable[[Array], Array], num: int, batch_size: int) -> Array:
+    """`of(rows)` of all rows, a batch at a time."""
+    rows, _ = batches(jnp.arange(num, dtype=jnp.int32), min(batch_size, num))
+    found = jax.lax.map(of, rows)
+    return found.reshape(-1, *found.shape[2:])[:num]

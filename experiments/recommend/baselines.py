@@ -1,0 +1,65 @@
+"""What recommends without learning by gradients: popularity, and the singular vectors of the interactions."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+
+from jsage.graph import Graph, edges, in_degrees
+
+RANKS = (2, 4, 8, 16, 32, 64, 128)
+
+
+class Factors(NamedTuple):
+    """A user's score of an item is the product of their rows."""
+
+    users: Array
+    items: Array
+
+
+def popularity(graph: Graph, num_users: int) -> Factors:
+    """How many training users an item has, the same for all."""
+    count = in_degrees(graph)[num_users:].astype(jnp.float32)
+    return Factors(jnp.ones((num_users, 1)), count[:, None])
+
+
+def svd_factors(graph: Graph, num_users: int, ranks: tuple[int, ...] = RANKS) -> dict[str, Factors]:
+    """Truncated singular value decompositions of the interactions, to be chosen from by validation.
+
+    Of the 0-1 matrix (Cremonesi et al., 2010, PureSVD), of `D_u^-1/2 A D_i^-1/2`, and of that with its
+    scores times `D_i^1/2` again (Shen et al., 2021, the ideal low-pass filter of GF-CF). Rows of a lower
+    rank are padded with 0, so that all have one shape.
+    """
+    src, dst = (np.asarray(ends) for ends in edges(graph))
+    mine = src < num_users  # each pair is there in both directions
+    user, item = src[mine], dst[mine] - num_users
+    num_items = graph.num_nodes - num_users
+    degree = np.maximum(np.asarray(in_degrees(graph)), 1).astype(float)
+    weights = {
+        "plain": np.ones(len(user)),
+        "normalised": (degree[user] * degree[num_users + item]) ** -0.5,
+    }
+    top = min(max(ranks), num_users, num_items)
+    popular = jnp.asarray(degree[num_users:, None] ** 0.5, jnp.float32)
+    found = {}
+    for name, weight in weights.items():
+        left, values, right = singular(csr_matrix((weight, (user, item)), (num_users, num_items)), top)
+        for rank in sorted({min(rank, top) for rank in ranks}):
+            users = jnp.asarray(left * np.where(np.arange(top) < rank, values, 0.0))
+            found[f"{name}, rank {rank}"] = Factors(users, jnp.asarray(right))
+            if name == "normalised":
+                found[f"{name} and back, rank {rank}"] = Factors(users, right * popular)
+    return found
+
+
+def singular(matrix: csr_matrix, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(U, s, V)` of the largest `rank` singular values, largest first; all of them from a dense matrix."""
+    if rank < min(matrix.shape):
+        start = np.random.default_rng(0).normal(size=min(matrix.shape))
+        left, values, right = svds(matrix, rank, v0=start)
+        return left[:, ::-1], values[::-1], right[::-1].T
+    left, values, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    return left, values, right.T
