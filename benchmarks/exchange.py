@@ -67,7 +67,11 @@ def main(options: argparse.Namespace) -> list[dict]:
 def made(num_nodes: int, num_edges: int) -> Rows:
     """Degrees as those of the artificial graph of ogbn-products' size."""
     dataset = data.power_law_communities(
-        num_nodes, num_edges, num_classes=47, num_features=1, exponent=SIZES["products"].exponent
+        num_nodes,
+        num_edges,
+        num_classes=47,
+        num_features=1,
+        mixing=data.Mixing(exponent=SIZES["products"].exponent),
     )
     return Rows(np.asarray(dataset.graph.indptr), np.asarray(dataset.graph.indices))
 

@@ -46,7 +46,7 @@ def make(size: Size, seed: int = 0) -> Dataset:
         size.num_edges,
         num_classes=size.num_classes,
         num_features=size.num_features,
-        exponent=size.exponent,
+        mixing=data.Mixing(exponent=size.exponent),
         seed=seed,
     )
     nodes = np.random.default_rng(seed + 1).permutation(size.num_nodes).astype(np.int32)

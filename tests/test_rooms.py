@@ -53,7 +53,6 @@ NO_WORDS = {"sampling.neighbors": {"features", "labels"}, "sampling.draws": {"gr
 PASS_THROUGH = {"graph.graph.from_edges"}  # **edge_data: named arrays, not options
 
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 400, 40, 6
-GENERATORS = {"power_law_communities"}  # makers of artificial data: one parameter a property of what is made
 
 
 class Module(NamedTuple):
@@ -192,7 +191,7 @@ def check_sizes(module: Module) -> Iterator[str]:
         lines, width = code_lines(module, function), len(parameters(function))
         if lines > FUNCTION_LINES:
             yield f"{function.name} has {lines} lines of code: at most {FUNCTION_LINES}"
-        if width > PARAMETERS and function.name not in GENERATORS:
+        if width > PARAMETERS:
             yield f"{function.name} has {width} parameters: at most {PARAMETERS}"
 
 

@@ -1,6 +1,6 @@
 """What recommends without learning by gradients: popularity, and the singular vectors of the interactions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +51,7 @@ def svd_factors(graph: Graph, num_users: int, ranks: tuple[int, ...] = RANKS) ->
             users = jnp.asarray(left * np.where(np.arange(top) < rank, values, 0.0))
             found[f"{name}, rank {rank}"] = Factors(users, jnp.asarray(right))
             if name == "normalised":
-                found[f"{name} and back, rank {rank}"] = Factors(users, right * popular)
+                found[f"{name} and back, rank {rank}"] = Factors(users, jnp.asarray(right) * popular)
     return found
 
 
@@ -59,7 +59,8 @@ def singular(matrix: csr_matrix, rank: int) -> tuple[np.ndarray, np.ndarray, np.
     """`(U, s, V)` of the largest `rank` singular values, largest first; all of them from a dense matrix."""
     if rank < min(matrix.shape):
         start = np.random.default_rng(0).normal(size=min(matrix.shape))
-        left, values, right = svds(matrix, rank, v0=start)
+        found: Any = svds(matrix, rank, v0=start)
+        left, values, right = found
         return left[:, ::-1], values[::-1], right[::-1].T
     left, values, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
     return left, values, right.T

@@ -29,4 +29,5 @@ from jsage.data.shards.writer import Tables as Tables
 from jsage.data.split_check import EdgeSplit as EdgeSplit
 from jsage.data.split_check import TimeSplit as TimeSplit
 from jsage.data.split_check import verify_split as verify_split
+from jsage.data.synthetic import Mixing as Mixing
 from jsage.data.synthetic import power_law_communities as power_law_communities

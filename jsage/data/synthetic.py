@@ -1,6 +1,7 @@
 """Graphs made to order: heavy-tailed degrees, communities, noisy features."""
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +10,29 @@ from jsage.data.dataset import Dataset
 from jsage.graph import Graph, from_edges, symmetrize
 
 
+class Mixing(NamedTuple):
+    """How communities, degrees and features of an artificial graph are drawn."""
+
+    homophily: float = 0.5
+    """Probability that an edge stays in its node's community."""
+    exponent: float = 2.5
+    """That of the degrees' power law, above 2."""
+    noise: float = 0.6
+    """Standard deviation of a feature about its community's mean."""
+
+
 def power_law_communities(
     num_nodes: int,
     num_edges: int,
     *,
     num_classes: int = 10,
     num_features: int = 64,
-    homophily: float = 0.5,
-    exponent: float = 2.5,
-    noise: float = 0.6,
+    mixing: Mixing = Mixing(),  # noqa: B008 (a tuple: it cannot change)
     seed: int = 0,
 ) -> Dataset:
     """A degree-corrected block model whose classes are its communities, with features that only hint at them.
+
+    With `homophily`, `exponent` and `noise` of `mixing`:
 
     * Degrees: node `v` has weight `w_v ~ Pareto(exponent - 1)`, so that `P(degree > d) ~ d^(1 - exponent)`; a
       weight that would join a node to more than a tenth of the others is cut to that.
@@ -40,6 +52,7 @@ def power_law_communities(
     >>> dataset.graph.num_nodes, dataset.features.shape, dataset.test.shape
     (1000, (1000, 64), (100,))
     """
+    homophily, exponent, noise = mixing
     _check_sizes(num_nodes, num_edges, num_classes, num_features)
     _check_reals(homophily, exponent, noise)
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from jsage.data import power_law_communities, validate_dataset
+from jsage.data import Mixing, power_law_communities, validate_dataset
 from jsage.graph import edges, in_degrees, symmetrize
 
 NODES, EDGES = 20_000, 400_000
@@ -39,7 +39,7 @@ def test_size_symmetry_and_splits(dataset):
 
 @pytest.mark.parametrize("exponent", [2.3, 2.5, 3.0])
 def test_degrees_have_the_tail_asked_for(exponent):
-    graph = power_law_communities(NODES, EDGES, exponent=exponent, num_features=1).graph
+    graph = power_law_communities(NODES, EDGES, mixing=Mixing(exponent=exponent), num_features=1).graph
     degrees = np.asarray(in_degrees(graph))
     assert abs(hill(degrees, 500) - exponent) < 0.25
     assert degrees.max() > 20 * np.median(degrees)
@@ -48,7 +48,9 @@ def test_degrees_have_the_tail_asked_for(exponent):
 
 @pytest.mark.parametrize("homophily", [0.0, 0.1, 0.5, 0.8, 1.0])
 def test_homophily_is_as_asked_for(homophily):
-    dataset = power_law_communities(NODES, EDGES, homophily=homophily, num_features=1, num_classes=7)
+    dataset = power_law_communities(
+        NODES, EDGES, mixing=Mixing(homophily=homophily), num_features=1, num_classes=7
+    )
     assert share_of_like_edges(dataset) == pytest.approx(homophily, abs=0.03)
 
 
@@ -67,9 +69,9 @@ def test_features_alone_are_mediocre_and_neighbours_help(dataset):
 
 
 def test_noise_scales_around_the_class_means():
-    quiet = power_law_communities(2000, 8000, noise=0.0)
+    quiet = power_law_communities(2000, 8000, mixing=Mixing(noise=0.0))
     assert len(np.unique(np.asarray(quiet.features), axis=0)) == 10
-    loud = power_law_communities(2000, 8000, noise=2.0)
+    loud = power_law_communities(2000, 8000, mixing=Mixing(noise=2.0))
     spread = np.asarray(loud.features) - np.asarray(quiet.features)
     assert spread.std() == pytest.approx(2.0, rel=0.02)
 
@@ -95,10 +97,10 @@ def test_tiny_sparse_and_full_graphs(nodes, num_edges, classes):
         ({"num_edges": -1}, r"num_edges must be in 0 \.\. .* got -1"),
         ({"num_edges": 9901}, r"num_edges must be in 0 \.\. .* got 9901"),
         ({"num_features": 0}, "num_features must be at least 1, got 0"),
-        ({"homophily": 1.5}, r"homophily is a probability in 0 \.\. 1, got 1.5"),
-        ({"exponent": 2.0}, "exponent must be above 2, .* got 2.0"),
-        ({"noise": -0.1}, "noise must be a finite standard deviation .* got -0.1"),
-        ({"noise": float("nan")}, "noise must be a finite standard deviation .* got nan"),
+        ({"mixing": Mixing(homophily=1.5)}, r"homophily is a probability in 0 \.\. 1, got 1.5"),
+        ({"mixing": Mixing(exponent=2.0)}, "exponent must be above 2, .* got 2.0"),
+        ({"mixing": Mixing(noise=-0.1)}, "noise must be a finite standard deviation .* got -0.1"),
+        ({"mixing": Mixing(noise=float("nan"))}, "noise must be a finite standard deviation .* got nan"),
     ],
 )
 def test_refuses(change, message):

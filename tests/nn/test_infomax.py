@@ -13,7 +13,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from jsage.blocks import as_tree
-from jsage.data import power_law_communities
+from jsage.data import Mixing, power_law_communities
 from jsage.losses import dgi, masked_mean
 from jsage.nn import DeepGraphInfomax, GraphSAGE, shuffle_batch, shuffle_patches
 from jsage.nn.infomax import summarize
@@ -244,7 +244,7 @@ def test_a_step_costs_what_the_batch_costs(name: str):
 
 
 def test_it_learns_communities_without_labels():
-    data = power_law_communities(1000, 15_000, num_classes=4, num_features=16, homophily=0.7)
+    data = power_law_communities(1000, 15_000, num_classes=4, num_features=16, mixing=Mixing(homophily=0.7))
     labels, everything = np.asarray(data.labels), (full_block(data.graph),) * 2
     encoder, live = GraphSAGE(hidden=32, out=32), jnp.ones(128, bool)
     model = DeepGraphInfomax(encoder)
