@@ -6,6 +6,8 @@ import os
 from functools import partial
 from pathlib import Path
 
+import budgets
+
 # Compiling is most of the suite's time, and LLVM's passes and the fusion emitters' are most of that.
 # `XLA_FLAGS= pytest` compiles as users do; .ci/run does so once. Child processes read these too.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -41,6 +43,48 @@ if os.environ.get("JSAGE_CHECK_TYPES", "1") != "0":
     jaxtyping.install_import_hook("jsage", "beartype.beartype")
 
 DATA = Path(os.environ.get("JSAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+jax.monitoring.register_event_duration_secs_listener(budgets.count)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    budgets.running.append(collector.path)
+    try:
+        return (yield)
+    finally:
+        budgets.running.pop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    budgets.running.append(item.path)
+    try:
+        return (yield)
+    finally:
+        budgets.running.pop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """After a file's last test: too many programs are its error."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        item.user_properties.append(("programs", budgets.report(item.path)))
+        if excess := budgets.excess(item.path):
+            pytest.fail(excess, pytrace=False)
+    return result
+
+
+def pytest_terminal_summary(terminalreporter):
+    if os.environ.get("JSAGE_PROGRAMS"):
+        terminalreporter.section("programs")
+        reports = [report for reports in terminalreporter.stats.values() for report in reports]
+        for report in reports:
+            if getattr(report, "when", None) == "teardown":
+                for line in (line for name, line in report.user_properties if name == "programs"):
+                    terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,7 +6,6 @@ All graphs have `NUM_NODES` nodes, so one compiled function serves them all.
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jsage import aggregate
@@ -17,6 +16,8 @@ from jsage.sampling import draws, sample_neighbors
 NUM_NODES, FANOUT, WIDTH = 8, 4, 5
 
 Edges = tuple[np.ndarray, np.ndarray, int]
+
+sample_hop = jax.jit(sample_neighbors, static_argnums=3)
 
 
 def _edges(*pairs: tuple[int, int]) -> Edges:
@@ -84,8 +85,8 @@ def graph(name: str, *, weighted: bool = False) -> Graph:
 @cache
 def hop(name: str, *, weighted: bool = False) -> Indexed:
     """One sampled hop of `FANOUT` slots into every node, the last node first."""
-    seeds = jnp.arange(NUM_NODES, dtype=jnp.int32)[::-1]
-    return sample_neighbors(jax.random.key(1), graph(name, weighted=weighted), seeds, FANOUT)
+    seeds = np.arange(NUM_NODES, dtype=np.int32)[::-1]
+    return sample_hop(jax.random.key(1), graph(name, weighted=weighted), seeds, FANOUT)
 
 
 def messages(block: Indexed, table: np.ndarray, row: int) -> np.ndarray:

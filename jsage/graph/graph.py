@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -282,8 +283,8 @@ def _group(src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.
 def _graph(indptr: np.ndarray, indices: np.ndarray, data: dict[str, np.ndarray]) -> Graph:
     if len(indices) >= _LIMIT:
         raise ValueError(f"the result has {len(indices)} edges, but a graph holds fewer than 2^31")
-    arrays = {name: jnp.asarray(values) for name, values in data.items()}
-    return Graph(jnp.asarray(indptr.astype(np.int32)), jnp.asarray(indices), arrays)
+    arrays = {name: jax.device_put(values) for name, values in data.items()}  # jnp.asarray compiles a program
+    return Graph(jax.device_put(indptr.astype(np.int32)), jax.device_put(indices), arrays)
 
 
 def _running(counts: np.ndarray) -> np.ndarray:

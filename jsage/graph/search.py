@@ -27,8 +27,8 @@ def sort_rows(graph: Graph) -> Graph:
     if has_sorted_rows(graph):
         return graph
     order = np.argsort(_pairs(graph), kind="stable")
-    data = {name: jnp.asarray(np.asarray(values)[order]) for name, values in graph.edge_data.items()}
-    return Graph(graph.indptr, jnp.asarray(np.asarray(graph.indices)[order]), data)
+    data = {name: jax.device_put(np.asarray(values)[order]) for name, values in graph.edge_data.items()}
+    return Graph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
 
 
 def has_sorted_rows(graph: Graph) -> bool:

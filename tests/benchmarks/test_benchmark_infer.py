@@ -43,6 +43,7 @@ def test_what_could_not_be_run_says_why_and_our_own_failure_is_no_row():
         infer.compare(found, {**lacking, FILE: "no"}, 4)
 
 
+@pytest.mark.slow
 def test_our_forms_agree_with_numpy(folder, tmp_path):
     options = infer.options().parse_args(["--graph", str(folder), "--hidden", "12", "--out", "5"])
     dataset = data.open(folder)
@@ -60,6 +61,7 @@ def test_our_forms_agree_with_numpy(folder, tmp_path):
         np.testing.assert_allclose(side(request)["rows"], h[[0, 299]], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_kills_and_resumes(folder, tmp_path):
     python = os.environ.get("JSAGE_PEER_PYTHON")  # an interpreter with torch and torch_geometric
     target = tmp_path / "infer.json"

@@ -6,11 +6,13 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks import new_nodes
 from benchmarks.common import run
 
 
+@pytest.mark.slow
 def test_the_rows_say_what_was_measured(tmp_path):
     arguments = ["--edges", "200,2000", "--requests", "5", "--varied", "6"]
     assert run(new_nodes.options(), new_nodes.main, [*arguments, "--json", str(tmp_path / "out.json")]) == 0

@@ -146,6 +146,7 @@ def run(module, folder, target, *more):
 
 
 class TestTrain:
+    @pytest.mark.slow
     def test_a_row_has_the_step_its_parts_and_its_floor(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: 1e9)
         monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
@@ -196,6 +197,7 @@ class TestScaling:
         assert last["explained_seconds"] == pytest.approx(0.010 + 0.009 + 0.001)
         assert last["ratio_beyond_caches"] == pytest.approx(1.5)
 
+    @pytest.mark.slow
     def test_every_kind_has_rows_and_the_page_shows_them(self, folder, tmp_path, monkeypatch):
         varied = {"fanouts": [(100, (10, 2))], "depth": [(25, (3,))]}
         monkeypatch.setattr(scaling, "VARIED", varied)

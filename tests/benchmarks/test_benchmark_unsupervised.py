@@ -117,6 +117,7 @@ def scanned(kind):
 
 class TestStep:
     @pytest.mark.parametrize("kind", ["skip_gram", "info_nce", "links"])
+    @pytest.mark.slow
     def test_a_scanned_epoch_learns(self, tables, given, kind):
         step, run, traces = scanned(kind)
         batches = given["links"] if kind == "links" else given["walks"]
@@ -157,6 +158,7 @@ class TestStep:
         assert np.array_equal(found, draw(jax.random.fold_in(KEY, 1), tables, jnp.int32(9)))
 
 
+@pytest.mark.slow
 def test_rows_compare_with_labels_and_have_a_table(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # keeps the suite's programs
     made = {}

@@ -148,6 +148,7 @@ class TestWorkers:
 
 
 class TestSample:
+    @pytest.mark.slow
     def test_rows_name_every_way(self, dataset, monkeypatch):
         monkeypatch.setattr(sample, "KEYS", ("philox4x32",))
         seeds = jnp.asarray(dataset.train)[:32].reshape(4, 8)
@@ -229,6 +230,7 @@ class TestPeers:
         with pytest.raises(RuntimeError, match="our own step failed: MemoryError"):
             self.rows({"scan": None}, {}, {})
 
+    @pytest.mark.slow
     def test_our_forms_train_alike_and_learn(self, folder):
         trainer = jsage_step.Trainer(folder)
         request = {"fanouts": [4, 3], "batch_size": 25, "hidden": 16, "steps": 3}
@@ -242,6 +244,7 @@ class TestPeers:
         assert trees[:3] == pytest.approx(scan[:3], rel=0.15)
         assert trees[-1] < 0.6 * trees[0]
 
+    @pytest.mark.slow
     def test_beside_pyg(self, folder, tmp_path):
         python = os.environ.get("JSAGE_PEER_PYTHON")
         if not python:

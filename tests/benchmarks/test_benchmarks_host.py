@@ -19,6 +19,7 @@ SIZES = ["--batch-size=16", "--fanouts=4,3", "--hidden=8"]
 
 
 class TestHost:
+    @pytest.mark.slow
     def test_every_form_is_timed_and_they_train_alike(self, folder, tmp_path, monkeypatch):
         losses = {}
 
@@ -41,6 +42,7 @@ class TestHost:
         assert next_losses[0] == pytest.approx(next_losses[1], rel=1e-5)
         assert next_losses[2] == pytest.approx(next_losses[3], rel=1e-5)
 
+    @pytest.mark.slow
     def test_memory(self, folder):
         options = host.options().parse_args([f"--graph={folder}", "--steps=2", *SIZES])
         found = host.memory("host trees", options)
@@ -50,6 +52,7 @@ class TestHost:
 
 
 class TestFirstStep:
+    @pytest.mark.slow
     def test_parts_add_up(self, folder, tmp_path):
         options = first_step.options().parse_args([f"--graph={folder}", "--steps=2", *SIZES])
         found = first_step.measure(options)
@@ -57,6 +60,7 @@ class TestFirstStep:
         assert sum(found.values()) == pytest.approx(total)
         assert all(seconds > 0 for seconds in found.values())
 
+    @pytest.mark.slow
     def test_processes_take_turns(self, folder, monkeypatch):
         asked = []
 

@@ -118,6 +118,7 @@ def digits_run(tmp_path_factory):
     return json.loads(target.read_text()), out
 
 
+@pytest.mark.slow
 def test_the_json_has_what_it_promises(digits_run):
     result, _ = digits_run
     assert result.keys() == KEYS
@@ -130,6 +131,7 @@ def test_the_json_has_what_it_promises(digits_run):
     assert 0 < result["test_std"] < 0.1
 
 
+@pytest.mark.slow
 def test_two_runs_of_many_epochs_are_traced_once(digits_run):
     assert digits_run[0]["traces"] == 1
 
@@ -145,6 +147,7 @@ def test_gcn_alone_reads_weights_by_the_degrees_of_each_graph():
     assert one.graph is whole_graph
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_graph_helps(digits_run):
     result, _ = digits_run
     baselines = result["baselines"]
@@ -154,6 +157,7 @@ def test_it_learns_and_the_graph_helps(digits_run):
     assert result["test_mean"] > baselines["MLP (features only)"] + 0.03
 
 
+@pytest.mark.slow
 def test_the_out_folder_holds_epochs_checkpoints_and_pictures(digits_run):
     result, out = digits_run
     for name in ("graphsage-0", "graphsage-1", "mlp-0", "mlp-1"):
@@ -191,6 +195,7 @@ def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left(monkeypatch):
         assert part in last, repr(screen.getvalue())
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_folder_is_refused(digits_run, capsys):
     before = read_lines(digits_run[1] / "graphsage-0")
     assert classify.run([*DIGITS, "--out", str(digits_run[1])]) == 2
@@ -200,11 +205,13 @@ def test_a_second_run_into_the_same_folder_is_refused(digits_run, capsys):
     assert read_lines(digits_run[1] / "graphsage-0") == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(digits_run, capsys):
     assert classify.run([*DIGITS, "--out", str(digits_run[1]), "--resume", "--hidden", "9"]) == 2
     assert "is of another model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_on_digits_sees_no_test_digit(digits_run, monkeypatch):
     """Neither an edge nor a pixel nor a label of the test digits changes a single epoch."""
     dataset = data.digits()
@@ -246,6 +253,29 @@ KINDS = {
 }
 
 
+def test_two_epochs_end_with_a_score(tmp_path: Path, capsys):
+    path = write_npz(tmp_path, "classes", features=True)
+    options = [
+        "--dataset",
+        path,
+        *TINY,
+        *BATCHES,
+        "--epochs",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        "-",
+    ]
+    assert classify.run(options) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result.keys() == KEYS
+    assert (result["metric"], result["epochs"], result["traces"]) == ("accuracy", [2], 1)
+    assert result["test_mean"] > result["baselines"]["majority class"]
+    assert len(read_lines(tmp_path / "out" / "graphsage-0")) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
     labels, features, options, metric, least = KINDS[kind]
@@ -324,6 +354,7 @@ def test_the_best_epoch_has_a_good_score_and_a_low_loss():
     assert best([rows[1], rows[1] | {"val_loss": 1.8}])["val_loss"] == 1.8
 
 
+@pytest.mark.slow
 def test_patience_counts_steps(tmp_path: Path):
     path = write_npz(tmp_path, "classes", features=False)
     frozen = ("--lr", "0", "--weight-decay", "0", "--norm", "none", *SMALL)
@@ -361,6 +392,7 @@ def test_an_lstm_samples_where_its_slots_would_not_fit(tmp_path: Path, monkeypat
     assert whole(graph, 64, config) is None
 
 
+@pytest.mark.slow
 def test_real_values_of_a_real_graph(data_folder: Path, tmp_path: Path):
     """Monthly visits of Wikipedia pages, by `--labels`; the features know little of them, the links more."""
     path, target = str(data_folder / "chameleon.npz"), tmp_path / "result.json"
@@ -466,6 +498,7 @@ def final_state(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in found.items()}
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path: Path):
     epochs = 20
     path = write_npz(tmp_path, "classes", features=False)

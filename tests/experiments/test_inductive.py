@@ -20,6 +20,7 @@ def run(*arguments: str, out) -> dict:
     return json.loads((out / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_on_the_digits_new_nodes_score_as_on_the_rebuilt_graph(tmp_path):
     result = run(*MODEL, "--epochs", "20", out=tmp_path)
     assert result.keys() == KEYS | MORE
@@ -31,7 +32,7 @@ def test_on_the_digits_new_nodes_score_as_on_the_rebuilt_graph(tmp_path):
     assert 0 < result["seconds_one_node_p50"] <= result["seconds_one_node_p99"] < 60
 
 
-@pytest.mark.parametrize("labels", ["multilabel", "real"])
+@pytest.mark.parametrize("labels", ["multilabel", pytest.param("real", marks=pytest.mark.slow)])
 def test_every_task_scores_new_nodes(tmp_path, labels: str):
     path = write_npz(tmp_path, labels, features=True)
     result = run("--dataset", path, *TINY, *BATCHES, "--epochs", "3", out=tmp_path)

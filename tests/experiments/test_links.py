@@ -54,6 +54,16 @@ def run(*arguments: str, out) -> dict:
     return json.loads((out / "result.json").read_text())
 
 
+def test_two_epochs_end_with_scores(tmp_path):
+    path = write_communities(tmp_path, times=False)
+    result = run("--dataset", path, *TINY, "--epochs", "2", out=tmp_path)
+    assert result.keys() == KEYS | {"scores"}
+    assert (result["metric"], result["epochs"], result["traces"]) == ("auc", [2], 1)
+    assert result["scores"]["GraphSAGE"].keys() == {"auc", "ap", "mrr", "hits@10", "hits@50"}
+    assert result["test_mean"] > 0.5
+
+
+@pytest.mark.slow
 def test_links_within_groups_are_found(tmp_path, capsys):
     path = write_communities(tmp_path, times=False)
     result = run("--dataset", path, *TINY, "--epochs", "12", "--runs", "2", out=tmp_path)
@@ -70,6 +80,7 @@ def test_links_within_groups_are_found(tmp_path, capsys):
     assert "Adamic-Adar" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_links_are_found_on_a_mesh(tmp_path):
     """The recipe, the split and the heuristics are those without; batches of 100 pairs are padded to 104."""
     path = write_communities(tmp_path, times=False)
@@ -82,6 +93,7 @@ def test_links_are_found_on_a_mesh(tmp_path):
     assert result["test_mean"] > 0.75
 
 
+@pytest.mark.slow
 def test_events_that_come_again_are_found(tmp_path):
     path = write_communities(tmp_path, times=True)
     options = ("--dataset", path, *TINY, "--epochs", "15", "--out", str(tmp_path / "out"))

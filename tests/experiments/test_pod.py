@@ -52,6 +52,14 @@ def whole(folder):
     return result
 
 
+def test_two_epochs_end_with_a_score(folder):
+    status, result = job(folder, "classes.npz", "--epochs", "2")
+    assert status == 0
+    assert result.keys() == KEYS | MORE
+    assert (result["devices"], result["traces"], result["epochs"]) == (8, 1, [2])
+
+
+@pytest.mark.slow
 def test_the_json_is_that_of_classify_and_says_what_lay_where(whole):
     assert whole.keys() == KEYS | MORE
     assert (whole["devices"], whole["processes"], whole["traces"]) == (8, 1, 1)
@@ -68,6 +76,7 @@ def test_the_recipe_is_that_of_classify():
     assert [getattr(mine, name) for name in names] == [getattr(theirs, name) for name in names]
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_goes_on_bit_for_bit(folder, whole):
     out = folder / "cut"
     options = "--out", str(out), "--save-every", "2", "--dropout", "0.2"
@@ -79,6 +88,7 @@ def test_a_run_cut_off_goes_on_bit_for_bit(folder, whole):
     assert checkpoint.latest_step(out / "graphsage-0" / "checkpoints") == 6
 
 
+@pytest.mark.slow
 def test_shards_and_copies_give_the_numbers_of_the_file(folder, whole):
     options = "--out", str(folder / "shards"), "--dropout", "0.2", "--epochs", "2", "--cache", "9"
     assert job(folder, "sharded", *options)[0] == 0

@@ -60,6 +60,14 @@ def run(*arguments: str, out) -> dict:
     return json.loads((out / "result.json").read_text())
 
 
+def test_two_epochs_end_with_scores(typed, tmp_path):
+    result = run("--dataset", typed, *TINY, "--epochs", "2", out=tmp_path)
+    assert result.keys() == KEYS | {"scores"}
+    assert (result["metric"], result["epochs"], result["traces"]) == ("ndcg@10", [2], 1)
+    assert result["scores"]["GraphSAGE"].keys() == {"recall@10", "ndcg@10", "mrr"}
+
+
+@pytest.mark.slow
 def test_tastes_are_found(typed, tmp_path, capsys):
     options = ("--dataset", typed, *TINY, "--runs", "2", "--save-every", "5")
     result = run(*options, "--out", str(tmp_path / "out"), out=tmp_path)
@@ -83,6 +91,7 @@ def test_tastes_are_found(typed, tmp_path, capsys):
     assert result["val_mean"] == pytest.approx(np.mean(kept))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(typed, tmp_path):
     options = ("--dataset", typed, *TINY, "--save-every", "1")
     whole = run(*options, out=tmp_path)

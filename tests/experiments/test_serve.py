@@ -305,6 +305,7 @@ class TestBadRequests:
         assert server.post("/embed", {"nodes": [3]}).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_benchmark_counts_wrong_answers(served, server):
     rows = served.rows[[3]]
     asked = [benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), rows + wrong) for wrong in (0, 1)]
@@ -315,6 +316,7 @@ def test_the_benchmark_counts_wrong_answers(served, server):
     assert benchmark.load(server.url.removeprefix("http://"), "embed", asked[:1], 2, 0.2)["wrong"] == 0
 
 
+@pytest.mark.slow
 def test_the_soak_s_bodies_are_refused_and_counted(served, server, monkeypatch):
     monkeypatch.setattr(soak, "BIG", 50_000)
     new = benchmark.encoded({"features": [[0.0] * WIDTH], "src": [], "dst": []})
@@ -327,6 +329,7 @@ def test_the_soak_s_bodies_are_refused_and_counted(served, server, monkeypatch):
     assert not soak.malformed(address, server.process.pid, asked, 10)["alive"]
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_when_the_service_stops_under_load(served):
     server = Server(served.folder)
     good = benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), served.rows[[3]])
@@ -338,6 +341,7 @@ def test_no_request_is_lost_when_the_service_stops_under_load(served):
     assert found["refused"] == 4
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_has_arrived_and_ends_with_status_0(served):
     server = Server(served.folder, "--wait", "3000")
     requests = [[node] for node in range(6)]

@@ -91,6 +91,7 @@ def test_an_existing_directory_is_kept(given, capsys):
     assert (folder / "out" / "meta.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_benchmark_kills_and_compares(tmp_path, monkeypatch, capsys):
     def measured(options, folder, placement, name):
         given = {"target": folder / name, "folder": folder / "edges", "placements": [placement]}

@@ -38,7 +38,16 @@ def easy(tmp_path_factory) -> str:
     return write_npz(tmp_path_factory.mktemp("npz"), "classes", features=True)
 
 
+def test_two_epochs_end_with_a_score(tmp_path, easy: str):
+    result = run("--dataset", easy, *TINY, "--epochs", "2", "--steps", "3", out=tmp_path)
+    assert result.keys() == KEYS
+    assert (result["metric"], result["epochs"], result["traces"]) == ("accuracy", [2], 1)
+    assert {"features", "DeepWalk", "GraphSAGE, untrained"} <= result["baselines"].keys()
+    assert result["test_mean"] > result["baselines"]["majority class"]
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.slow
 def test_each_objective_finds_the_communities_in_one_trace(tmp_path, easy: str, objective: str):
     result = run("--dataset", easy, *TINY, "--objective", objective, "--runs", "2", out=tmp_path)
     assert result.keys() == KEYS
@@ -51,6 +60,7 @@ def test_each_objective_finds_the_communities_in_one_trace(tmp_path, easy: str, 
     assert result["baselines"]["majority class"] < 0.5
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_as_one_that_never_stopped(tmp_path, easy: str):
     given = ("--dataset", easy, *TINY, "--save-every", "2", "--patience", "9")
     straight, parts = tmp_path / "straight", tmp_path / "parts"
@@ -66,6 +76,7 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(tmp_path, easy: str):
     assert (straight / "tsne.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_rows_of_many_labels_without_features(tmp_path):
     path = write_npz(tmp_path, "multilabel", features=False)
     result = run("--dataset", path, *TINY, "--identity", "8", out=tmp_path)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -69,9 +68,8 @@ def case(name, option):
     table = None if option == "identity alone" else features(1, NODES)
     shape = None if table is None else table[:3]
     blocks = jax.eval_shape(
-        partial(sample_blocks, fanouts=(2,) * model.num_layers), jax.random.key(0), GRAPH, jnp.arange(2)
+        partial(sample_blocks, fanouts=(2,) * model.num_layers), jax.random.key(0), GRAPH, np.arange(2)
     )
-    blocks = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), blocks)
     params = reference.filled(jax.eval_shape(model.init, jax.random.key(0), shape, blocks))
     names = {nn.LayerNorm: "layer", nn.BatchNorm: "batch", jump_concat: "concat", jump_max: "max", None: None}
     expected = reference.graphsage(
@@ -107,10 +105,22 @@ def small_parts(monkeypatch):
         monkeypatch.setattr(layer, size, value)
 
 
+TO_FILE = [
+    ("mean", "plain"),
+    ("lstm", "plain"),
+    ("mean", "jump_max, three layers, identity beside features"),
+    ("mean", "residual, concat, normalize, project"),
+    ("max pool", "layer norm, rows of a width that is padded"),
+]
+"""The cases whose rows are written to a file too: what else a layer is, both ways compute alike."""
+
+
 @pytest.mark.parametrize(("name", "option"), CASES)
 def test_rows_are_those_of_algorithm_1(name, option, tmp_path):
     model, params, table, expected = case(name, option)
     close(embed_all(model, params, GRAPH, table), expected)
+    if (name, option) not in TO_FILE:
+        return
     embed_to_file(str(tmp_path / "all.npy"), model, params, GRAPH, table, SMALL)
     close(np.load(tmp_path / "all.npy"), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["all.npy"]
@@ -131,10 +141,11 @@ def test_rows_of_some_nodes(name, option, tmp_path):
 
 def test_sampling_as_many_as_there_are_gives_the_same():
     model, params, table, expected = case("mean", "plain")
-    nodes = jnp.arange(NUM_NODES, 2 * NUM_NODES)  # none of them reads the hub
+    nodes = np.arange(NUM_NODES, 2 * NUM_NODES)  # none of them reads the hub
     degree = int(np.diff(np.asarray(GRAPH.indptr))[:HUB].max())
-    blocks = sample_blocks(jax.random.key(0), GRAPH, nodes, (degree, degree))
-    close(model.apply(params, jnp.asarray(table), blocks), expected[np.asarray(nodes)])
+    sample = jax.jit(partial(sample_blocks, fanouts=(degree, degree)))
+    blocks = sample(jax.random.key(0), GRAPH, nodes)
+    close(jax.jit(model.apply)(params, table, blocks), expected[nodes])
 
 
 def test_a_graph_without_edges(tmp_path):
@@ -165,17 +176,18 @@ def test_programs_do_not_depend_on_degrees_and_hold_no_edge_rows():
         return jax.nn.relu(rows)
 
     model, nodes, num_edges = GraphSAGE(hidden=8, out=4, act=act), 512, 60_000
-    table, random = jnp.asarray(features(0, nodes, 16)), np.random.default_rng(0)
+    table, random = features(0, nodes, 16), np.random.default_rng(0)
     some = from_edges([0], [1], 2)
-    blocks = sample_blocks(jax.random.key(0), some, jnp.arange(2), (1, 1))
-    params = model.init(jax.random.key(0), table[:2], blocks)
+    blocks = jax.jit(partial(sample_blocks, fanouts=(1, 1)))(jax.random.key(0), some, np.arange(2))
+    params = jax.jit(model.init)(jax.random.key(0), table[:2], blocks)
+    table = jax.device_put(table)
     src = random.integers(0, nodes, num_edges)
     even = from_edges(src, random.integers(0, nodes, num_edges), nodes)
     hub = from_edges(src, np.zeros(num_edges, int), nodes)
     embed_all(model, params, even, table)
     traces.clear()
-    embed_all(model, params, hub, 2 * table)
-    embed_all(model, jax.tree.map(jnp.negative, params), even, table)
+    embed_all(model, params, hub, jax.device_put(2 * np.asarray(table)))
+    embed_all(model, jax.tree.map(np.negative, params), even, table)
     assert not traces
     args = model, 0, params, embed_all.Kept(table, None), hub, None
     memory = embed_all._layer.lower(*args).compile().memory_analysis()
@@ -228,6 +240,7 @@ def stop_after(parts):
 
 
 @pytest.mark.parametrize("option", ["narrowing", "jump_concat, residual, batch norm"])
+@pytest.mark.slow
 def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_bits(option, tmp_path):
     model, params, table, _ = case("mean", option)
     told, some = [], SMALL._replace(rows=30, edges=150)
@@ -293,6 +306,7 @@ def test_damage_is_seen(left):
     go_on()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     script = Path(__file__).with_name("kill_infer.py")
 

@@ -33,6 +33,15 @@ def reference(query, table, k: int, allowed=None) -> Neighbors:
     return Neighbors(np.where(score == -np.inf, -1, ids), score)
 
 
+def prepared(find, **options):
+    """A search with its options bound; one on the device as one program."""
+    return jax.jit(partial(find, **options)) if find is nearest else partial(find, **options)
+
+
+def on_device(*arrays: np.ndarray) -> list[jax.Array]:
+    return [jax.device_put(array) for array in arrays]
+
+
 def check(found: Neighbors, expected: Neighbors) -> None:
     np.testing.assert_array_equal(found.id, expected.id)
     np.testing.assert_array_equal(found.score, expected.score)
@@ -41,27 +50,28 @@ def check(found: Neighbors, expected: Neighbors) -> None:
 @pytest.mark.parametrize("find", [nearest, nearest_streamed])
 @pytest.mark.parametrize("chunk", [1, 3, 25, 49, 1000])
 def test_exact_with_ties_to_the_lower_id_whatever_the_chunk(find, chunk: int):
-    find = jax.jit(partial(find, k=K, chunk=chunk)) if find is nearest else partial(find, k=K, chunk=chunk)
+    find = prepared(find, k=K, chunk=chunk)
     expected = reference(QUERY, TABLE, K)
     assert (np.diff(expected.score) == 0).any()
-    check(find(jnp.asarray(QUERY), jnp.asarray(TABLE)), expected)
+    check(find(*on_device(QUERY, TABLE)), expected)
 
 
 @pytest.mark.parametrize("find", [nearest, nearest_streamed])
 def test_all_rows_in_order(find):
-    check(find(jnp.asarray(QUERY), jnp.asarray(TABLE), ROWS, chunk=8), reference(QUERY, TABLE, ROWS))
+    check(prepared(find, k=ROWS, chunk=8)(*on_device(QUERY, TABLE)), reference(QUERY, TABLE, ROWS))
 
 
 def test_zeros_of_either_sign_are_equal():
     table = np.array([[-1.0], [1.0], [-1.0]], np.float32)
-    assert nearest(jnp.array([[0.0], [-0.0]]), jnp.asarray(table), 3).id.tolist() == [[0, 1, 2]] * 2
+    found = prepared(nearest, k=3)(np.array([[0.0], [-0.0]], np.float32), table)
+    assert found.id.tolist() == [[0, 1, 2]] * 2
 
 
 def test_cosine_by_rows_of_length_1():
     rng = np.random.default_rng(2)
     query, table = (rng.normal(size=(n, WIDTH)).astype(np.float32) for n in (QUERIES, ROWS))
     unit = [x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, table)]
-    found = nearest(*(l2_normalize(jnp.asarray(x)) for x in (query, table)), K, chunk=16)
+    found = prepared(nearest, k=K, chunk=16)(*map(jax.jit(l2_normalize), (query, table)))
     np.testing.assert_array_equal(found.id, reference(*unit, K).id)
     np.testing.assert_allclose(found.score, reference(*unit, K).score, rtol=1e-5, atol=1e-6)
 
@@ -72,11 +82,12 @@ def test_rows_left_out_never_come_and_are_never_read(find):
     out = np.stack([own, own + 20, np.full(QUERIES, -1)], 1)
     allowed = ~(out[..., None] == np.arange(ROWS)).any(1)
     table = TABLE.copy()
-    found = find(jnp.asarray(QUERY), jnp.asarray(table), K, chunk=16, allow=not_these(jnp.asarray(out)))
+    left_out = not_these(jax.device_put(out.astype(np.int32)))
+    found = prepared(find, k=K, chunk=16, allow=left_out)(*on_device(QUERY, table))
     check(found, reference(QUERY, TABLE, K, allowed))
     items = np.arange(ROWS) >= 44  # fewer than k
-    table[~items] = np.nan
-    found = find(jnp.asarray(QUERY), jnp.asarray(table), 8, chunk=16, allow=lambda ids: (ids >= 44)[None])
+    table = np.where(items[:, None], table, np.float32(np.nan))
+    found = prepared(find, k=8, chunk=16, allow=lambda ids: (ids >= 44)[None])(*on_device(QUERY, table))
     check(found, reference(QUERY, TABLE, 8, items[None]))
     assert (np.asarray(found.id)[:, 6:] == -1).all()
 
@@ -84,7 +95,7 @@ def test_rows_left_out_never_come_and_are_never_read(find):
 def test_a_row_of_nan_is_near_to_nothing():
     table = TABLE.copy()
     table[5] = np.nan
-    found = nearest(jnp.asarray(QUERY), jnp.asarray(table), ROWS, chunk=16)
+    found = prepared(nearest, k=ROWS, chunk=16)(QUERY, table)
     check(found, reference(QUERY, TABLE, ROWS, np.arange(ROWS)[None] != 5))
 
 
@@ -106,14 +117,15 @@ def test_one_trace_and_no_matrix_of_all_scores():
 
 def test_vmap_equals_a_loop():
     queries = np.stack([whole(QUERIES, seed) for seed in range(3)])
-    found = jax.vmap(lambda q: nearest(q, jnp.asarray(TABLE), K, chunk=16))(queries)
+    mapped = jax.jit(jax.vmap(partial(nearest, k=K, chunk=16), in_axes=(0, None)))
+    found = jax.tree.map(np.asarray, mapped(queries, TABLE))
     for i, query in enumerate(queries):
         check(jax.tree.map(lambda x, i=i: x[i], found), reference(query, TABLE, K))
 
 
 def test_bfloat16_is_summed_in_float32():
-    query, table = (jnp.asarray(x, jnp.bfloat16) for x in (QUERY, TABLE))
-    found = nearest(query, table, K, chunk=16)
+    query, table = (x.astype(jnp.bfloat16) for x in (QUERY, TABLE))
+    found = prepared(nearest, k=K, chunk=16)(query, table)
     assert found.score.dtype == jnp.float32
     check(found, reference(QUERY, TABLE, K))
 
@@ -122,8 +134,7 @@ def test_the_approximate_search_recalls_what_it_was_asked_to():
     rng = np.random.default_rng(3)
     query, table = (rng.normal(size=(n, 8)).astype(np.float32) for n in (64, 4096))
     exact, close = (
-        np.asarray(nearest(jnp.asarray(query), jnp.asarray(table), 10, chunk=1024, recall_target=r).id)
-        for r in (None, 0.9)
+        np.asarray(prepared(nearest, k=10, chunk=1024, recall_target=r)(query, table).id) for r in (None, 0.9)
     )
     hits = [len(np.intersect1d(a, b)) for a, b in zip(exact, close, strict=True)]
     assert np.mean(hits) / 10 > 0.85
@@ -134,7 +145,7 @@ def test_a_memory_mapped_table(tmp_path):
     np.save(tmp_path / "table.npy", TABLE)
     table = np.load(tmp_path / "table.npy", mmap_mode="r")
     found = nearest_streamed(
-        jnp.asarray(QUERY), table, K, chunk=16, allow=not_these(jnp.full((QUERIES, 1), 3))
+        jax.device_put(QUERY), table, K, chunk=16, allow=not_these(jnp.full((QUERIES, 1), 3))
     )
     check(found, reference(QUERY, TABLE, K, np.arange(ROWS)[None] != 3))
 
@@ -151,20 +162,20 @@ def test_a_memory_mapped_table(tmp_path):
 )
 def test_bad_options_are_refused(find, changed, message):
     with pytest.raises(ValueError, match=message):
-        find(jnp.asarray(QUERY), jnp.asarray(TABLE), **changed)
+        find(*on_device(QUERY, TABLE), **changed)
 
 
 @pytest.mark.parametrize("find", [nearest, nearest_streamed])
 def test_queries_of_another_width_are_refused(find):
     with pytest.raises(ValueError, match="rows of one width, got 4 and 3"):
-        find(jnp.asarray(QUERY), jnp.asarray(TABLE[:, :3]), 1)
+        find(*on_device(QUERY, TABLE[:, :3]), 1)
 
 
 FOUND = Neighbors(np.array([[3, 1], [0, -1]], np.int32), np.array([[2.0, 1.0], [0.5, -np.inf]], np.float32))
 
 
 def test_neighbors_to_npy_and_back(tmp_path):
-    save_neighbors(tmp_path / "found.npy", Neighbors(*map(jnp.asarray, FOUND)))
+    save_neighbors(tmp_path / "found.npy", Neighbors(*on_device(*FOUND)))
     array = np.load(tmp_path / "found.npy", mmap_mode="r")
     check(Neighbors(array["id"], array["score"]), FOUND)
     assert os.listdir(tmp_path) == ["found.npy"]
@@ -185,12 +196,12 @@ def test_neighbors_to_parquet_and_back(tmp_path, nodes):
 def test_embeddings_there_and_back(tmp_path, dtype, rows: int, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("jsage.infer.nearest._ROWS", 2)  # three row groups
-    table = jnp.asarray(whole(rows, 4), dtype)
+    table = jax.device_put(whole(rows, 4).astype(dtype))
     save_embeddings(tmp_path / "rows.npy", table)
     save_embeddings(str(tmp_path / "rows.parquet"), np.asarray(table))
     stored = np.load(tmp_path / "rows.npy")
     assert stored.dtype == (np.float16 if dtype == np.float16 else np.float32)
-    np.testing.assert_array_equal(stored, table.astype(np.float32))
+    np.testing.assert_array_equal(stored, np.asarray(table).astype(np.float32))
     read = parquet.read_table(tmp_path / "rows.parquet")
     assert read.column("node").to_pylist() == list(range(rows))
     back = np.array(read.column("embedding").to_pylist(), np.float32).reshape(rows, WIDTH)

@@ -38,6 +38,7 @@ quick = partial(
 every = pytest.mark.parametrize(("name", "option"), [(name, option) for name in ALL for option in OPTIONS])
 
 
+@jax.jit
 def laid_out(block, table):
     """Rows and block in every layout; the table's last row is one that no slot reads."""
     return {layout: lay(block, table) for layout, lay in LAYOUTS.items()}
@@ -47,7 +48,7 @@ def laid_out(block, table):
 def layer(name: str, option: str):
     """A layer, random parameters, and its compiled output and gradients on all layouts at once."""
     conv = SAGEConv(3, aggregate=ALL[name], **OPTIONS[option])
-    block, table = hop("random"), jnp.zeros((NUM_NODES + 1, WIDTH))
+    block, table = hop("random"), np.zeros((NUM_NODES + 1, WIDTH), np.float32)
     shapes = jax.eval_shape(conv.init, jax.random.key(0), table, block)["params"]
 
     def run(params, laid, cotangent):
@@ -112,7 +113,7 @@ def poisoned(layout: str, block, h):
         h[NUM_NODES:][~np.asarray(block.mask).ravel()] = np.nan
     else:
         h[NUM_NODES] = np.nan
-    return jnp.asarray(h)
+    return h
 
 
 @every
@@ -120,7 +121,7 @@ def poisoned(layout: str, block, h):
 def test_poison_in_the_padding_changes_nothing(name, option, of):
     params, run = layer(name, option)
     block, table, cotangent = case(option, of)
-    block = block._replace(src=jnp.where(block.mask, block.src, NUM_NODES))
+    block = block._replace(src=np.where(block.mask, block.src, NUM_NODES))
     laid = laid_out(block, table)
     clean = run(params, laid, cotangent)
     dirty = run(params, {key: (poisoned(key, block, h), b) for key, (h, b) in laid.items()}, cotangent)
@@ -141,9 +142,9 @@ def whole(of: str, num_edges: int = 40):
     block, (src, dst, _) = full_block(graph(of, weighted=True)), AWKWARD[of]
     spare = (0, num_edges - len(src))
     padded = block._replace(
-        src=jnp.pad(block.src, spare),
-        dst=jnp.pad(block.dst, spare, constant_values=NUM_NODES),
-        edge_data={"weight": jnp.pad(block.edge_data["weight"], spare, constant_values=jnp.nan)},
+        src=np.pad(block.src, spare),
+        dst=np.pad(block.dst, spare, constant_values=NUM_NODES),
+        edge_data={"weight": np.pad(block.edge_data["weight"], spare, constant_values=np.nan)},
     )
     return padded, reference.edges(src, dst, NUM_NODES, features(7, len(src), 1)[:, 0])
 
@@ -190,12 +191,13 @@ def test_a_layer_has_the_parameters_of_its_options_and_no_others(options, names)
     assert set(shapes) == names
 
 
-PAIR = Tree(jnp.array([[True, True]]))
+PAIR = Tree(jax.device_put(np.array([[True, True]])))
 """One destination and two neighbours."""
 
 
 def test_concat_doubles_the_width_and_its_bias():
-    out, variables = SAGEConv(3, concat=True).init_with_output(jax.random.key(0), jnp.ones((3, 5)), PAIR)
+    start = quick(SAGEConv(3, concat=True).init_with_output)
+    out, variables = start(jax.random.key(0), np.ones((3, 5), np.float32), PAIR)
     assert out.shape == (1, 6)
     assert variables["params"]["bias"].shape == (6,)
 
@@ -206,10 +208,12 @@ def test_rows_that_do_not_fit_a_tree_are_refused():
 
 
 def test_normalized_rows_have_length_1_and_zeros_stay():
-    rows = jnp.asarray(features(5)).at[2].set(0).at[3].multiply(1e-9)
-    lengths = np.linalg.norm(l2_normalize(rows), axis=1)
+    rows = features(5)
+    rows[2] = 0
+    rows[3] *= np.float32(1e-9)
+    lengths = np.linalg.norm(quick(l2_normalize)(rows), axis=1)
     np.testing.assert_allclose(lengths, [1, 1, 0, 1, 1, 1, 1, 1], rtol=1e-6)
-    slope = jax.grad(lambda rows: l2_normalize(rows).sum())(rows)
+    slope = np.asarray(quick(jax.grad(lambda rows: l2_normalize(rows).sum()))(rows))
     assert np.isfinite(slope).all()
     assert not slope[2].any()
 
@@ -217,41 +221,44 @@ def test_normalized_rows_have_length_1_and_zeros_stay():
 def identity_self(**options):
     """A layer whose output is its own (dropped) row, and its parameters."""
     conv = SAGEConv(WIDTH, bias=False, **options)
-    return conv, {"params": {"self": {"kernel": jnp.eye(WIDTH)}, "neigh": {"kernel": -jnp.eye(WIDTH)}}}
+    one = np.eye(WIDTH, dtype=np.float32)
+    return conv, {"params": {"self": {"kernel": one}, "neigh": {"kernel": -one}}}
 
 
 def test_dropout_keeps_its_share_scaled_and_draws_anew_for_each_key():
     conv, params = identity_self(dropout=0.3)
-    h, block = jnp.ones((6000, WIDTH)), Tree(jnp.zeros((3000, 1), bool))
-    run = quick(lambda key: conv.apply(params, h, block, deterministic=False, rngs={"dropout": key}))
-    first, again, other = (run(jax.random.key(i)) for i in (0, 0, 1))
+    h, block = np.ones((6000, WIDTH), np.float32), Tree(np.zeros((3000, 1), bool))
+    drop = quick(partial(conv.apply, deterministic=False))
+    first, again, other = (
+        np.asarray(drop(params, h, block, rngs={"dropout": jax.random.key(i)})) for i in (0, 0, 1)
+    )
     np.testing.assert_allclose(first[first != 0], 1 / 0.7, rtol=1e-6)
     assert abs((first != 0).mean() - 0.7) < 0.015  # four standard errors
     np.testing.assert_array_equal(first, again)
     assert (first != other).mean() > 0.3
-    np.testing.assert_array_equal(conv.apply(params, h, block), h[:3000])
+    np.testing.assert_array_equal(quick(conv.apply)(params, h, block), h[:3000])
 
 
 def test_dropout_without_its_rng_stream_says_so():
-    conv, params = identity_self(dropout=0.3)
+    (conv, params), rows = identity_self(dropout=0.3), np.ones((3, WIDTH), np.float32)
     with pytest.raises(InvalidRngError, match="dropout"):
-        conv.apply(params, jnp.ones((3, WIDTH)), PAIR, deterministic=False)
+        jax.eval_shape(partial(conv.apply, deterministic=False), params, rows, PAIR)
 
 
 def test_on_the_whole_graph_a_row_is_dropped_once_for_all_its_readers():
     conv, params = identity_self(dropout=0.5)
     loops = full_block(graph("self-loops"))._replace(
-        src=jnp.arange(NUM_NODES), dst=jnp.arange(NUM_NODES), degree=jnp.ones(NUM_NODES, jnp.int32)
+        src=np.arange(NUM_NODES), dst=np.arange(NUM_NODES), degree=np.ones(NUM_NODES, np.int32)
     )
-    out = conv.apply(
-        params, jnp.ones((NUM_NODES, WIDTH)), loops, deterministic=False, rngs={"dropout": jax.random.key(0)}
-    )
+    drop = quick(partial(conv.apply, deterministic=False))
+    rows = np.ones((NUM_NODES, WIDTH), np.float32)
+    out = drop(params, rows, loops, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_array_equal(out, 0)  # each node reads itself: h - h
 
 
 def test_it_can_be_rematerialised_with_an_aggregator_of_its_own():
     plain, spared = (kind(3, aggregate=Pool()) for kind in (SAGEConv, nn.remat(SAGEConv)))
-    h, block = LAYOUTS["tree"](hop("random"), jnp.asarray(features(1)))
+    h, block = laid_out(hop("random"), features(1))["tree"]
     params = reference.filled(jax.eval_shape(spared.init, jax.random.key(0), h, block))
     slope = lambda conv, params: jax.grad(lambda params: conv.apply(params, h, block).sum())(params)  # noqa: E731
     both = quick(lambda params: (slope(plain, params), slope(spared, params)))(params)
@@ -263,15 +270,15 @@ def test_bfloat16_computes_in_bfloat16_near_float32(name):
     kind = ALL[name]
     half = kind.clone(dtype=jnp.bfloat16) if isinstance(kind, nn.Module) else kind
     block, table, _ = case("plain", "random")
-    h, block = LAYOUTS["tree"](block, jnp.asarray(table))
+    h, block = laid_out(block, table)["tree"]
     fine, coarse = SAGEConv(3, aggregate=kind), SAGEConv(3, aggregate=half, dtype=jnp.bfloat16)
     shapes = jax.eval_shape(coarse.init, jax.random.key(0), h, block)["params"]
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
     params = {"params": jax.tree.map(lambda x: 0.5 * x, reference.filled(shapes))}
     program = str(jax.make_jaxpr(coarse.apply)(params, h, block))
     assert set(re.findall(r"(\w+)\[[\d,]*\] = dot_general", program)) == {"bf16"}
-    near = quick(coarse.apply)(params, h.astype(jnp.bfloat16), block)
+    near = quick(coarse.apply)(params, np.asarray(h).astype(jnp.bfloat16), block)
     assert near.dtype == jnp.bfloat16
     np.testing.assert_allclose(
-        near.astype(jnp.float32), quick(fine.apply)(params, h, block), rtol=0.05, atol=0.05
+        np.asarray(near).astype(np.float32), quick(fine.apply)(params, h, block), rtol=0.05, atol=0.05
     )

@@ -26,7 +26,7 @@ quick = partial(
 def weighted(of: str):
     """A hop with positive weights, as visit counts are."""
     block = hop(of, weighted=True)
-    return block._replace(edge_data={"weight": jnp.abs(block.edge_data["weight"])})
+    return block._replace(edge_data={"weight": np.abs(np.asarray(block.edge_data["weight"]))})
 
 
 def pinsage(params, table, block, *, normalize: bool = True) -> np.ndarray:
@@ -54,7 +54,7 @@ def pinsage(params, table, block, *, normalize: bool = True) -> np.ndarray:
 def layer(**options):
     conv = PinSAGEConv(OUT, hidden=HIDDEN, **options)
     shapes = jax.eval_shape(
-        conv.init, jax.random.key(0), jnp.zeros((NUM_NODES + 1, WIDTH)), weighted("random")
+        conv.init, jax.random.key(0), np.zeros((NUM_NODES + 1, WIDTH), np.float32), weighted("random")
     )
 
     def run(params, laid, cotangent):
@@ -68,15 +68,19 @@ def layer(**options):
     return reference.filled(shapes["params"]), quick(run)
 
 
+@jax.jit
 def laid_out(block, table):
-    return {name: lay(name, block, jnp.asarray(table)) for name in LAYOUTS}
+    return {name: lay(name, block, table) for name in LAYOUTS}
+
+
+sources = jax.jit(lambda block: as_tree(block)[0])
 
 
 def to_table(layout: str, block, grad) -> np.ndarray:
     if "tree" not in layout:
         return np.asarray(grad)
     table = np.zeros((NUM_NODES + 1, WIDTH))
-    np.add.at(table, np.asarray(as_tree(block)[0]), np.asarray(grad))
+    np.add.at(table, np.asarray(sources(block)), np.asarray(grad))
     return table
 
 
@@ -111,7 +115,7 @@ def test_poison_in_the_padding_changes_nothing():
         features(2, NUM_NODES, OUT),
     )
     assert not block.mask.all()
-    block = block._replace(src=jnp.where(block.mask, block.src, NUM_NODES))
+    block = block._replace(src=np.where(block.mask, block.src, NUM_NODES))
     laid = laid_out(block, table)
     clean = run(params, laid, cotangent)
 
@@ -124,7 +128,7 @@ def test_poison_in_the_padding_changes_nothing():
             h[NUM_NODES] = np.nan
         weight = np.array(b.edge_data["weight"])
         weight.reshape(-1)[dead] = np.nan
-        return jnp.asarray(h), b._replace(edge_data={"weight": jnp.asarray(weight)})
+        return h, b._replace(edge_data={"weight": weight})
 
     dirty = run(params, {name: poison(name, h, b) for name, (h, b) in laid.items()}, cotangent)
     jax.tree.map(np.testing.assert_array_equal, dirty, clean)
@@ -152,16 +156,16 @@ def test_rows_have_length_1_unless_asked_not_to():
 
 
 def test_without_weights_it_is_the_plain_mean():
-    conv, block, table = PinSAGEConv(OUT, hidden=HIDDEN), hop("isolated nodes"), jnp.asarray(features(1))
+    conv, block, table = PinSAGEConv(OUT, hidden=HIDDEN), hop("isolated nodes"), features(1)
     params, _ = layer()
-    out = conv.apply({"params": params}, table, block)
+    out = quick(conv.apply)({"params": params}, table, block)
     np.testing.assert_allclose(out, pinsage(params, table, block), rtol=1e-5, atol=1e-5)
 
 
 def test_zeros_are_finite():
     params, run = layer()
     block, table = weighted("isolated nodes"), features(1, NUM_NODES + 1)
-    zeros = block._replace(edge_data={"weight": jnp.zeros(block.mask.shape)})
+    zeros = block._replace(edge_data={"weight": np.zeros(block.mask.shape, np.float32)})
     for values in (params, jax.tree.map(np.zeros_like, params)):
         for blk in (block, zeros):
             got = run(values, laid_out(blk, table), np.ones((NUM_NODES, OUT), np.float32))
@@ -171,32 +175,30 @@ def test_zeros_are_finite():
 def test_graphsage_stacks_it_on_sampled_blocks_and_the_whole_graph():
     src, dst, n = AWKWARD["random"]
     weights = np.abs(features(7, len(src), 1)[:, 0])
-    g, table = from_edges(src, dst, n, weight=weights), jnp.asarray(features(3))
+    g, table = from_edges(src, dst, n, weight=weights), jax.device_put(features(3))
     model = GraphSAGE(hidden=6, out=OUT, conv=PinSAGEConv)
-    seeds = jnp.arange(n, dtype=jnp.int32)
-    blocks = sample_blocks(jax.random.key(0), g, seeds, (10, 10))  # every edge
+    seeds = np.arange(n, dtype=np.int32)
+    blocks = quick(partial(sample_blocks, fanouts=(10, 10)))(jax.random.key(0), g, seeds)  # every edge
     params = reference.filled(jax.eval_shape(model.init, jax.random.key(1), table, blocks))
     assert all(block.mask.shape[1] >= np.diff(g.indptr).max() for block in blocks)
     apply = quick(model.apply)
     sampled = apply(params, table, blocks)
-    np.testing.assert_allclose(
-        model.apply(params, table, (full_block(g),) * 2), sampled, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(apply(params, table, (full_block(g),) * 2), sampled, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(embed_all(model, params, g, table), sampled, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_and_the_dtype_of_the_computation():
-    h, block = jnp.asarray(features(5, 6)), Tree(jnp.ones((2, 2), bool), {"weight": jnp.ones((2, 2))})
+    h, block = features(5, 6), Tree(np.ones((2, 2), bool), {"weight": np.ones((2, 2), np.float32)})
     conv = PinSAGEConv(OUT, dropout=0.5, dtype=jnp.bfloat16)
-    params = conv.init(jax.random.key(0), h, block)
+    params = quick(conv.init)(jax.random.key(0), h, block)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    still = conv.apply(params, h, block)
+    still = quick(conv.apply)(params, h, block)
     assert still.dtype == jnp.bfloat16
-    drawn = [
-        conv.apply(params, h, block, deterministic=False, rngs={"dropout": jax.random.key(i)}) for i in (0, 1)
-    ]
+    drop = quick(partial(conv.apply, deterministic=False))
+    drawn = [drop(params, h, block, rngs={"dropout": jax.random.key(i)}) for i in (0, 1)]
     assert not np.array_equal(*drawn)
-    np.testing.assert_allclose(still.astype(np.float32), PinSAGEConv(OUT).apply(params, h, block), atol=3e-2)
+    full = quick(PinSAGEConv(OUT).apply)(params, h, block)
+    np.testing.assert_allclose(np.asarray(still).astype(np.float32), full, atol=3e-2)
 
 
 def test_a_tree_of_the_wrong_size_is_refused():

@@ -37,8 +37,8 @@ def test_the_loss_is_the_mean_over_all_live_seeds(mesh):
         metrics = {"weight": mask.sum().astype(jnp.float32), "loss": losses.sum()}
         return masked_mean(losses, mask) + jnp.square(params).sum(), (metrics, stats)
 
-    params = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2)).astype(np.float32))
-    key, batch = jax.random.key(0), (jnp.asarray(x), jnp.asarray(mask))
+    params = jax.device_put(np.random.default_rng(2).normal(size=(3, 2)).astype(np.float32))
+    key, batch = jax.random.key(0), (jax.device_put(x), jax.device_put(mask))
     expected = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, {}, batch, key)
     placed = *replicate((params, key), mesh), split(batch, mesh)
 
@@ -87,13 +87,15 @@ def test_what_does_not_divide_is_refused(mesh):
 @pytest.mark.parametrize(("live", "training"), [(0, True), (5, True), (7, True), (5, False)])
 def test_batch_norm_is_that_of_flax_on_one_device(live: int, training: bool):
     rng = np.random.default_rng(live)
-    x, mask = jnp.asarray(rng.normal(2, 3, (7, 4)).astype(np.float32)), (jnp.arange(7) < live)[:, None]
-    stats = {"mean": jnp.asarray(rng.normal(size=4).astype(np.float32)), "var": jnp.full(4, 2.5)}
-    params = {"scale": jnp.linspace(1, 2, 4), "bias": jnp.linspace(-1, 1, 4)}
+    row = partial(np.asarray, dtype=np.float32)
+    x, mask = row(rng.normal(2, 3, (7, 4))), (np.arange(7) < live)[:, None]
+    stats = {"mean": row(rng.normal(size=4)), "var": row(np.full(4, 2.5))}
+    params = {"scale": row(np.linspace(1, 2, 4)), "bias": row(np.linspace(-1, 1, 4))}
     variables = {"params": params, "batch_stats": stats}
 
     def run(norm):
-        return norm.apply(variables, x, use_running_average=not training, mask=mask, mutable=["batch_stats"])
+        apply = partial(norm.apply, use_running_average=not training, mutable=["batch_stats"])
+        return jax.jit(apply)(variables, x, mask=mask)
 
     ours, theirs = run(BatchNorm(momentum=0.8)), run(nn.BatchNorm(momentum=0.8))
     if live or not training:
@@ -102,12 +104,12 @@ def test_batch_norm_is_that_of_flax_on_one_device(live: int, training: bool):
 
 
 def test_batch_norm_has_the_options_of_flax():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     options = {"use_scale": False, "use_bias": False, "epsilon": 0.1, "dtype": jnp.bfloat16}
     ours, theirs = (
-        kind(use_running_average=False, **options).init_with_output(jax.random.key(0), x)
+        jax.jit(kind(use_running_average=False, **options).init_with_output)(jax.random.key(0), x)
         for kind in (BatchNorm, nn.BatchNorm)
     )
     assert ours[0].dtype == theirs[0].dtype == jnp.bfloat16
-    close(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), ours), theirs, atol=1e-2)
+    close(jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float32), ours), theirs, atol=1e-2)
     assert "params" not in ours[1]

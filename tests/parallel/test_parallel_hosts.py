@@ -36,6 +36,7 @@ from jsage.parallel import make_mesh, split
 from jsage.sampling import sample_blocks_by_node
 from jsage.train import checkpoint
 
+pytestmark = pytest.mark.slow
 NODES, PROCESSES = 90, 4
 NAMES = ("balanced", "contiguous", "hashed")
 ROOT = Path(jsage.__file__).parents[1]

@@ -86,7 +86,7 @@ SEEDS_OF = {
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_sampled_edges_and_ids_are_those_of_one_device(crowd, mesh, program, name, seeds):
     placement, nodes, key = PLACEMENTS[name], SEEDS_OF[seeds].astype(np.int32), jax.random.key(5)
-    alone = SAMPLE(key, crowd, jnp.asarray(nodes), FANOUTS)
+    alone = SAMPLE(key, crowd, nodes, FANOUTS)
     ids, blocks, counts = program(
         replicate(key, mesh), shards(crowd, placement, mesh), places(placement, nodes)
     )
@@ -127,7 +127,7 @@ def test_places_come_back_from_their_words(rows: int, words: int):
     owner, local = np.array([0, 7, 3, 7]), np.array([0, rows - 1, 5, 0])
     kept = to_words(owner, local, rows, DEVICES)
     assert len(kept) == words
-    found = to_place(tuple(jnp.asarray(word) for word in kept), rows)
+    found = jax.jit(to_place, static_argnums=1)(kept, rows)
     np.testing.assert_array_equal(found.owner, owner)
     np.testing.assert_array_equal(found.local, local)
 
@@ -135,13 +135,13 @@ def test_places_come_back_from_their_words(rows: int, words: int):
 def test_shards_hold_their_nodes_edges_in_order(crowd, mesh):
     placement = PLACEMENTS["three shards empty"]
     graph = jax.tree.map(lambda x: np.asarray(x).reshape(DEVICES, -1), shard_graph(crowd, placement, mesh))
-    (sources,), (names,) = graph.sources, graph.names
+    (sources,), (names,), indptr = graph.sources, graph.names, np.asarray(crowd.indptr)
     for shard in range(DEVICES):
         for row, node in enumerate(placement.globals(shard)):
             into = slice(graph.indptr[shard, row], graph.indptr[shard, row + 1])
-            whole = slice(int(crowd.indptr[node]), int(crowd.indptr[node + 1]))
+            whole = slice(int(indptr[node]), int(indptr[node + 1]))
             found = Place(sources[shard, into] // placement.rows, sources[shard, into] % placement.rows)
-            np.testing.assert_array_equal(placement.nodes(found), crowd.indices[whole])
+            np.testing.assert_array_equal(placement.nodes(found), np.asarray(crowd.indices)[whole])
             np.testing.assert_array_equal(
                 graph.edge_data["number"][shard, into], np.arange(whole.start, whole.stop)
             )
@@ -172,8 +172,8 @@ def test_ids_beyond_32_bits_are_pairs_and_draw_by_their_own_names(crowd, mesh):
         return sample_neighbors(key, graph, seeds, 4, 3)[0]
 
     found = jax.jit(on_mesh(run, mesh, given, ROWS))(*given)
-    bits = node_bits(key, jnp.asarray(seeds), 4, jnp.full(48, 5))
-    offset, mask = choose(bits, jnp.diff(crowd.indptr)[:48])
+    bits = jax.jit(node_bits, static_argnums=2)(key, seeds, 4, np.full(48, 5))
+    offset, mask = jax.jit(choose)(bits, np.diff(indptr)[:48])
     expected = np.where(mask, indptr[:48, None] + offset, 0)
     np.testing.assert_array_equal(found.mask, mask)
     np.testing.assert_array_equal(np.where(mask, found.edge_data["number"], 0), expected)
@@ -209,7 +209,7 @@ def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh
     capacities = measure_capacities(key, graph, features, places(placement, seeds, dim=1), FANOUTS, mesh)
     most = np.zeros(3, int)
     for batch, own_key in zip(seeds, jax.random.split(key, 3), strict=True):
-        tree = np.asarray(as_tree(SAMPLE(own_key, crowd, jnp.asarray(batch), FANOUTS)[0])[0])
+        tree = np.asarray(as_tree(SAMPLE(own_key, crowd, batch, FANOUTS)[0])[0])
         for device in range(DEVICES):
             ids = tree[own_rows(device)]
             for hop, asked in enumerate((ids[:3], ids[:15], ids[~np.isin(ids, hot)])):

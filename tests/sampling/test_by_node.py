@@ -21,6 +21,7 @@ KEY = jax.random.key(3)
 
 sample = jax.jit(sample_blocks_by_node, static_argnums=3)
 neighbors = jax.jit(sample_neighbors_by_node, static_argnums=3)
+bits_of = jax.jit(node_bits, static_argnums=2)
 model = GraphSAGE(hidden=8, out=5)
 
 
@@ -34,12 +35,13 @@ def crowd() -> Graph:
 
 @pytest.fixture(scope="module")
 def table() -> jax.Array:
-    return jnp.asarray(np.random.default_rng(1).normal(size=(NODES, WIDTH)).astype(np.float32))
+    return jax.device_put(np.random.default_rng(1).normal(size=(NODES, WIDTH)).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def params(crowd, table):
-    return model.init(jax.random.key(0), table, sample(KEY, crowd, jnp.zeros(1, jnp.int32), FANOUTS))
+    blocks = sample(KEY, crowd, np.zeros(1, np.int32), FANOUTS)
+    return jax.jit(model.init)(jax.random.key(0), table, blocks)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def subtrees(blocks) -> np.ndarray:
 @pytest.fixture(scope="module")
 def expected(crowd) -> np.ndarray:
     """The tree of every node, all nodes in one batch."""
-    return subtrees(sample(KEY, crowd, jnp.arange(NODES, dtype=jnp.int32), FANOUTS))
+    return subtrees(sample(KEY, crowd, np.arange(NODES, dtype=np.int32), FANOUTS))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
@@ -71,14 +73,14 @@ def test_a_node_has_the_same_tree_in_batches_of_any_size_and_order(crowd, expect
     order = np.random.default_rng(batch_size).permutation(NODES).astype(np.int32)
     for batch in np.array_split(order, range(batch_size, NODES, batch_size))[:20]:
         padded = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
-        trees = subtrees(sample(KEY, crowd, jnp.asarray(padded), FANOUTS))
+        trees = subtrees(sample(KEY, crowd, padded, FANOUTS))
         np.testing.assert_array_equal(trees, expected[padded])
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
 def test_one_device_and_eight_draw_the_same(crowd, impl: str):
     key = jax.random.key(5, impl=impl)
-    seeds = jnp.asarray(np.random.default_rng(2).permutation(NODES)[:64].astype(np.int32))
+    seeds = np.random.default_rng(2).permutation(NODES)[:64].astype(np.int32)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows, whole = PartitionSpec("data"), PartitionSpec()
     alone = subtrees(sample(key, crowd, seeds, FANOUTS))
@@ -100,29 +102,30 @@ def test_one_device_and_eight_draw_the_same(crowd, impl: str):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
 def test_embeddings_are_the_same_whatever_the_batch(crowd, table, params, embed, batch_size: int):
-    nodes = jnp.arange(NODES, dtype=jnp.int32)
+    nodes = np.arange(NODES, dtype=np.int32)
     whole = np.asarray(embed(params, crowd, table, nodes))
     order = np.random.default_rng(0).permutation(NODES)[:512].astype(np.int32)
     for batch in order.reshape(-1)[: (512 // batch_size) * batch_size].reshape(-1, batch_size)[:10]:
-        rows = embed(params, crowd, table, jnp.asarray(batch))
+        rows = embed(params, crowd, table, batch)
         np.testing.assert_allclose(rows, whole[batch], atol=1e-6)
 
 
 def test_at_one_shape_embeddings_are_the_same_bit_for_bit(crowd, table, params, embed):
     """Whatever else is in the batch, and wherever in it a node stands."""
     rng = np.random.default_rng(4)
-    first = np.asarray(embed(params, crowd, table, jnp.arange(64, dtype=jnp.int32)))
+    first = np.asarray(embed(params, crowd, table, np.arange(64, dtype=np.int32)))
     for _ in range(5):
         batch = rng.permutation(NODES)[:64].astype(np.int32)
         batch[:3] = 0, 5, 63
-        rows = np.asarray(embed(params, crowd, table, jnp.asarray(batch)))
+        rows = np.asarray(embed(params, crowd, table, batch))
         np.testing.assert_array_equal(rows[:3], first[[0, 5, 63]])
         known = batch < 64
         np.testing.assert_array_equal(rows[known], first[batch[known]])
 
 
 def test_other_keys_and_hops_draw_others(crowd):
-    seeds = jnp.flatnonzero(degrees(crowd, jnp.arange(NODES)) > 20).astype(jnp.int32)[:100]
+    degree = jax.jit(degrees)(crowd, np.arange(NODES))
+    seeds = np.flatnonzero(np.asarray(degree) > 20).astype(np.int32)[:100]
     one, other = (subtrees(sample(jax.random.key(seed), crowd, seeds, (3, 3))) for seed in (0, 1))
     assert (one[:, :3] != other[:, :3]).any(1).mean() > 0.9
     assert (one[:, :3] != one[:, 3:6]).any(1).mean() > 0.9  # the seeds' own second hop
@@ -131,17 +134,15 @@ def test_other_keys_and_hops_draw_others(crowd):
 @pytest.mark.parametrize("name", AWKWARD)
 def test_live_slots_are_distinct_edges_into_the_seed(name: str):
     plain = graph(name, weighted=True)
-    seeds = jnp.concatenate([jnp.arange(NUM_NODES, dtype=jnp.int32)[::-1]] * 2)
+    seeds = np.concatenate([np.arange(NUM_NODES, dtype=np.int32)[::-1]] * 2)
     block = jax.tree.map(np.asarray, neighbors(KEY, plain, seeds, FANOUT))
     src, dst, _ = AWKWARD[name]
-    weights = np.asarray(plain.edge_data["weight"])
-    for row, seed in enumerate(np.asarray(seeds)):
+    weights, indptr = np.asarray(plain.edge_data["weight"]), np.asarray(plain.indptr)
+    for row, seed in enumerate(seeds):
         live, into = block.mask[row], np.flatnonzero(dst == seed)
         assert live.sum() == min(len(into), FANOUT)
         got = list(zip(block.src[row][live], block.edge_data["weight"][row][live], strict=True))
-        edges = list(zip(plain.indices.tolist(), weights, strict=True))[
-            plain.indptr[seed] : plain.indptr[seed + 1]
-        ]
+        edges = list(zip(plain.indices.tolist(), weights, strict=True))[indptr[seed] : indptr[seed + 1]]
         assert all(got.count(edge) <= edges.count(edge) for edge in got)
         assert sorted(u for u, _ in edges) == sorted(src[into])
         assert (block.src[row][~live] == seed).all()
@@ -153,14 +154,14 @@ def is_uniform(values: np.ndarray, cells: int) -> bool:
 
 def subsets(bits: jax.Array, n: int) -> np.ndarray:
     """A number for the subset of `0 .. n-1` that each column of words draws."""
-    offset, mask = choose(bits, jnp.full(bits.shape[1], n, jnp.int32))
-    assert np.asarray(mask).all()
+    offset, mask = map(np.asarray, jax.jit(choose)(bits, np.full(bits.shape[1], n, np.int32)))
+    assert mask.all()
     return np.unique(np.sort(offset, 1) @ n ** np.arange(bits.shape[0]), return_inverse=True)[1]
 
 
 @pytest.mark.parametrize("apart", [1, 2, 50_000])
 def test_subsets_are_uniform_over_nodes_and_independent_of_each_other(apart: int):
-    bits = jax.jit(node_bits, static_argnums=2)(KEY, jnp.arange(100_000, dtype=jnp.int32), 3)
+    bits = bits_of(KEY, np.arange(100_000, dtype=np.int32), 3)
     found = subsets(bits, 6)
     assert is_uniform(found, math.comb(6, 3))
     first = np.arange(100_000).reshape(-1, 2 * apart)[:, :apart].ravel()
@@ -170,11 +171,11 @@ def test_subsets_are_uniform_over_nodes_and_independent_of_each_other(apart: int
 def test_subsets_of_one_node_are_uniform_over_keys():
     keys = jax.random.split(jax.random.key(9), 50_000)
     bits = jax.jit(jax.vmap(lambda key: node_bits(key, jnp.array([123]), 3)))(keys)
-    assert is_uniform(subsets(bits[:, :, 0].T, 6), math.comb(6, 3))
+    assert is_uniform(subsets(np.asarray(bits)[:, :, 0].T, 6), math.comb(6, 3))
 
 
 def test_every_bit_of_a_word_is_fair_and_slots_are_independent():
-    bits = np.asarray(node_bits(KEY, jnp.arange(100_000, dtype=jnp.int32), 5))
+    bits = np.asarray(bits_of(KEY, np.arange(100_000, dtype=np.int32), 5))
     assert bits.shape == (5, 100_000)
     ones = ((bits[..., None] >> np.arange(32, dtype=np.uint32)) & 1).mean(1)
     assert np.abs(ones - 0.5).max() < 5 * 0.5 / math.sqrt(100_000)
@@ -199,7 +200,7 @@ def threefry(key: tuple[int, int], x: int, y: int) -> tuple[int, int]:
 def test_the_words_are_those_of_the_published_cipher():
     assert threefry((0, 0), 0, 0) == (0x6B200159, 0x99BA4EFE)  # the authors' test vector
     words = threefry((0, 3), 0x6E6F6465, 0)  # of jax.random.key(3)
-    got = np.asarray(node_bits(KEY, jnp.array([41, 7], jnp.int32), 4))
+    got = np.asarray(bits_of(KEY, np.array([41, 7], np.int32), 4))
     for column, node in enumerate((41, 7)):
         for half in (0, 1):
             assert (got[half, column], got[2 + half, column]) == threefry(words, node, half)
@@ -208,8 +209,8 @@ def test_the_words_are_those_of_the_published_cipher():
 def test_ids_beyond_32_bits_have_words_of_their_own():
     """Bits 32 to 47 go into the counter's second word, above the number of the slots."""
     words, ids = threefry((0, 3), 0x6E6F6465, 0), (41, 41 + 2**32, 41 + 3 * 2**32)
-    low, high = jnp.full(3, 41, jnp.uint32), jnp.array([0, 1, 3], jnp.uint32)
-    got = np.asarray(node_bits(KEY, low, 4, high))
+    low, high = np.full(3, 41, np.uint32), np.array([0, 1, 3], np.uint32)
+    got = np.asarray(bits_of(KEY, low, 4, high))
     for column, node in enumerate(ids):
         for half in (0, 1):
             expected = threefry(words, node % 2**32, half + (node // 2**32 << 16))
@@ -217,16 +218,16 @@ def test_ids_beyond_32_bits_have_words_of_their_own():
 
 
 def test_a_fanout_above_every_degree_reads_the_same_edges_as_any_sampler(crowd):
-    nodes = jnp.arange(50, dtype=jnp.int32)
+    nodes = np.arange(50, dtype=np.int32)
     key = jax.random.key(3, impl="philox4x32")
-    keyed, plain = sample(key, crowd, nodes, (41,))[0], sample_blocks(key, crowd, nodes, (41,))[0]
+    by_draw = jax.jit(sample_blocks, static_argnums=3)
+    keyed, plain = sample(key, crowd, nodes, (41,))[0], by_draw(key, crowd, nodes, (41,))[0]
     jax.tree.map(np.testing.assert_array_equal, keyed, plain)
 
 
 def test_reading_an_edgeless_graph_gives_shapes():
-    src, data = read(
-        from_edges([], [], 3, weight=np.zeros(0, np.float32)), *jnp.zeros((2, 2), int), jnp.zeros(2, bool)
-    )
+    empty = from_edges([], [], 3, weight=np.zeros(0, np.float32))
+    src, data = jax.jit(read)(empty, *np.zeros((2, 2), int), np.zeros(2, bool))
     assert src.shape == data["weight"].shape == (2,)
 
 
@@ -239,7 +240,7 @@ def test_one_trace_for_all_seeds_and_keys(crowd):
         return sample_blocks_by_node(key, crowd, seeds, (2, 2))
 
     for i in range(3):
-        step(jax.random.key(i), jnp.arange(i, i + 5))
+        step(jax.random.key(i), np.arange(i, i + 5))
     assert len(traces) == 1
 
 

@@ -19,9 +19,13 @@ from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv
 from jsage.sampling import compact, compacted, measure_capacities, sample_blocks, sample_compact_blocks
 from jsage.train import init_state, make_update, train_epoch
 
-SEEDS = jnp.array([3, 0, 3, 1], jnp.int32)  # with a repetition, as in a padded batch
+SEEDS = jax.device_put(np.array([3, 0, 3, 1], np.int32))  # with a repetition, as in a padded batch
 FANOUTS = (2, 3)
 WHOLE = (64, 64)  # more slots than any node has neighbours
+
+compact_ids = jax.jit(compact, static_argnums=1)
+sample = jax.jit(sample_compact_blocks, static_argnums=(3, 4))
+sample_trees = jax.jit(sample_blocks, static_argnums=3)
 
 
 def random_graph(num_nodes: int = 300, num_edges: int = 3000):
@@ -33,7 +37,7 @@ class TestCompact:
     @pytest.mark.parametrize("num_ids", [1, 7, 1000, 30_000])
     def test_every_id_is_at_its_position(self, num_ids: int):
         ids = np.random.default_rng(num_ids).integers(0, 5000, num_ids).astype(np.int32)
-        found = jax.jit(compact, static_argnums=1)(jnp.asarray(ids), num_ids)
+        found = jax.tree.map(np.asarray, compact_ids(ids, num_ids))
         size, distinct = int(found.size), len(np.unique(ids))
         np.testing.assert_array_equal(np.asarray(found.ids)[found.position], ids)
         assert np.max(found.position) < size
@@ -45,13 +49,13 @@ class TestCompact:
         ids = np.arange(200_000, dtype=np.uint32)
         slot = (ids * np.uint32(2654435769)) >> np.uint32(32 - 6)  # six bits: 8 slots an id for four ids
         one, other = np.flatnonzero(slot == slot[1])[:2]
-        ids = jnp.array([one, other, one, other], jnp.int32)
-        found = compact(ids, 4)
+        ids = np.array([one, other, one, other], np.int32)
+        found = jax.tree.map(np.asarray, compact_ids(ids, 4))
         np.testing.assert_array_equal(found.ids[found.position], ids)
         assert int(found.size) == 3  # the loser of the slot stays a copy of its own, twice
 
     def test_what_does_not_fit_is_counted(self):
-        found = compact(jnp.array([5, 6, 7, 8], jnp.int32), 2)
+        found = compact_ids(np.array([5, 6, 7, 8], np.int32), 2)
         assert int(found.size) == 4
         np.testing.assert_array_equal(found.ids, [5, 6])
         assert np.max(found.position) < 2
@@ -79,7 +83,7 @@ class TestSampling:
     @pytest.mark.parametrize("name", AWKWARD)
     def test_only_neighbours_and_none_twice(self, name: str, capacities):
         graph_ = graph(name)
-        blocks, fits = sample_compact_blocks(jax.random.key(2), graph_, SEEDS, FANOUTS, capacities)
+        blocks, fits = sample(jax.random.key(2), graph_, SEEDS, FANOUTS, capacities)
         assert fits
         indptr, indices = map(np.asarray, graph_[:2])
         for (dst, src, mask), fanout in zip(drawn(blocks, SEEDS), FANOUTS, strict=True):
@@ -91,9 +95,9 @@ class TestSampling:
         np.testing.assert_array_equal(seeds_hop[2].sum(1), np.minimum(np.diff(indptr)[np.asarray(SEEDS)], 2))
 
     def test_rows_beyond_the_distinct_nodes_draw_nothing(self):
-        blocks, _ = sample_compact_blocks(jax.random.key(0), graph("random"), SEEDS, FANOUTS, (12,))
+        blocks, _ = sample(jax.random.key(0), graph("random"), SEEDS, FANOUTS, (12,))
         assert isinstance(blocks[1], Indexed)
-        assert not blocks[0].mask[NUM_NODES:].any()  # there are no more nodes to meet
+        assert not np.asarray(blocks[0].mask)[NUM_NODES:].any()  # there are no more nodes to meet
 
     def test_subsets_are_uniform(self):
         """A node of the second frontier with 5 neighbours draws 3: ten subsets, by chi-square."""
@@ -126,13 +130,10 @@ class TestSampling:
 
     def test_edge_data_follows(self):
         weighted = graph("random", weighted=True)
-        blocks, _ = sample_compact_blocks(jax.random.key(0), weighted, SEEDS, WHOLE, (NUM_NODES + 4,))
-        trees = sample_blocks(jax.random.key(0), weighted, SEEDS, WHOLE)
-        np.testing.assert_allclose(
-            aggregate.sum(jnp.ones((blocks[0].num_dst, 1)), blocks[1]),
-            aggregate.sum(jnp.ones((trees[0].num_dst, 1)), trees[1]),
-            atol=1e-6,
-        )
+        blocks, _ = sample(jax.random.key(0), weighted, SEEDS, WHOLE, (NUM_NODES + 4,))
+        trees = sample_trees(jax.random.key(0), weighted, SEEDS, WHOLE)
+        weights = jax.jit(lambda first, last: aggregate.sum(jnp.ones((first.num_dst, 1)), last))
+        np.testing.assert_allclose(weights(*blocks), weights(*trees), atol=1e-6)
 
 
 CONVS = {
@@ -152,12 +153,12 @@ def model(options: dict) -> GraphSAGE:
 @pytest.mark.parametrize("options", CONVS.values(), ids=CONVS)
 def test_whole_neighbourhoods_give_what_trees_give(options: dict):
     """With every neighbour drawn nothing is left to chance: values and gradients agree with the slow form."""
-    table, net, random = jnp.asarray(features(3)), model(options), graph("random")
-    trees = sample_blocks(jax.random.key(0), random, SEEDS, WHOLE)
-    small, fits = sample_compact_blocks(jax.random.key(1), random, SEEDS, WHOLE, (NUM_NODES + 6,))
+    table, net, random = jax.device_put(features(3)), model(options), graph("random")
+    trees = sample_trees(jax.random.key(0), random, SEEDS, WHOLE)
+    small, fits = sample(jax.random.key(1), random, SEEDS, WHOLE, (NUM_NODES + 6,))
     assert fits
     params = jax.jit(net.init)(jax.random.key(2), table, trees)
-    pull = jnp.asarray(features(5, len(SEEDS), 3))
+    pull = features(5, len(SEEDS), 3)
 
     @jax.jit
     def run(params, blocks):
@@ -173,12 +174,13 @@ def test_whole_neighbourhoods_give_what_trees_give(options: dict):
 def test_rows_that_fill_the_capacity_are_never_read():
     """Node 0 is in no row, so NaN in its features changes neither values nor gradients."""
     line = from_edges([2, 3, 1], [1, 2, 3], num_nodes=4)
-    table = jnp.asarray(features(0, 4)).at[0].set(jnp.nan)
-    net, seeds = model({}), jnp.array([1, 2])
-    blocks, _ = sample_compact_blocks(jax.random.key(0), line, seeds, (2, 2), (6,))
-    params = jax.jit(net.init)(jax.random.key(1), jnp.nan_to_num(table), blocks)
-    run = jax.jit(jax.value_and_grad(lambda params: net.apply(params, table, blocks).sum()))
-    value, grads = run(params)
+    table = features(0, 4)
+    table[0] = np.nan
+    net, seeds = model({}), np.array([1, 2], np.int32)
+    blocks, _ = sample(jax.random.key(0), line, seeds, (2, 2), (6,))
+    params = jax.jit(net.init)(jax.random.key(1), np.nan_to_num(table), blocks)
+    run = jax.jit(jax.value_and_grad(lambda params, table: net.apply(params, table, blocks).sum()))
+    value, grads = run(params, table)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -187,11 +189,11 @@ class TestLoss:
     """`compacted` against the loss on the blocks that it should have taken."""
 
     net, fanouts, capacities = model({}), (5, 4), (150,)
-    graph, table = random_graph(), jnp.asarray(features(1, 300))
-    mask = jnp.ones(40, bool)
+    graph, table = random_graph(), jax.device_put(features(1, 300))
+    mask = np.ones(40, bool)
     batches = {  # few distinct nodes, and too many
-        True: (jnp.tile(jnp.arange(5, dtype=jnp.int32), 8), mask),
-        False: (jnp.arange(40, dtype=jnp.int32), mask),
+        True: (np.tile(np.arange(5, dtype=np.int32), 8), mask),
+        False: (np.arange(40, dtype=np.int32), mask),
     }
 
     @classmethod
@@ -203,7 +205,7 @@ class TestLoss:
     @classmethod
     @cache
     def params(cls):
-        blocks = sample_blocks(jax.random.key(0), cls.graph, cls.batches[False][0], cls.fanouts)
+        blocks = sample_trees(jax.random.key(0), cls.graph, cls.batches[False][0], cls.fanouts)
         return jax.jit(cls.net.init)(jax.random.key(1), cls.table, blocks)
 
     @classmethod
@@ -223,11 +225,10 @@ class TestLoss:
         params = self.params()
         batch, key = self.batches[fits], jax.random.key(7)
         draw, rest = jax.random.split(key)
-        sample = jax.jit(sample_compact_blocks, static_argnums=(3, 4))
         blocks, found = sample(draw, self.graph, batch[0], self.fanouts, self.capacities)
         assert bool(found) is fits
         if not fits:
-            blocks = sample_blocks(draw, self.graph, batch[0], self.fanouts)
+            blocks = sample_trees(draw, self.graph, batch[0], self.fanouts)
         wanted = jax.jit(jax.value_and_grad(self.loss, has_aux=True))(params, {}, blocks, batch, rest)
         got = self.compiled()(params, 1.0, batch, key)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
@@ -236,6 +237,7 @@ class TestLoss:
         once, thrice = (
             self.compiled()(self.params(), by, self.batches[True], jax.random.key(0))[1] for by in (1.0, 3.0)
         )
+        once = jax.tree.map(np.asarray, once)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-7), once, thrice)
 
     def test_an_epoch_of_both_kinds_is_traced_once_and_learns(self):
@@ -247,8 +249,8 @@ class TestLoss:
             update = make_update(compacted(self.loss, graph_, self.fanouts, self.capacities), optimizer)
             return train_epoch(update, state, batches)
 
-        batches = jax.tree.map(lambda *arrays: jnp.stack(arrays), *self.batches.values())
-        state = init_state(jax.random.key(0), self.params(), optimizer)
+        batches = jax.tree.map(lambda *arrays: np.stack(arrays), *self.batches.values())
+        state = jax.jit(lambda params: init_state(jax.random.key(0), params, optimizer))(self.params())
         losses = []
         for _ in range(30):
             state, sums = epoch(state, self.graph, batches)
@@ -272,25 +274,34 @@ def test_a_batch_fits_as_many_rows_as_it_has_nodes_and_no_fewer():
 class TestCapacities:
     def test_every_batch_fits_what_was_measured(self):
         graph_ = random_graph(3000, 12_000)
-        nodes, key = jnp.arange(3000), jax.random.key(0)
+        nodes, key = jax.device_put(np.arange(3000, dtype=np.int32)), jax.random.key(0)
         (rows,) = measure_capacities(key, graph_, nodes, 100, (5, 5))
         assert rows is not None
         assert rows % 128 == 0
-        sample = jax.jit(lambda key, seeds: sample_compact_blocks(key, graph_, seeds, (5, 5), (rows,))[1])
-        keys = jax.random.split(key, 20)
-        assert sum(bool(sample(key, jax.random.permutation(key, nodes)[:100])) for key in keys) >= 18
+
+        @jax.jit
+        def fits(key):
+            seeds = jax.random.permutation(key, nodes)[:100]
+            return sample_compact_blocks(key, graph_, seeds, (5, 5), (rows,))[1]
+
+        assert sum(bool(fits(key)) for key in jax.random.split(key, 20)) >= 18
 
     def test_a_tree_before_a_compacted_frontier_is_measured_as_such(self):
         """The first hop meets other nodes only, so it stays a tree, whose copies draw apart in the second."""
         src, dst = np.random.default_rng(1).integers(0, 20_000, (2, 200_000), np.int32)
         graph_ = from_edges(np.append(src, src % 500), np.append(dst, dst), 20_000)
-        nodes, key, fanouts = jnp.arange(20_000), jax.random.key(0), (2, 12, 2)
+        nodes, key, fanouts = np.arange(20_000, dtype=np.int32), jax.random.key(0), (2, 12, 2)
+        nodes = jax.device_put(nodes)
         capacities = measure_capacities(key, graph_, nodes, 200, fanouts)
         assert capacities[0] is None
         assert capacities[1] is not None
-        sample = jax.jit(lambda key, seeds: sample_compact_blocks(key, graph_, seeds, fanouts, capacities)[1])
-        keys = jax.random.split(key, 20)
-        assert sum(bool(sample(key, jax.random.permutation(key, nodes)[:200])) for key in keys) >= 18
+
+        @jax.jit
+        def fits(key):
+            seeds = jax.random.permutation(key, nodes)[:200]
+            return sample_compact_blocks(key, graph_, seeds, fanouts, capacities)[1]
+
+        assert sum(bool(fits(key)) for key in jax.random.split(key, 20)) >= 18
 
     def test_nothing_to_gain_leaves_trees(self):
         wide = from_edges(np.arange(1, 2000), np.zeros(1999, np.int32), num_nodes=2000)

@@ -14,11 +14,12 @@ from jsage.nn import GraphSAGE, Pool, SAGEConv
 from jsage.sampling import Room, fit_rooms, full_block, whole_blocks
 from jsage.sampling.exact import PIECE, NeedsRoom, Pieces, distinct, edges_into
 
-SEEDS = jnp.array([5, 0, 5, 7], jnp.int32)
+SEEDS = np.array([5, 0, 5, 7], np.int32)
 
 
 @jax.jit
-def answers(block, table):
+def answers(cut, table):
+    block = Pieces(cut, jnp.asarray(SEEDS), degrees(cut, jnp.asarray(SEEDS)))
     return block.own(table), block.sum(table), block.max(table), block.degrees()
 
 
@@ -28,9 +29,9 @@ def test_pieces_reduce_every_edge(name: str, weighted: bool):
     cut, table = graph(name, weighted=weighted), features(0)
     src, dst, _ = AWKWARD[name]
     weight = features(7, len(src), 1)[:, 0] if weighted else np.ones(len(src))
-    own, total, top, count = answers(Pieces(cut, SEEDS, degrees(cut, SEEDS)), jnp.asarray(table))
+    own, total, top, count = map(np.asarray, answers(cut, table))
     np.testing.assert_array_equal(own, table[SEEDS])
-    for row, node in enumerate(np.asarray(SEEDS)):
+    for row, node in enumerate(SEEDS):
         rows = table[src[dst == node]].astype(np.float64) * weight[dst == node][:, None]
         assert count[row] == len(rows)
         np.testing.assert_allclose(total[row], rows.sum(0), atol=1e-5)
@@ -47,8 +48,8 @@ def test_a_hub_of_many_pieces_takes_no_more_memory():
     indices = np.random.default_rng(0).integers(0, 100, count).astype(np.int32)
     table = np.random.default_rng(1).integers(-3, 4, (100, 4)).astype(np.float32)
     compiled = jax.jit(total)
-    np.testing.assert_array_equal(compiled(indices, table, count)[0], table[indices].sum(0))
-    np.testing.assert_array_equal(compiled(indices, table, 2)[0], table[indices[:2]].sum(0))
+    np.testing.assert_array_equal(np.asarray(compiled(indices, table, count))[0], table[indices].sum(0))
+    np.testing.assert_array_equal(np.asarray(compiled(indices, table, 2))[0], table[indices[:2]].sum(0))
     assert compiled._cache_size() == 1
     sizes = [
         jax.jit(total).lower(jax.ShapeDtypeStruct((n,), jnp.int32), table, 1).compile().memory_analysis()
@@ -60,7 +61,7 @@ def test_a_hub_of_many_pieces_takes_no_more_memory():
 @pytest.mark.parametrize("start", [0, 3])
 def test_edges_come_in_order(start: int):
     cut = graph("random")
-    edges = edges_into(cut, SEEDS, degrees(cut, SEEDS), 64, start)
+    edges = jax.jit(lambda cut, seeds: edges_into(cut, seeds, degrees(cut, seeds), 64, start))(cut, SEEDS)
     indptr, indices = np.asarray(cut.indptr), np.asarray(cut.indices)
     rows = [(row, src) for row, v in enumerate(SEEDS) for src in indices[indptr[v] : indptr[v + 1]]][start:]
     live = np.asarray(edges.live)
@@ -72,29 +73,31 @@ def test_edges_come_in_order(start: int):
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("pool", [False, True])
 def test_a_model_gives_what_it_gives_on_the_whole_graph(num_layers: int, pool: bool):
-    cut, table = graph("random", weighted=True), jnp.asarray(features(0))
+    cut, table = graph("random", weighted=True), features(0)
     conv = partial(SAGEConv, aggregate=Pool(4)) if pool else SAGEConv
     model = GraphSAGE(hidden=4, out=3, num_layers=num_layers, conv=conv)
     full = (full_block(cut),) * num_layers
-    params = model.init(jax.random.key(0), table, full)
-    rooms, last = fit_rooms(cut, SEEDS, num_layers)
-    blocks, taken = whole_blocks(cut, SEEDS, rooms, last=last)
+    params = jax.jit(model.init)(jax.random.key(0), table, full)
+    rooms, last = fit_rooms(cut, jax.device_put(SEEDS), num_layers)
+    blocks, taken = jax.jit(partial(whole_blocks, rooms=rooms, last=last))(cut, SEEDS)
     for room, (edges, nodes) in zip(rooms, taken.tolist(), strict=False):
         assert edges <= room.edges
         assert nodes <= room.nodes
-    assert taken[-1, 0] <= last
-    out = jax.jit(model.apply)(params, table, blocks)
-    np.testing.assert_allclose(out, model.apply(params, table, full)[SEEDS], rtol=1e-5, atol=1e-5)
+    assert np.asarray(taken)[-1, 0] <= last
+    apply = jax.jit(model.apply)
+    expected = np.asarray(apply(params, table, full))[SEEDS]
+    np.testing.assert_allclose(apply(params, table, blocks), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_too_little_room_shows_in_what_is_taken():
-    _, taken = whole_blocks(graph("one hub"), jnp.zeros(1, jnp.int32), [Room(edges=2, nodes=2)])
-    assert taken[0, 0] == NUM_NODES - 1 > 2
+    some = jax.jit(partial(whole_blocks, rooms=[Room(edges=2, nodes=2)]))
+    _, taken = some(graph("one hub"), np.zeros(1, np.int32))
+    assert np.asarray(taken)[0, 0] == NUM_NODES - 1 > 2
 
 
 def test_rows_of_all_edges_need_room_where_the_table_is_large():
     cut = from_edges([0], [1], 1000)
-    block = Pieces(cut, SEEDS, degrees(cut, SEEDS))
+    block = Pieces(cut, jax.device_put(SEEDS), jax.device_put(0 * SEEDS))
     with pytest.raises(NeedsRoom, match="give the last hop room"):
         block.sources(jnp.zeros((1000, 2)))
     with pytest.raises(TypeError, match="pass fanouts no smaller than any degree"):
@@ -102,12 +105,12 @@ def test_rows_of_all_edges_need_room_where_the_table_is_large():
 
 
 def test_distinct_ids_and_their_places():
-    rng = np.random.default_rng(0)
+    rng, found = np.random.default_rng(0), jax.jit(distinct, static_argnums=2)
     for _ in range(10):
         ids, live = rng.integers(0, 12, 20).astype(np.int32), rng.random(20) < 0.7
-        nodes, position, count = distinct(jnp.asarray(ids), jnp.asarray(live), 20)
+        nodes, position, count = map(np.asarray, found(ids, live, 20))
         expected = np.unique(ids[live])
         assert count == len(expected)
         np.testing.assert_array_equal(nodes[: len(expected)], expected)
-        np.testing.assert_array_equal(np.asarray(nodes)[np.asarray(position)[live]], ids[live])
-    assert distinct(jnp.zeros(3, jnp.int32), jnp.zeros(3, bool), 2)[2] == 0
+        np.testing.assert_array_equal(nodes[position[live]], ids[live])
+    assert found(np.zeros(3, np.int32), np.zeros(3, bool), 2)[2] == 0

@@ -43,7 +43,7 @@ def labels():
 
 @pytest.fixture(scope="module")
 def batches():
-    return epoch(jax.random.key(3), np.arange(0, NODES, 4), 16)
+    return jax.jit(epoch, static_argnums=2)(jax.random.key(3), np.arange(0, NODES, 4), 16)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def single(groups):
     """The batches of groups, one by one."""
     for group in groups:
         for i in range(len(group.batch[0])):
-            blocks, batch = jax.tree.map(lambda values, i=i: values[i], (group.blocks, group.batch))
+            parts = group.blocks, group.batch
+            blocks, batch = jax.tree.map(lambda values, i=i: np.asarray(values)[i], parts)
             yield host_loader.Batch(group.rows, blocks, batch)
 
 
@@ -169,12 +170,17 @@ class TestThreads:
 @cache
 def params():
     graph = from_edges([0], [1], NODES)
-    blocks = sample_blocks(KEY, graph, jnp.arange(2), FANOUTS)
-    return jax.jit(MODEL.init)(KEY, jnp.ones((NODES, WIDTH)), blocks)
+    blocks = jax.jit(partial(sample_blocks, fanouts=FANOUTS))(KEY, graph, np.arange(2))
+    return jax.jit(MODEL.init)(KEY, np.ones((NODES, WIDTH), np.float32), blocks)
+
+
+@jax.jit
+def copies(key, params):
+    return jax.tree.map(jnp.copy, init_state(key, params, OPTIMIZER))
 
 
 def start():
-    return jax.tree.map(jnp.copy, init_state(KEY.copy(), params(), OPTIMIZER))
+    return copies(KEY, params())
 
 
 class TestTraining:
@@ -250,7 +256,7 @@ class TestTraining:
         assert traces == (4, 3)
 
     def test_memory_is_used_again(self, graph, features, labels):
-        many = epoch(KEY, np.arange(NODES), 16)
+        many = jax.jit(epoch, static_argnums=2)(KEY, np.arange(NODES), 16)
         *_, traces, loader = self.on_host(graph, features, labels, many, None, 320)
         assert traces == (1, 1)
         jax.block_until_ready(jnp.zeros(1) + 1)

@@ -41,6 +41,9 @@ linked = {
 }
 plain = {name: jax.jit(partial(sample_blocks, fanouts=FANOUTS, draw=draw)) for name, draw in DRAWS.items()}
 hide = jax.jit(without_pairs)
+counted = jax.jit(degrees)
+seeds_of = jax.jit(lambda batch: batch.seeds)
+live_in = jax.jit(lambda batch: batch.live)
 by_node = jax.jit(partial(sample_blocks_by_node, fanouts=(3,)))
 
 
@@ -53,8 +56,8 @@ def numbered(src: np.ndarray, dst: np.ndarray, number: np.ndarray, num_nodes: in
     """A graph with sorted rows whose edges carry a number, and as many edges of no node as make `room`."""
     kept = sort_rows(from_edges(src, dst, num_nodes, number=number.astype(np.int32)))
     more = (0, room - kept.num_edges)
-    data = {"number": jnp.asarray(np.pad(kept.edge_data["number"], more, constant_values=-1))}
-    return Graph(kept.indptr, jnp.asarray(np.pad(kept.indices, more, constant_values=-1)), data)
+    data = {"number": jax.device_put(np.pad(kept.edge_data["number"], more, constant_values=-1))}
+    return Graph(kept.indptr, jax.device_put(np.pad(kept.indices, more, constant_values=-1)), data)
 
 
 @cache
@@ -67,8 +70,8 @@ def awkward(name: str) -> tuple[Graph, np.ndarray, np.ndarray]:
 
 def link_batch(src, dst, negatives, mask=None) -> LinkBatch:
     mask = np.ones(len(src), bool) if mask is None else mask
-    ids = (jnp.asarray(np.asarray(values), jnp.int32) for values in (src, dst, negatives))
-    return LinkBatch(*ids, jnp.asarray(mask))
+    ids = (jax.device_put(np.asarray(values, np.int32)) for values in (src, dst, negatives))
+    return LinkBatch(*ids, jax.device_put(np.asarray(mask)))
 
 
 def is_hidden(batch: LinkBatch, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
@@ -114,7 +117,7 @@ def test_the_draw_is_that_of_the_graph_without_the_edges(draw: str, name: str):
         left_out += hidden.sum()
         rest = numbered(src[~hidden], dst[~hidden], np.flatnonzero(~hidden), NUM_NODES, ROOM)
         got = drawn(linked[draw](key(seed), sampled, batch))
-        for a, b in zip(got, drawn(plain[draw](key(seed), rest, batch.seeds)), strict=True):
+        for a, b in zip(got, drawn(plain[draw](key(seed), rest, seeds_of(batch))), strict=True):
             np.testing.assert_array_equal(a, b)
     assert left_out or not len(src)
 
@@ -132,8 +135,8 @@ def test_no_excluded_edge_in_many_draws_and_the_others_equally_often():
     assert isinstance(last, Tree)
     assert last.mask.shape == (4 + repeats, 1)
     ends = np.asarray(first.dst)
-    np.testing.assert_array_equal(ends[: 4 + repeats], batch.seeds)
-    hops = {"first": (last, np.asarray(batch.seeds)), "second": (first, ends)}
+    np.testing.assert_array_equal(ends[: 4 + repeats], seeds_of(batch))
+    hops = {"first": (last, np.asarray(seeds_of(batch))), "second": (first, ends)}
     for hop, (block, rows) in hops.items():
         number = np.asarray(block.edge_data["number"])[np.asarray(block.mask)]
         assert not hidden[number].any(), hop
@@ -155,7 +158,7 @@ def test_a_row_whose_every_edge_is_excluded_is_empty():
     first, last = linked["without_replacement"](key(0), sampled, batch)
     assert not np.asarray(first.mask).any()
     assert not np.asarray(last.mask).any()
-    np.testing.assert_array_equal(first.src, np.broadcast_to(first.dst[:, None], first.src.shape))
+    np.testing.assert_array_equal(first.src, np.broadcast_to(np.asarray(first.dst)[:, None], first.src.shape))
 
 
 @pytest.mark.parametrize(
@@ -173,16 +176,16 @@ def test_a_row_whose_every_edge_is_excluded_is_empty():
 def test_what_is_left_of_parallel_edges_and_self_loops(pairs, left):
     sampled, _, _ = awkward("parallel edges")
     src, dst = np.array([*pairs, *[(2, 1)] * (5 - len(pairs))], np.int32).T  # the rest is padding
-    without = hide(sampled, src, dst, jnp.arange(5) < len(pairs))
-    np.testing.assert_array_equal(degrees(without, jnp.array([0, 1, 5])), left)
+    without = hide(sampled, src, dst, np.arange(5) < len(pairs))
+    np.testing.assert_array_equal(counted(without, np.array([0, 1, 5])), left)
 
 
 def test_padding_and_no_exclusion_draw_from_the_whole_graph():
     sampled, src, dst = awkward("random")
     batch = awkward_batch(0, src, dst)
     sample = linked["without_replacement"]
-    expected = plain["without_replacement"](key(3), sampled, batch.seeds)
-    padded = sample(key(3), sampled, batch._replace(mask=jnp.zeros(PAIRS, bool)))
+    expected = plain["without_replacement"](key(3), sampled, seeds_of(batch))
+    padded = sample(key(3), sampled, batch._replace(mask=np.zeros(PAIRS, bool)))
     visible = jax.jit(partial(sample_link_blocks, fanouts=FANOUTS, exclude=False))(key(3), sampled, batch)
     jax.tree.map(np.testing.assert_array_equal, padded, expected)
     jax.tree.map(np.testing.assert_array_equal, visible, expected)
@@ -192,13 +195,15 @@ def test_padding_and_no_exclusion_draw_from_the_whole_graph():
 
 def test_what_stands_in_the_padding_changes_no_live_row():
     sampled, src, dst = awkward("random")
-    batch = awkward_batch(1, src, dst)._replace(mask=jnp.arange(PAIRS) < 4)
-    other = batch._replace(src=batch.src.at[4:].set(0), dst=batch.dst.at[4:].set(1))
-    other = other._replace(negatives=batch.negatives.at[4:].set(2))
+    batch, here = awkward_batch(1, src, dst), np.arange(PAIRS) < 4
+    batch = batch._replace(mask=here)
+    other = batch._replace(src=np.where(here, batch.src, 0), dst=np.where(here, batch.dst, 1))
+    other = other._replace(negatives=np.where(here[:, None], batch.negatives, 2))
     one, two = (linked["without_replacement"](key(0), sampled, each)[1] for each in (batch, other))
-    live = np.asarray(batch.live)
-    np.testing.assert_array_equal(one.edge_data["number"][live], two.edge_data["number"][live])
-    np.testing.assert_array_equal(one.mask[live], two.mask[live])
+    live = np.asarray(live_in(batch))
+    numbers = [np.asarray(block.edge_data["number"])[live] for block in (one, two)]
+    np.testing.assert_array_equal(*numbers)
+    np.testing.assert_array_equal(np.asarray(one.mask)[live], np.asarray(two.mask)[live])
 
 
 @on_all_graphs
@@ -210,7 +215,7 @@ def test_other_samplers_read_the_graph_without_the_edges(name: str):
     without = hide(sampled, batch.src, batch.dst, batch.mask)
     assert isinstance(without, Neighbours)
     assert without.num_nodes == NUM_NODES
-    got, expected = (drawn(by_node(jax.random.key(0), each, batch.seeds)) for each in (without, rest))
+    got, expected = (drawn(by_node(jax.random.key(0), each, seeds_of(batch))) for each in (without, rest))
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -220,28 +225,30 @@ def test_positions_beyond_what_floats_can_count():
     size, odd = 2**24 + 1000, 2**24 + 3
     indptr = np.full(size + 1, size, np.int32)
     indptr[0] = 0
-    hub = Graph(jnp.asarray(indptr), jnp.arange(size, dtype=jnp.int32))
-    without = hide(hub, jnp.array([5, odd]), jnp.array([0, 0]), jnp.array([True, True]))
-    nodes = jnp.zeros(1, jnp.int32)
-    assert degrees(without, nodes)[0] == size - 2
-    offset = jnp.array([[4, 5, odd - 3, odd - 2, odd - 1, size - 3]])
-    src, _ = without.read(nodes[:, None], offset, jnp.ones((1, 6), bool))
-    np.testing.assert_array_equal(src[0], [4, 6, odd - 2, odd - 1, odd + 1, size - 1])
+    hub = Graph(jax.device_put(indptr), jax.device_put(np.arange(size, dtype=np.int32)))
+    without = hide(hub, np.array([5, odd]), np.array([0, 0]), np.array([True, True]))
+    nodes = np.zeros(1, np.int32)
+    assert np.asarray(counted(without, nodes))[0] == size - 2
+    offset = np.array([[4, 5, odd - 3, odd - 2, odd - 1, size - 3]], np.int32)
+    read = jax.jit(lambda without, nodes, offset, live: without.read(nodes, offset, live))
+    src, _ = read(without, nodes[:, None], offset, np.ones((1, 6), bool))
+    np.testing.assert_array_equal(np.asarray(src)[0], [4, 6, odd - 2, odd - 1, odd + 1, size - 1])
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 0), (4,)])
 def test_the_embeddings_come_apart_as_the_batch_was_put_together(shape: tuple[int, ...]):
     negatives = np.arange(6, 6 + np.prod(shape)).reshape(shape)
     batch = link_batch([0, 1, 2], [3, 4, 5], negatives, [True, True, False])
-    h_src, h_dst, h_negatives = split(batch.seeds[:, None].astype(jnp.float32) * jnp.ones((1, 2)), batch)
+    apart, seeds, here = jax.jit(split), np.asarray(seeds_of(batch)), np.asarray(live_in(batch))
+    h_src, h_dst, h_negatives = apart(seeds[:, None] * np.ones((1, 2), np.float32), batch)
     np.testing.assert_array_equal(h_src, np.array([[0, 0], [1, 1], [2, 2]]))
     np.testing.assert_array_equal(h_dst, np.array([[3, 3], [4, 4], [5, 5]]))
     np.testing.assert_array_equal(h_negatives, np.stack([negatives] * 2, -1))
-    live = batch.live[:, None] * jnp.ones((1, 2))
-    for part, expected in zip(split(live, batch), ([1, 1, 0], [1, 1, 0]), strict=False):
+    parts = [np.asarray(part) for part in apart(here[:, None] * np.ones((1, 2), np.float32), batch)]
+    for part, expected in zip(parts, ([1, 1, 0], [1, 1, 0]), strict=False):
         np.testing.assert_array_equal(part[:, 0], expected)
     own = np.ones(shape) * np.array([1, 1, 0])[:, None] if len(shape) == 2 else np.ones(shape)
-    np.testing.assert_array_equal(split(live, batch)[2][..., 0], own)
+    np.testing.assert_array_equal(parts[2][..., 0], own)
 
 
 def test_vmap_over_batches_equals_a_loop():
@@ -249,7 +256,7 @@ def test_vmap_over_batches_equals_a_loop():
     many = [awkward_batch(seed, src, dst) for seed in range(3)]
     sample, keys = linked["without_replacement"], jax.random.split(key(0), 3)
     loop = [sample(keys[i], sampled, many[i]) for i in range(3)]
-    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *many)
+    stacked = jax.tree.map(lambda *rows: np.stack(rows), *many)
     got = jax.jit(jax.vmap(partial(sample_link_blocks, fanouts=FANOUTS), (0, None, 0)))(
         keys, sampled, stacked
     )
@@ -308,7 +315,9 @@ def test_no_implicit_promotion(strict_dtypes):
 def test_a_batch_of_unlike_shapes_is_refused(change, message: str):
     sampled, _, _ = awkward("random")
     batch = link_batch([0, 1, 2], [3, 4, 5], np.zeros((3, 1)))
-    like = {name: jnp.asarray(values, getattr(batch, name).dtype) for name, values in change.items()}
+    like = {
+        name: jax.device_put(values.astype(getattr(batch, name).dtype)) for name, values in change.items()
+    }
     with pytest.raises(ValueError, match=message):
         sample_link_blocks(key(0), sampled, batch._replace(**like), FANOUTS)
     with pytest.raises(ValueError, match=message):
@@ -340,10 +349,10 @@ def chance():
     rng = np.random.default_rng(0)
     src, dst = rng.integers(0, NODES, (2, 6000))
     whole = symmetrize(from_edges(src[src != dst], dst[src != dst], NODES))
-    features = jnp.asarray(rng.normal(size=(NODES, 16)).astype(np.float32))
+    features = jax.device_put(rng.normal(size=(NODES, 16)).astype(np.float32))
     parts = split_edges(whole, seed=0, val=0.0, test=0.45)
     more = (0, whole.num_edges - parts.graph.num_edges)  # of no node: one program for both graphs
-    kept = parts.graph._replace(indices=jnp.pad(parts.graph.indices, more))
+    kept = parts.graph._replace(indices=jax.device_put(np.pad(parts.graph.indices, more)))
     return whole, parts._replace(graph=kept), features
 
 
@@ -388,7 +397,8 @@ def trained(exclude: bool):
     blocks = jax.jit(partial(sample_link_blocks, fanouts=FANOUTS))(key(0), parts.graph, one)
     params = jax.jit(model.init)(key(2), features, blocks)
     state = init_state(key(3), params, optimizer)
-    return fit(state, features, parts.graph, jnp.asarray(parts.train), exclude)
+    params, losses = fit(state, features, parts.graph, parts.train, exclude)
+    return params, np.asarray(losses)
 
 
 @partial(jax.jit, static_argnums=4)
@@ -407,7 +417,7 @@ def auc(exclude_in_training: bool, sampled: Graph, exclude: bool) -> float:
     _, parts, features = chance()
     pairs = np.concatenate([parts.test, parts.test_negatives])
     params, _ = trained(exclude_in_training)
-    found = scores_of(params, features, sampled, jnp.asarray(pairs), exclude)
+    found = scores_of(params, features, sampled, pairs, exclude)
     return auroc(np.asarray(found), np.arange(len(pairs)) < len(parts.test))
 
 

@@ -13,7 +13,7 @@ from jsage.graph import Graph, edges, from_edges, sort_rows, symmetrize
 from jsage.sampling import node2vec_walk, positive_pairs, random_walk
 
 ROWS, LENGTH = 40_000, 4
-STARTS = jnp.arange(ROWS, dtype=jnp.int32) % NUM_NODES
+STARTS = jax.device_put(np.arange(ROWS, dtype=np.int32) % NUM_NODES)
 STEPS = [(1.0, 1.0), (0.25, 4.0), (4.0, 0.25)]
 
 walks = jax.jit(random_walk, static_argnames=("length", "restart"))
@@ -92,7 +92,7 @@ def test_node2vec_steps_are_those_of_the_paper(p: float, q: float):
 def test_node2vec_on_one_way_edges_asks_where_steps_lead():
     """From 0 to 1, then to 2 or 3: a step leads from 0 to 2, and one from 3 to 0."""
     graph = sort_rows(from_edges(*np.array([(1, 0), (2, 1), (3, 1), (2, 0), (0, 3)]).T, NUM_NODES))
-    nodes, _ = second(jax.random.key(2), graph, jnp.zeros(ROWS, jnp.int32), 2, p=1.0, q=4.0)
+    nodes, _ = second(jax.random.key(2), graph, np.zeros(ROWS, np.int32), 2, p=1.0, q=4.0)
     last = np.asarray(nodes)[np.asarray(nodes)[:, 1] == 1, 2]
     assert stats.chisquare(np.bincount(last)[2:], np.array([0.8, 0.2]) * len(last)).pvalue > 1e-3
 
@@ -128,7 +128,7 @@ def chain(graph: Graph, start: int) -> np.ndarray:
 @pytest.mark.parametrize(("name", "restart"), [("isolated nodes", 0.15), ("random", 0.5)])
 def test_the_restart_chain_is_the_one_described(name: str, restart: float):
     graph, start = directed(name), 1
-    starts = jnp.full(ROWS, start, jnp.int32)
+    starts = np.full(ROWS, start, np.int32)
     nodes, mask = map(np.asarray, walks(jax.random.key(4), graph, starts, 6, restart=restart))
     assert mask.all()
     unit = np.eye(NUM_NODES)[start]
@@ -142,7 +142,8 @@ def test_the_restart_chain_is_the_one_described(name: str, restart: float):
 
 def test_visits_tend_to_personalised_pagerank():
     graph, restart = directed("random"), 0.25
-    nodes = np.asarray(walks(jax.random.key(5), graph, STARTS[:4000], 400, restart=restart).nodes)
+    starts = np.asarray(STARTS)[:4000]
+    nodes = np.asarray(walks(jax.random.key(5), graph, starts, 400, restart=restart).nodes)
     for start in range(NUM_NODES):
         walk = chain(graph, start)
         unit = np.eye(NUM_NODES)[start]
@@ -163,11 +164,12 @@ def test_restarts_at_the_bounds():
 
 
 def test_positive_pairs_are_the_nodes_of_the_walks():
-    graph, starts, key = directed("self-loops"), STARTS[:24], jax.random.key(7)
-    partners, mask = map(np.asarray, positive_pairs(key, graph, starts, walks=3, length=LENGTH))
-    nodes, live = map(np.asarray, random_walk(key, graph, jnp.repeat(starts, 3), LENGTH))
+    graph, starts, key = directed("self-loops"), np.asarray(STARTS)[:24], jax.random.key(7)
+    pairs = jax.jit(partial(positive_pairs, walks=3, length=LENGTH))
+    partners, mask = map(np.asarray, pairs(key, graph, starts))
+    nodes, live = map(np.asarray, walks(key, graph, np.repeat(starts, 3), LENGTH))
     assert partners.shape == mask.shape == (24, 3 * LENGTH)
-    for row, start in enumerate(np.asarray(starts)):
+    for row, start in enumerate(starts):
         own = slice(3 * row, 3 * row + 3)
         walked = nodes[own, 1:][live[own, 1:]]
         assert partners[row][mask[row]].tolist() == walked[walked != start].tolist()
@@ -183,12 +185,15 @@ def test_positive_pairs_by_default_are_those_of_the_paper():
 def test_hubs_beyond_what_floats_can_count():
     """Node 0 leads to 1 and 2 by 2^24 + 3 edges each, in two blocks; an edge leads back from each of them."""
     half = 2**24 + 3
-    indices = jnp.concatenate([jnp.repeat(jnp.array([1, 2], jnp.int32), half), jnp.zeros(2, jnp.int32)])
-    graph = Graph(jnp.array([0, 2 * half, 2 * half + 1, 2 * half + 2], jnp.int32), indices)
-    starts = jnp.ones(ROWS, jnp.int32)
+    indices = np.concatenate([np.repeat(np.array([1, 2], np.int32), half), np.zeros(2, np.int32)])
+    indptr = jax.device_put(np.array([0, 2 * half, 2 * half + 1, 2 * half + 2], np.int32))
+    graph = Graph(indptr, jax.device_put(indices))
+    starts = np.ones(ROWS, np.int32)
     nodes = np.asarray(walks(jax.random.key(8), graph, starts, 2).nodes)
     assert stats.binomtest(int((nodes[:, 2] == 1).sum()), ROWS, 0.5).pvalue > 1e-3
-    rare = graph._replace(indices=indices.at[1:half].set(2))  # one edge of 2^25 leads back, likelier by 2^19
+    indices = indices.copy()  # a device array may share the first one's memory
+    indices[1:half] = 2
+    rare = graph._replace(indices=jax.device_put(indices))  # one edge of 2^25 leads back, likelier by 2^19
     nodes = np.asarray(second(jax.random.key(9), rare, starts, 2, p=2.0**-19, q=1.0).nodes)
     back = 2**19 / (2**19 + 2 * half - 1)
     assert stats.binomtest(int((nodes[:, 2] == 1).sum()), ROWS, back).pvalue > 1e-3
@@ -205,9 +210,9 @@ def test_one_trace_for_many_calls_and_vmap_equals_a_loop():
 
     mapped = jax.jit(jax.vmap(both, in_axes=(0, None)))
     graph = awkward()
-    other = sort_rows(graph._replace(indices=(graph.indices + 1) % NUM_NODES))
+    other = sort_rows(graph._replace(indices=jax.device_put((np.asarray(graph.indices) + 1) % NUM_NODES)))
     keys = jax.random.split(jax.random.key(10), 2)
-    plain, biased = mapped(keys, graph)
+    plain, biased = jax.tree.map(np.asarray, mapped(keys, graph))
     assert not np.array_equal(plain.nodes, mapped(keys, other)[0].nodes)
     assert len(traces) == 1
     for row, key in enumerate(keys):

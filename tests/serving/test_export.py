@@ -299,6 +299,7 @@ np.savez(result, embed=embedder.embed(np.arange(embedder.num_nodes)), new=embedd
 """
 
 
+@pytest.mark.slow
 def test_another_process_without_flax_gives_the_same_bits(sampled, tmp_path):
     new = {"new": np.ones((1, WIDTH), np.float32), "src": np.array([4]), "dst": np.array([NUM_NODES])}
     np.savez(tmp_path / "given.npz", **tables(sampled.graph, sampled.features), **new)

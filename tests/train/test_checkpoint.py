@@ -257,6 +257,7 @@ def start():
         child.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, start):
     """SIGKILL at a random moment after some epoch; the resumed run ends where the uninterrupted one does."""
     whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")

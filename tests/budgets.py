@@ -1,0 +1,98 @@
+"""How many programs each test file may compile: compiling is most of what the suite costs.
+
+A program taken from the compilation cache counts too, for it was traced and lowered. Every operation on
+device arrays outside `jit` is one, for each shape and dtype; so is `jnp.asarray` of a NumPy array, which
+`jax.device_put` is not. `JSAGE_PROGRAMS=1 pytest tests/test_X.py` lists a file's programs by line.
+"""
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+MOST = 60
+"""Programs of a file that has no line below."""
+
+EXCEPTIONS: dict[str, int] = {
+    "test_aggregate": 230,
+    "test_benchmark_train": 290,
+    "test_benchmark_unsupervised": 90,
+    "test_benchmarks": 80,
+    "test_block": 300,
+    "test_checkpoint": 90,
+    "test_chunk": 70,
+    "test_classes": 290,
+    "test_compact": 110,
+    "test_contrast": 270,
+    "test_conv": 90,
+    "test_data_synthetic": 90,
+    "test_draw": 70,
+    "test_ellpack": 110,
+    "test_experiments": 600,
+    "test_export": 300,
+    "test_gather": 290,
+    "test_graph": 70,
+    "test_grow": 100,
+    "test_inductive": 250,
+    "test_infer": 270,
+    "test_links_experiment": 270,
+    "test_loss": 260,
+    "test_negative": 80,
+    "test_new": 190,
+    "test_new_nodes_benchmark": 160,
+    "test_nn_aggregators": 200,
+    "test_parallel_links": 70,
+    "test_partition": 100,
+    "test_place": 160,
+    "test_pod": 160,
+    "test_ranking": 120,
+    "test_recommend": 200,
+    "test_rows": 90,
+    "test_sage": 90,
+    "test_unsupervised": 320,
+    "test_variance": 120,
+    "test_whole": 70,
+}
+"""name of a test file -> its own most"""
+
+ADVICE = """build inputs with NumPy and index host arrays (`np.asarray(x)[i]`) outside `jit`, and share
+jitted functions between cases. `JSAGE_PROGRAMS=1 pytest {path}` shows which lines compile how many.
+What a file cannot do without is a line in tests/budgets.py"""
+
+programs: defaultdict[Path, Counter[int]] = defaultdict(Counter)
+"""test file -> its line -> programs compiled, or taken from the cache, while the file was imported or run"""
+running: list[Path] = []
+"""The test file that is being imported or run, the last of these."""
+
+
+def count(event: str, _: float, **__: object) -> None:
+    """Listens to jax's durations."""
+    if event == "/jax/core/compile/backend_compile_duration" and running:
+        programs[running[-1]][line_of(running[-1])] += 1
+
+
+def line_of(path: Path) -> int:
+    """The line of a file that is being run; 0 where a thread of its own runs."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_filename != str(path):
+        frame = frame.f_back
+    return 0 if frame is None else frame.f_lineno
+
+
+def most(path: Path) -> int:
+    return EXCEPTIONS.get(path.stem, MOST)
+
+
+def excess(path: Path) -> str | None:
+    """What to say of a file that compiled too many programs."""
+    found = programs[path].total()
+    if found > most(path):
+        return (
+            f"{path.name} compiled {found} programs, its budget is {most(path)}: {ADVICE.format(path=path)}"
+        )
+    return None
+
+
+def report(path: Path) -> str:
+    """A file's programs, the lines with most of them first."""
+    lines = ", ".join(f"{count} in line {line}" for line, count in programs[path].most_common())
+    return f"{path.name}: {programs[path].total()} of {most(path)}: {lines}"
