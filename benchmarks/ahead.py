@@ -19,7 +19,7 @@ from jsage import aggregate
 from jsage.data import whole_lanes
 from jsage.graph import Graph
 from jsage.nn import LSTM, Pool, SAGEConv
-from jsage.sampling.negatives import AliasTable, Among, Uniform
+from jsage.sampling.negatives import AliasTable, Choice, Uniform
 from jsage.typing import AggregateFn
 
 FANOUTS, BATCH, STEPS = (25, 10), 1024, 192
@@ -172,7 +172,7 @@ def linked(case: Case) -> tuple[Any, PyTree, tuple]:
     sizes = pairs.Sizes(FANOUTS, BATCH)
     step = pairs.make_pair_step(case.kind, sizes, partial(SAGEConv, **how(case)))
     noise = AliasTable(shape(case.num_nodes, dtype=jnp.uint32), shape(case.num_nodes))
-    starts: Any = Among(shape(case.num_nodes), Uniform(shape(), shape()))
+    starts: Any = Choice(shape(case.num_nodes), Uniform(shape(), shape()))
     edges = (pairs.KINDS[case.kind].count(BATCH), 2) if case.kind.startswith("links") else ()
     return step, pairs.PairTables(*nodes_and_edges(case), starts, noise), (shape(STEPS, *edges),)
 

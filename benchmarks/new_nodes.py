@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.common import integers, peak_rss_bytes, run
 from jsage.graph import Graph
-from jsage.infer import NewNodes, embed_new
+from jsage.graph.overlay import NewNodes
+from jsage.infer import embed_new
 from jsage.nn import GraphSAGE
 from jsage.sampling import sample_blocks
 
@@ -62,7 +63,7 @@ def request(
     known: int, nodes: int, edges: int, random: np.random.Generator, capacity: tuple[int, int]
 ) -> NewNodes:
     """New nodes and edges in both directions between them and known ones."""
-    new = known + random.integers(0, nodes, edges // 2)
+    new = -1 - random.integers(0, nodes, edges // 2)
     old = random.integers(0, known, edges // 2)
     features = random.standard_normal((nodes, WIDTH), np.float32)
     return NewNodes(features, np.concatenate([old, new]), np.concatenate([new, old]), {}, capacity)

@@ -26,7 +26,7 @@ from jsage.losses import masked_mean
 from jsage.losses import skip_gram as skip_gram_loss
 from jsage.nn import GraphSAGE, SAGEConv, cosine, dot
 from jsage.sampling import LinkBatch, sample_blocks, sample_link_blocks, split
-from jsage.sampling.negatives import AliasTable, Among, among, by_degree, exclude_edges, in_batch
+from jsage.sampling.negatives import AliasTable, Choice, by_degree, choice, exclude_edges, in_batch
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import PRNGKey
 
@@ -41,7 +41,7 @@ class PairTables(NamedTuple):
     graph: Graph
     """With sorted rows."""
     features: Array
-    starts: Among
+    starts: Choice
     """The nodes that have an edge."""
     noise: AliasTable
     """Negatives, in proportion to `degree ** 0.75`."""
@@ -151,7 +151,7 @@ def place(dataset: Dataset) -> PairTables:
     if dataset.features is None:
         raise ValueError("the step needs features: make a graph with benchmarks.make_graph")
     graph = sort_rows(dataset.graph._replace(edge_data={}))
-    noise, starts = by_degree(graph), among(np.flatnonzero(in_degrees(graph)))
+    noise, starts = by_degree(graph), choice(np.flatnonzero(in_degrees(graph)))
     return jax.device_put(PairTables(graph, place_features(dataset.features), starts, noise))  # pyright: ignore[reportArgumentType]
 
 

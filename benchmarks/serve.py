@@ -86,7 +86,7 @@ def requests(folder: Path, dataset: Dataset, nodes: int) -> dict[str, list[Reque
     for _ in range(64):
         ends = random.integers(0, embedder.num_nodes, 16)
         feature = random.normal(size=(1, width)).astype(np.float32)
-        row = embedder.embed_new(feature, ends, np.full(16, embedder.num_nodes))
+        row = embedder.embed_new(feature, ends, np.full(16, -1))
         body = {"features": feature.tolist(), "src": ends.tolist(), "dst": [-1] * 16}
         new.append(Request("/embed_new", encoded(body), row))
     return {"embed": known, "embed_new": new}

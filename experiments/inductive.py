@@ -28,7 +28,8 @@ from jsage import data
 from jsage.blocks import degree_classes
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, induced_subgraph
-from jsage.infer import NewNodes, embed_new
+from jsage.graph.overlay import NewNodes
+from jsage.infer import embed_new
 from jsage.nn import GraphSAGE
 from jsage.recipes.report import baseline, summarize
 
@@ -90,7 +91,8 @@ def cut(dataset: Dataset) -> Split:
     beside = np.maximum(src, dst) >= len(known)
     values = {name: np.asarray(rows)[beside] for name, rows in dataset.graph.edge_data.items()}
     features = np.asarray(dataset.features)
-    new = NewNodes(features[test], src[beside], dst[beside], values)
+    src, dst = (np.where(ends < len(known), ends, len(known) - 1 - ends)[beside] for ends in (src, dst))
+    new = NewNodes(features[test], src, dst, values)
     return Split(induced_subgraph(dataset.graph, known), jnp.asarray(features[known]), new)
 
 
@@ -110,12 +112,12 @@ def timed(model: GraphSAGE, variables: Any, split: Split) -> tuple[np.ndarray, f
 
 def one_by_one(model: GraphSAGE, variables: Any, split: Split) -> dict[str, float]:
     """Median and 99th percentile of the seconds of requests of one node with its edges to known ones."""
-    known, (features, src, dst, values, _) = split.graph.num_nodes, split.new
+    features, src, dst, values, _ = split.new
     src, dst = np.asarray(src), np.asarray(dst)
     requests = []
     for node in range(min(SINGLES, len(features))):
-        mine = (src == known + node) & (dst < known) | (dst == known + node) & (src < known)
-        ends = (np.where(end[mine] >= known, known, end[mine]) for end in (src, dst))
+        mine = (src == -1 - node) & (dst >= 0) | (dst == -1 - node) & (src >= 0)
+        ends = (np.maximum(end[mine], -1) for end in (src, dst))
         rows = {name: value[mine] for name, value in values.items()}
         requests.append(NewNodes(features[node : node + 1], next(ends), next(ends), rows))
     largest = max(1, *(len(request.src) for request in requests))

@@ -16,8 +16,8 @@ from jsage.blocks import aggregate as aggregate
 from jsage.data import Dataset as Dataset
 from jsage.graph import Graph as Graph
 from jsage.graph import GrowingGraph as GrowingGraph
+from jsage.graph import NewNodes as NewNodes
 from jsage.graph import from_edges as from_edges
-from jsage.infer import NewNodes as NewNodes
 from jsage.infer import embed_all as embed_all
 from jsage.infer import embed_new as embed_new
 from jsage.infer import embed_to_file as embed_to_file

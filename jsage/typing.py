@@ -23,6 +23,16 @@ DrawFn: TypeAlias = Callable[
 ]
 """`(key, n, k) -> (offset, mask)`: which `k` of row `i`'s `n[i]` entries are drawn."""
 
+
+@runtime_checkable
+class HopFn(Protocol):
+    """One hop of a minibatch, as `jsage.sampling.sample_neighbors` draws it from some graph."""
+
+    def __call__(self, key: PRNGKey, frontier: Any, fanout: Any, /) -> Any:
+        """What each node of the frontier reads: a block over node ids, `fanout` slots a node."""
+        ...
+
+
 AggregateFn: TypeAlias = Callable[[Float[Array, "num_src d"], Any], Float[Array, "num_dst d_out"]]
 """`(h, block) -> pooled`: reduces the rows that a block's destinations read."""
 

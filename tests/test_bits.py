@@ -17,15 +17,13 @@ import optax
 import pytest
 
 from jsage.data import digits
-from jsage.graph import Graph, GrowingGraph, from_edges, sort_rows
-from jsage.infer import NewNodes, join
+from jsage.graph import Graph, GrowingGraph, NewNodes, from_edges, overlay, sort_rows
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
 from jsage.sampling import (
     batches,
     draws,
     epoch,
-    hop_key,
     host_loader,
     importance,
     link_batches,
@@ -37,6 +35,7 @@ from jsage.sampling import (
     sample_compact_blocks,
     sample_neighbors,
     sample_neighbors_by_node,
+    threefry_key,
     walks,
 )
 from jsage.train import checkpoint, init_state, make_update
@@ -103,7 +102,7 @@ def by_node(fanouts: tuple[int, ...]) -> Callable:
 def wide_ids(key: jax.Array, graph: Graph) -> Any:
     """Ids of 48 bits: two words a node."""
     low, high = nodes(graph).astype(np.uint32) * np.uint32(2654435769), nodes(graph).astype(np.uint32) * 31
-    return jax.jit(node_bits, static_argnums=2)(hop_key(key, 1), low, 7, high)
+    return jax.jit(node_bits, static_argnums=2)(jax.random.fold_in(threefry_key(key), 1), low, 7, high)
 
 
 def compact_blocks(*capacities: int | None) -> Callable:
@@ -207,7 +206,7 @@ def joined(key: jax.Array, graph: Graph) -> Any:
     src, dst, _ = pairs(graph)
     data = {name: np.arange(3 * PAIRS, dtype=np.float32) for name in graph.edge_data}
     new = NewNodes(np.zeros((1, 1), np.float32), np.tile(dst, 3), np.tile(src, 3), data)
-    return jax.jit(sample_blocks_by_node, static_argnums=3)(key, join(graph, new), nodes(graph), (4, 3))
+    return jax.jit(sample_blocks_by_node, static_argnums=3)(key, overlay(graph, new), nodes(graph), (4, 3))
 
 
 def loaded(capacities: tuple[int, ...] | None) -> Callable:
@@ -249,7 +248,7 @@ CALLS: dict[str, Callable[[jax.Array, Graph], Any]] = {
     "noise, uniform": noise(lambda graph: negatives.uniform(graph.num_nodes - 9, start=9)),
     "noise, by degree": noise(negatives.by_degree),
     "noise, by degree among some": noise(lambda graph: negatives.by_degree(graph, 0.5, nodes=nodes(graph))),
-    "noise, among some": noise(lambda graph: negatives.among(nodes(graph))),
+    "noise, among some": noise(lambda graph: negatives.choice(nodes(graph))),
     "noise, weights": noise(lambda graph: negatives.alias_table(np.arange(1, 101) % 7)),
     "corrupted, source": corrupted(True, False),
     "corrupted, target": corrupted(False, True),

@@ -13,11 +13,8 @@ from jaxtyping import Array
 from experiments.common.config import AGGREGATORS
 from experiments.common.learners import MLP
 from experiments.links.config import Config
-from jsage._internal.arrays import take
-from jsage.blocks import Block, Indexed, Tree
+from jsage.blocks import Block
 from jsage.graph import Graph, has_edge
-from jsage.graph.adjacency import read_rows
-from jsage.graph.search import bisect
 from jsage.nn import GraphSAGE, SAGEConv, decoders
 from jsage.sampling import (
     LinkBatch,
@@ -25,10 +22,11 @@ from jsage.sampling import (
     negatives,
     sample_blocks,
     sample_link_blocks,
+    sample_neighbors,
     split,
     without_pairs,
-    without_replacement,
 )
+from jsage.sampling.temporal import TimedNodes, sample_temporal_blocks
 
 
 class Tables(NamedTuple):
@@ -41,7 +39,7 @@ class Tables(NamedTuple):
     features: Array | None
     full: Block | None
     """The training graph as one block; None by time."""
-    sampler: negatives.Sampler
+    sampler: negatives.NegativeSampler
     pairs: Array
     """What is trained on, `[n, 2]`."""
     time: Array | None
@@ -218,7 +216,7 @@ def draw_negatives(key: Array, tables: Tables, src: Array, config: Config) -> tu
         return negatives.exclude_edges(again, tables.known, src, nodes, tables.sampler)
     ends = lambda key: tuple(tables.sampler(part, shape) for part in jax.random.split(key))  # noqa: E731
     wrong = lambda ends: has_edge(tables.known, *ends)  # noqa: E731
-    kept, live = negatives.redraw(again, ends(first), ends, wrong)
+    kept, live = negatives.resample(again, ends(first), ends, wrong)
     return jnp.concatenate(kept, axis=1), live
 
 
@@ -235,30 +233,17 @@ def link_blocks(
     left = without_pairs(graph, batch.src, batch.dst, batch.mask)
     nodes = jnp.arange(graph.num_nodes, dtype=jnp.int32)
     hops = zip(jax.random.split(key, len(fanouts)), reversed(fanouts), strict=True)
-    return tuple(left.sample(one, nodes, fanout, without_replacement) for one, fanout in hops), True
+    return tuple(sample_neighbors(one, left, nodes, fanout) for one, fanout in hops), True
 
 
 def past_blocks(graph: Graph, seeds: Array, time: Array, fanouts: tuple[int, ...]) -> tuple[Block, ...]:
     """Blocks of each seed's latest events before its own time, and theirs before that time too.
 
-    Rows are in order of time, so what was before is the beginning of a row. Nothing is drawn.
+    Nothing is drawn, and no edge data is read.
     """
-    hops: list[Indexed] = []
-    for fanout in fanouts:
-        start = take(graph.indptr, seeds)
-        offset = (earlier(graph, seeds, time) - start)[:, None] - 1 - jnp.arange(fanout)[None]
-        mask = offset >= 0
-        src, _ = read_rows(start[:, None], offset, mask, graph.indices, {})
-        hops.append(Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask))
-        seeds = jnp.concatenate([seeds, hops[-1].src.ravel()])
-        time = jnp.concatenate([time, jnp.repeat(time, fanout)])
-    return (hops[-1], *(Tree(block.mask) for block in reversed(hops[:-1])))
-
-
-def earlier(graph: Graph, nodes: Array, time: Array) -> Array:
-    """The end of each row's edges that are earlier than `time`."""
-    row = take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
-    return bisect(graph.edge_data["time"], *row, time)
+    timed, unread = TimedNodes(seeds, time), jax.random.key(0)
+    blocks: Any = sample_temporal_blocks(unread, graph, timed, fanouts)
+    return tuple(block._replace(edge_data={}) for block in blocks)
 
 
 def in_batches(of: Callable[[Array], Array], num: int, batch_size: int) -> Array:

@@ -43,7 +43,7 @@ from jsage.parallel import (
 )
 from jsage.parallel import split as split_over
 from jsage.sampling import LinkBatch, split
-from jsage.sampling.negatives import Sampler
+from jsage.sampling.negatives import NegativeSampler
 from jsage.train import TrainState, make_update, train_epoch
 
 
@@ -54,7 +54,7 @@ class Tables(NamedTuple):
     features: ShardedFeatures
     splits: NodeSplits
     """Where every node is, in the order of their ids."""
-    sampler: Sampler
+    sampler: NegativeSampler
     pairs: np.ndarray
 
 

@@ -171,15 +171,14 @@ class Service:
         return rows
 
     def _ends(self, new: dict, name: str) -> np.ndarray:
-        """Ids with new node `i` as `num_nodes + i` instead of -1 - i."""
+        """Known nodes' ids and -1 - i for new node `i`."""
         if not all(type(end) is int for end in new[name]):
             raise Problem(400, f"{name} must be a list of integers, got {short(new[name])}")
         most = len(new["features"])
         if wrong := [end for end in new[name] if not -most <= end < self.embedder.num_nodes]:
             known = f"known nodes 0 .. {self.embedder.num_nodes - 1} or new ones -1 .. {-most}"
             raise Problem(400, f"{name} must be {known}, got {short(wrong[0])}")
-        ends = np.asarray(new[name], np.int64).reshape(-1)
-        return np.where(ends < 0, self.embedder.num_nodes - 1 - ends, ends)
+        return np.asarray(new[name], np.int64).reshape(-1)
 
     async def _in_time(self, rows: Any) -> np.ndarray:
         try:

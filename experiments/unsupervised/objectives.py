@@ -19,16 +19,16 @@ from jsage.losses import info_nce as info_nce_loss
 from jsage.losses import skip_gram as skip_gram_loss
 from jsage.nn import DeepGraphInfomax, cosine, dot
 from jsage.sampling import LinkBatch, positive_pairs, sample_blocks, split
-from jsage.sampling.negatives import AliasTable, Among, among, by_degree, in_batch
+from jsage.sampling.negatives import AliasTable, Choice, by_degree, choice, in_batch
 
 
 class Source(NamedTuple):
     """What a step draws its batch from: tables without labels, and two samplers of nodes."""
 
     tables: Tables
-    starts: Among
+    starts: Choice
     """Every node that has an edge, equally likely."""
-    noise: AliasTable | Among
+    noise: AliasTable | Choice
     """Negatives, in proportion to `degree ** 0.75`."""
 
 
@@ -48,7 +48,7 @@ def make_source(tables: Tables) -> Source:
     connected = np.flatnonzero(in_degrees(tables.graph))
     if connected.size == 0:
         raise ValueError("walks need edges: this graph has none that ends at a node to train on")
-    return Source(tables, among(connected), by_degree(tables.graph))
+    return Source(tables, choice(connected), by_degree(tables.graph))
 
 
 def draw_pairs(key: Array, source: Source, config: Config) -> LinkBatch:

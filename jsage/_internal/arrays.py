@@ -27,3 +27,12 @@ def wide(rows: Array) -> np.dtype:
     dtype('float32')
     """
     return np.promote_types(rows.dtype, np.float32)
+
+
+def rounded(count: int) -> int:
+    """The least power of two that is no smaller, 1 at least.
+
+    >>> rounded(0), rounded(5), rounded(8)
+    (1, 8, 8)
+    """
+    return 1 << max(count - 1, 0).bit_length()

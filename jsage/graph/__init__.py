@@ -1,7 +1,6 @@
 """What a graph is, and every way to read one."""
 
-from jsage.graph.adjacency import AnyGraph as AnyGraph
-from jsage.graph.adjacency import Neighbours as Neighbours
+from jsage.graph.adjacency import Adjacency as Adjacency
 from jsage.graph.bipartite import bipartite_graph as bipartite_graph
 from jsage.graph.bipartite import item_item as item_item
 from jsage.graph.bipartite import item_nodes as item_nodes
@@ -19,7 +18,9 @@ from jsage.graph.graph import symmetrize as symmetrize
 from jsage.graph.graph import validate as validate
 from jsage.graph.growing import GrowingGraph as GrowingGraph
 from jsage.graph.growing import Grown as Grown
-from jsage.graph.overlay import Beside as Beside
+from jsage.graph.overlay import GraphOverlay as GraphOverlay
+from jsage.graph.overlay import NewNodes as NewNodes
+from jsage.graph.overlay import overlay as overlay
 from jsage.graph.partition import Hashed as Hashed
 from jsage.graph.partition import Located as Located
 from jsage.graph.partition import Placement as Placement

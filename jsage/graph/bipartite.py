@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from jsage._internal.checks import INT32, check_ids, check_pairs
 from jsage.graph.graph import Graph, from_edges
 from jsage.typing import HostArray
-
-_LIMIT = 2**31
 
 
 def bipartite_graph(
@@ -34,13 +33,9 @@ def bipartite_graph(
     >>> graph.indptr.tolist(), graph.indices.tolist()  # users 0 and 1, items 0, 1, 2
     ([0, 2, 3, 4, 4, 6], [2, 4, 4, 0, 0, 1])
     """
-    sides = [_side("users", users, num_users), _side("items", items, num_items)]
-    if len(sides[0]) != len(sides[1]):
-        raise ValueError(
-            "users and items must have one entry an interaction each, "
-            f"got {len(sides[0])} and {len(sides[1])}"
-        )
-    users, items = sides[0], sides[1] + num_users
+    users = check_ids(users, num_users, "users", what="users")
+    items = check_ids(items, num_items, "items", what="items").astype(np.int64) + num_users
+    check_pairs(users, items, ("users", "items"), "an interaction")
     data = {name: np.asarray(values) for name, values in (edge_data or {}).items()}
     for name, values in data.items():
         if values.ndim == 0 or len(values) != len(users):
@@ -105,7 +100,7 @@ def item_item(
         (np.zeros(0, np.int64),) * 3
     ]
     row, item, count = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    if len(row) >= _LIMIT:
+    if len(row) >= INT32:
         raise ValueError(
             f"the items share {len(row)} pairs, but a graph holds fewer than 2^31: raise least, or pass top"
         )
@@ -205,15 +200,3 @@ def _rows(row: np.ndarray, ids: np.ndarray, num_rows: int) -> _Rows:
 def _running(counts: np.ndarray) -> np.ndarray:
     """0, then the running sums."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def _side(name: str, ids: HostArray | Sequence[int], size: int) -> np.ndarray:
-    array = np.asarray(ids)
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be integers of one axis, got {array.dtype} of shape {array.shape}")
-    for extreme in (array.min(initial=0), array.max(initial=0)) if size else array[:1]:
-        if not 0 <= extreme < size:
-            raise ValueError(f"{name} must be in 0 .. {size - 1}, got {extreme}")
-    return array.astype(np.int64)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
+from jsage._internal.arrays import take
+from jsage._internal.checks import INT32, check_edge_rows, check_ids, check_pairs
+from jsage.graph.adjacency import edges_of_rows
 from jsage.typing import EdgeData, HostArray
-
-_LIMIT = 2**31
 
 
 class Graph(NamedTuple):
@@ -18,6 +19,7 @@ class Graph(NamedTuple):
 
     `indices[indptr[v]:indptr[v + 1]]` are the sources of the edges into `v`, in the order they were given;
     row `e` of each array of `edge_data` belongs to edge `e` of `indices`. Make one with `from_edges`.
+    Samplers read it by the calls of `Adjacency`.
 
     >>> graph = Graph(jnp.array([0, 2, 2]), jnp.array([1, 0]))
     >>> graph.num_nodes, graph.num_edges
@@ -37,6 +39,21 @@ class Graph(NamedTuple):
     def num_edges(self) -> int:
         """The number of directed edges, parallel ones counted apart."""
         return self.indices.shape[0]
+
+    @property
+    def id_limit(self) -> int:
+        """A bound on ids: the number of nodes."""
+        return self.num_nodes
+
+    def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+        """The number of edges into each of `nodes`."""
+        return take(self.indptr, nodes + 1) - take(self.indptr, nodes)
+
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Int[Array, "..."], EdgeData]:
+        """The source and the data of edge number `offset` of each node, as `Adjacency` says."""
+        return edges_of_rows(take(self.indptr, nodes), offset, valid, self.indices, self.edge_data)
 
 
 def from_edges(
@@ -58,12 +75,11 @@ def from_edges(
     >>> graph.edge_data["weight"].tolist()
     [0.2..., 0.3..., 0.4..., 0.1...]
     """
-    if not 0 <= num_nodes < _LIMIT:
+    if not 0 <= num_nodes < INT32:
         raise ValueError(f"num_nodes must be in 0 .. 2^31 - 1 (ids are int32), got {num_nodes}")
-    src, dst = _ids(src, num_nodes, "src"), _ids(dst, num_nodes, "dst")
-    if len(src) != len(dst):
-        raise ValueError(f"src and dst must have one entry an edge each, got {len(src)} and {len(dst)}")
-    data = {name: _rows(name, values, len(src)) for name, values in edge_data.items()}
+    src, dst = check_ids(src, num_nodes, "src"), check_ids(dst, num_nodes, "dst")
+    check_pairs(src, dst, ("src", "dst"))
+    data = {name: check_edge_rows(name, values, len(src)) for name, values in edge_data.items()}
     return _group(src, dst, num_nodes, data)
 
 
@@ -157,7 +173,7 @@ def induced_subgraph(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     >>> subgraph.indptr.tolist(), subgraph.indices.tolist()
     ([0, 1, 1], [1])
     """
-    nodes = _ids(nodes, graph.num_nodes, "nodes")
+    nodes = check_ids(nodes, graph.num_nodes, "nodes")
     position = np.full(graph.num_nodes, -1, np.int32)
     position[nodes] = np.arange(len(nodes), dtype=np.int32)
     if len(repeated := nodes[position[nodes] != np.arange(len(nodes))]):
@@ -181,7 +197,7 @@ def hide_nodes(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     ([0, 0, 1, 1], [0])
     """
     hidden = np.zeros(graph.num_nodes, bool)
-    hidden[_ids(nodes, graph.num_nodes, "nodes")] = True
+    hidden[check_ids(nodes, graph.num_nodes, "nodes")] = True
     indices = np.asarray(graph.indices)
     keep = ~(hidden[indices] | hidden[_destinations(graph)])
     data = {name: values[keep] for name, values in _host(graph.edge_data).items()}
@@ -207,7 +223,7 @@ def validate(
     """
     _check_structure(np.asarray(graph.indptr), np.asarray(graph.indices))
     for name, values in graph.edge_data.items():
-        _rows(name, values, graph.num_edges)
+        check_edge_rows(name, values, graph.num_edges)
     for name, rows in (("features", features), ("labels", labels)):
         if rows is not None and (rows.ndim == 0 or rows.shape[0] != graph.num_nodes):
             raise ValueError(f"{name} must have one row a node, {graph.num_nodes}, got shape {rows.shape}")
@@ -217,7 +233,7 @@ def validate(
             "fill or drop them"
         )
     if seeds is not None:
-        _ids(seeds, graph.num_nodes, "seeds")
+        check_ids(seeds, graph.num_nodes, "seeds")
 
 
 def _check_structure(indptr: np.ndarray, indices: np.ndarray) -> None:
@@ -231,42 +247,7 @@ def _check_structure(indptr: np.ndarray, indices: np.ndarray) -> None:
         raise ValueError(f"graph.indptr must go from 0 to the number of edges, {len(indices)}, got {ends}")
     if len(falls := np.flatnonzero(indptr[1:] < indptr[:-1])):
         raise ValueError(f"graph.indptr must never fall, but does after node {falls[0]}: use from_edges")
-    _ids(indices, len(indptr) - 1, "graph.indices")
-
-
-def _ids(values: HostArray | Sequence[int], num_nodes: int, name: str) -> np.ndarray:
-    """`values` as an int32 vector of node ids, or a ValueError."""
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one axis, got shape {array.shape}")
-    if len(array) >= _LIMIT:
-        raise ValueError(
-            f"{name} has {len(array)} entries, but a graph holds fewer than 2^31 edges (offsets are int32): "
-            "split it by destination into several graphs"
-        )
-    if len(array) == 0:
-        return np.empty(0, np.int32)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must hold integers, got {array.dtype}: convert it with astype(np.int32)")
-    for extreme in (int(array.min()), int(array.max())):
-        if not 0 <= extreme < num_nodes:
-            raise ValueError(f"{name} must be node ids in 0 .. {num_nodes - 1}, got {extreme}")
-    return array.astype(np.int32, copy=False)
-
-
-def _rows(name: str, values: HostArray | Sequence, num_edges: int) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim == 0 or len(array) != num_edges:
-        raise ValueError(
-            f"edge_data {name!r} must have {num_edges} rows, one an edge, got shape {array.shape}"
-        )
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size:
-        if max(-int(array.min()) - 1, int(array.max())) >= _LIMIT:
-            raise ValueError(
-                f"edge_data {name!r} must fit int32, got {array.min()} .. {array.max()}: rescale it"
-            )
-        return array.astype(np.int32)
-    return array
+    check_ids(indices, len(indptr) - 1, "graph.indices")
 
 
 def _group(src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.ndarray]) -> Graph:
@@ -281,7 +262,7 @@ def _group(src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.
 
 
 def _graph(indptr: np.ndarray, indices: np.ndarray, data: dict[str, np.ndarray]) -> Graph:
-    if len(indices) >= _LIMIT:
+    if len(indices) >= INT32:
         raise ValueError(f"the result has {len(indices)} edges, but a graph holds fewer than 2^31")
     arrays = {name: jax.device_put(values) for name, values in data.items()}  # jnp.asarray compiles a program
     return Graph(jax.device_put(indptr.astype(np.int32)), jax.device_put(indices), arrays)

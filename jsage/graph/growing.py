@@ -7,12 +7,14 @@ large. The arrays double when they are full. Both make the cost of an edge const
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
+from jsage._internal.checks import check_ids, check_pairs
 from jsage._internal.device_mirror import Mirror, longer
-from jsage.graph.adjacency import read_rows
+from jsage.graph.adjacency import edges_of_rows
 from jsage.graph.graph import Graph, from_edges
 from jsage.typing import EdgeData, HostArray
 
@@ -21,10 +23,13 @@ Ids: TypeAlias = HostArray | Sequence[int] | Sequence[float]
 
 
 class Grown(NamedTuple):
-    """A growing graph as it stands, on the device: what `sample_blocks_by_node` and `embed_new` read.
+    """A growing graph as it is now, on the device: an `Adjacency`, which samplers and `embed_new` read.
 
     Its shapes are the capacities; ids that no node has yet have no edges.
     """
+
+    num_nodes: Int[Array, ""]
+    """Ids given so far: those of removed nodes too."""
 
     start: Int[Array, " capacity"]
     degree: Int[Array, " capacity"]
@@ -32,7 +37,7 @@ class Grown(NamedTuple):
     edge_data: EdgeData
 
     @property
-    def num_nodes(self) -> int:
+    def id_limit(self) -> int:
         """The capacity: one more than the largest id there can be."""
         return self.start.shape[0]
 
@@ -40,11 +45,11 @@ class Grown(NamedTuple):
         """The number of edges into each node."""
         return take(self.degree, nodes)
 
-    def read(
-        self, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
-    ) -> tuple[Int[Array, "*rows"], EdgeData]:
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Int[Array, "..."], EdgeData]:
         """Edge `offset` of each node, in the order they were added."""
-        return read_rows(take(self.start, nodes), offset, live, self.indices, self.edge_data)
+        return edges_of_rows(take(self.start, nodes), offset, valid, self.indices, self.edge_data)
 
 
 class GrowingGraph:
@@ -95,9 +100,8 @@ class GrowingGraph:
     def tables(self) -> tuple[Grown, Float[Array, "capacity d"]]:
         """The graph and the feature table, on the device: only what changed is sent."""
         edges = {name: mirror.device() for name, mirror in self._edges.items()}
-        return Grown(
-            self._start.device(), self._degree.device(), edges.pop(""), edges
-        ), self._features.device()
+        rows = jnp.int32(self.num_nodes), self._start.device(), self._degree.device()
+        return Grown(*rows, edges.pop(""), edges), self._features.device()
 
     def graph(self) -> Graph:
         """An ordinary graph of the same edges, each node's in the same order."""
@@ -153,9 +157,7 @@ class GrowingGraph:
 
         Raises ValueError if there is no such edge; then none is removed.
         """
-        src, dst = self._ids(src, "src", self.num_nodes), self._ids(dst, "dst", self.num_nodes)
-        if len(src) != len(dst):
-            raise ValueError(f"src and dst must be as long, got {len(src)} and {len(dst)}")
+        src, dst = self._ends(self.num_nodes, src, dst)
         wanted, times = np.unique(dst * 2**31 + src, return_counts=True)
         if not len(wanted):
             return
@@ -178,7 +180,7 @@ class GrowingGraph:
     def remove_nodes(self, nodes: Int[HostArray, " num_removed"] | Sequence[int]) -> None:
         """Remove all edges into and out of nodes, and their features. Raises ValueError for unknown ids."""
         gone = np.zeros(self.num_nodes, bool)
-        gone[self._ids(nodes, "nodes", self.num_nodes)] = True
+        gone[check_ids(nodes, self.num_nodes, "nodes")] = True
         owner, place = self._owned(np.arange(self.num_nodes))
         drop = gone[owner] | gone[self._edges[""].host[place]]
         touched = np.zeros(self.num_nodes, bool)
@@ -243,10 +245,13 @@ class GrowingGraph:
         degree = self._degree.host[nodes]
         return np.repeat(nodes.astype(np.int64), degree), _runs(self._start.host[nodes], degree)
 
+    def _ends(self, limit: int, src: Ids, dst: Ids) -> tuple[np.ndarray, np.ndarray]:
+        ends = check_ids(src, limit, "src"), check_ids(dst, limit, "dst")
+        check_pairs(*ends, ("src", "dst"))
+        return ends[0].astype(np.int64), ends[1].astype(np.int64)
+
     def _checked(self, limit: int, src: Ids, dst: Ids, data: dict[str, Any]):
-        ends = self._ids(src, "src", limit), self._ids(dst, "dst", limit)
-        if len(ends[0]) != len(ends[1]):
-            raise ValueError(f"src and dst must be as long, got {len(ends[0])} and {len(ends[1])}")
+        ends = self._ends(limit, src, dst)
         if data.keys() != self._edges.keys() - {""}:
             raise ValueError(f"edge_data must have {sorted(self._edges.keys() - {''})}, got {sorted(data)}")
         rows = {name: np.asarray(values, self._edges[name].host.dtype) for name, values in data.items()}
@@ -254,14 +259,6 @@ class GrowingGraph:
             if values.shape != (len(ends[0]), *self._edges[name].host.shape[1:]):
                 raise ValueError(f"edge_data {name!r} must have one row an edge, got shape {values.shape}")
         return *ends, rows
-
-    def _ids(self, values: Ids, name: str, limit: int) -> np.ndarray:
-        ids = np.asarray(values)
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise ValueError(f"{name} must be one axis of integers, got {ids.dtype} of shape {ids.shape}")
-        if len(bad := ids[(ids < 0) | (ids >= limit)]):
-            raise ValueError(f"{name} must be node ids in 0 .. {limit - 1}, got {bad[0]}")
-        return ids.astype(np.int64)
 
 
 def _power(counts: np.ndarray) -> np.ndarray:

@@ -1,61 +1,160 @@
-"""A graph with new nodes beside it, as exported programs read it: how many nodes are known is an argument."""
+"""New nodes beside a graph, which is not rebuilt: their edges lie apart, sorted, for a binary search."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from jsage.graph.adjacency import degrees, read, read_rows
-from jsage.graph.graph import Graph
-from jsage.typing import EdgeData
+from jsage._internal.arrays import rounded, take
+from jsage._internal.checks import check_ids, check_pairs
+from jsage.graph.adjacency import Adjacency, over_slots
+from jsage.typing import EdgeData, HostArray
 
-NO_NODE = 2**31 - 1
-"""An id that no node has."""
+NOWHERE = 2**31 - 1
+"""The destination of edges that are padding: no node has this id."""
 
 
-class Beside(NamedTuple):
-    """A graph with new nodes and their edges beside it: nothing of the graph is copied.
+class NewNodes(NamedTuple):
+    """Nodes to be embedded, `m` of them, beside a graph: new node `i` is `-1 - i` among the ends of edges.
 
-    New nodes have the ids from `known` on; a node's edges are those of the graph, then those of `src -> dst`.
-
-    >>> from jsage.graph import from_edges
-    >>> graph = Beside(from_edges([1], [0], 2), jnp.int32(2), jnp.array([2, 0]), jnp.array([0, 2]))
-    >>> graph.degrees(jnp.array([0, 1, 2]))
-    Array([2, 0, 1], dtype=int32)
+    Edges go `src[e] -> dst[e]`, each end a known node or a new one. An edge into a known node is one more of
+    its neighbors. Undirected edges are given in both directions.
     """
 
-    graph: Graph
-    known: Int[Array, ""]
-    src: Int[Array, " new_edges"]
-    dst: Int[Array, " new_edges"]
-    """Ascending; padding comes last, with an id that no node has."""
+    features: Float[HostArray, "num_new d"]
+    src: Int[HostArray, " num_edges"] | Sequence[int]
+    dst: Int[HostArray, " num_edges"] | Sequence[int]
+    edge_data: dict[str, Any] = {}
+    """One row an edge, under the names that the graph's have."""
+    capacity: tuple[int, int] | None = None
+    """Numbers of new nodes and of edges to compile for; None: the next powers of two."""
+
+
+@runtime_checkable
+class KnownNodes(Adjacency, Protocol):
+    """A graph that says how many of the ids below `id_limit` are given."""
+
+    @property
+    def num_nodes(self) -> int | Int[Array, ""]:
+        """The number of nodes: their ids are below it."""
+        ...
+
+
+class GraphOverlay(NamedTuple):
+    """A graph with new nodes and their edges beside it: an `Adjacency`; nothing of the graph is copied.
+
+    It reads as the graph that `from_edges` makes of all edges: a node's are those of the graph, then the new
+    ones in the order they were given. New node `i` has the id `first_new + i`. `overlay` makes one.
+    """
+
+    graph: Adjacency
+    first_new: Int[Array, ""]
+    """The least id of a new node; the ids from here to the graph's `id_limit`, if any, are not read there."""
+    features: Float[Array, "max_new d"]
+    src: Int[Array, " max_edges"]
+    dst: Int[Array, " max_edges"]
+    """Ascending; the padding, `NOWHERE`, comes last."""
     edge_data: EdgeData = {}
 
     @property
-    def num_nodes(self) -> int:
-        """A bound on the ids: how many nodes there are is not known while tracing."""
-        return NO_NODE
+    def id_limit(self) -> int:
+        """Known and new nodes, with room for more new ones."""
+        return self.graph.id_limit + self.features.shape[0]
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
-        """The number of old and new edges into each node."""
-        start, end = (jnp.searchsorted(self.dst, nodes, side=side) for side in ("left", "right"))
-        return self._old_degrees(nodes) + (end - start).astype(jnp.int32)
+        """Edges of the graph and new ones."""
+        return self._known(nodes)[1] + self._find(nodes, "right") - self._find(nodes, "left")
 
-    def read(
-        self, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
-    ) -> tuple[Int[Array, "*rows"], EdgeData]:
-        """The source and the data of edge `offset` of each node."""
-        first = self._old_degrees(nodes)
-        old = live & (offset < first)
-        start = jnp.searchsorted(self.dst, nodes).astype(jnp.int32) - first
-        were = read(self.graph, jnp.where(nodes < self.known, nodes, 0), offset, old)
-        are = read_rows(start, offset, live & ~old, self.src, self.edge_data)
-        return jax.tree.map(lambda a, b: _where(old, a, b), were, are)
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Int[Array, "..."], EdgeData]:
+        """A node's edges in the graph, then the new ones."""
+        ids, known = self._known(nodes)
+        old = valid & (offset < over_slots(known, offset.ndim))
+        at = over_slots(self._find(nodes, "left") - known, offset.ndim) + offset
+        at = jnp.clip(at, 0, self.src.shape[0] - 1)
+        src, data = self.graph.edges_at(ids, jnp.where(old, offset, 0), old)
+        pick = lambda a, b: jnp.where(over_slots(old, a.ndim), a, take(b, at))  # noqa: E731
+        return pick(src, self.src), {name: pick(data[name], rows) for name, rows in self.edge_data.items()}
 
-    def _old_degrees(self, nodes: Array) -> Array:
-        return jnp.where(nodes < self.known, degrees(self.graph, jnp.where(nodes < self.known, nodes, 0)), 0)
+    def rows(
+        self, table: Float[Array, "num_nodes d"], ids: Int[Array, " num_ids"]
+    ) -> Float[Array, "num_ids d"]:
+        """The features of nodes: known ones' from their table, new ones' from here."""
+        beyond = ids >= self.first_new
+        known = take(table, jnp.where(beyond, 0, ids))
+        new = take(self.features, jnp.where(beyond, ids - self.first_new, 0))
+        return jnp.where(beyond[:, None], new.astype(table.dtype), known)
+
+    def _known(self, nodes: Array) -> tuple[Array, Array]:
+        """The ids that the graph may be asked for, and the number of its edges into each node."""
+        known = nodes < self.first_new
+        ids = jnp.where(known, nodes, 0)
+        return ids, jnp.where(known, self.graph.degrees(ids), 0)
+
+    def _find(self, nodes: Array, side: str) -> Array:
+        return jnp.searchsorted(self.dst, nodes, side=side, method="scan_unrolled").astype(jnp.int32)
 
 
-def _where(mask: Array, yes: Array, no: Array) -> Array:
-    return jnp.where(mask.reshape(mask.shape + (1,) * (yes.ndim - mask.ndim)), yes, no)
+def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
+    """Put new nodes beside a graph: checked, padded and sorted on the host, at a cost of the new edges alone.
+
+    Their ids begin at the graph's `id_limit`. Raises ValueError for edges of nodes that are neither known nor
+    new, ragged or missing arrays, features that are not finite, and more nodes or edges than `capacity`.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> graph = from_edges(src=[1, 0], dst=[0, 1], num_nodes=2)
+    >>> overlay(graph, NewNodes(np.ones((1, 4)), src=[0, -1], dst=[-1, 0])).degrees(jnp.arange(3))
+    Array([2, 1, 1], dtype=int32)
+    """
+    features, src, dst = _checked(graph, new)
+    nodes, edges = new.capacity or (rounded(len(features)), rounded(len(src)))
+    if len(features) > nodes or len(src) > edges:
+        raise ValueError(
+            f"capacity is {nodes} new nodes and {edges} edges, got {len(features)} and {len(src)}: raise it, "
+            "or leave it out"
+        )
+    if graph.id_limit + nodes > NOWHERE:
+        raise ValueError(f"ids are int32, got {graph.id_limit} of the graph and {nodes} new ones")
+    order = np.argsort(dst, kind="stable")
+    pad = (0, max(edges, 1) - len(src))
+    return GraphOverlay(
+        graph,
+        jnp.int32(graph.id_limit),
+        jnp.asarray(np.pad(features, ((0, nodes - len(features)), (0, 0)))),
+        jnp.asarray(np.pad(src[order], pad)),
+        jnp.asarray(np.pad(dst[order], pad, constant_values=NOWHERE)),
+        {name: _padded(name, values, new, order, pad) for name, values in graph.edge_data.items()},
+    )
+
+
+def _checked(graph: KnownNodes, new: NewNodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features and ends of edges, in which new node `i` is `id_limit + i`."""
+    features = np.asarray(new.features, np.float32)
+    if not len(features):
+        raise ValueError("no new nodes to embed: new.features has no rows")
+    if not np.isfinite(features).all():
+        row = np.argwhere(~np.isfinite(features))[0, 0]
+        raise ValueError(f"new.features must be finite, got NaN or infinity in row {row}: fill or drop it")
+    given, num_new = int(graph.num_nodes), len(features)
+    src = check_ids(new.src, given, "new.src", num_new=num_new)
+    dst = check_ids(new.dst, given, "new.dst", num_new=num_new)
+    check_pairs(src, dst, ("new.src", "new.dst"))
+    if extra := set(new.edge_data) ^ set(graph.edge_data):
+        raise ValueError(
+            f"new.edge_data must have the names of the graph's, {sorted(graph.edge_data)}, "
+            f"got {sorted(new.edge_data)}: {sorted(extra)} differ"
+        )
+    src, dst = (np.where(ids < 0, graph.id_limit - 1 - ids, ids) for ids in (src, dst))
+    return features, src, dst
+
+
+def _padded(name: str, values: Array, new: NewNodes, order: np.ndarray, pad: tuple[int, int]) -> Array:
+    rows = np.asarray(new.edge_data[name], values.dtype)
+    if rows.shape != (len(order), *values.shape[1:]):
+        shape = (len(order), *values.shape[1:])
+        raise ValueError(f"new.edge_data {name!r} must be {list(shape)}, one row an edge, got {rows.shape}")
+    return jnp.asarray(np.pad(rows[order], [pad] + [(0, 0)] * (rows.ndim - 1)))

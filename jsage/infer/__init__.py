@@ -7,11 +7,8 @@ from jsage.infer.nearest import nearest_streamed as nearest_streamed
 from jsage.infer.nearest import not_these as not_these
 from jsage.infer.nearest import save_embeddings as save_embeddings
 from jsage.infer.nearest import save_neighbors as save_neighbors
-from jsage.infer.new_nodes import Joined as Joined
-from jsage.infer.new_nodes import NewNodes as NewNodes
 from jsage.infer.new_nodes import apply_blocks as apply_blocks
 from jsage.infer.new_nodes import embed_new as embed_new
-from jsage.infer.new_nodes import join as join
 from jsage.infer.parts import Streaming as Streaming
 from jsage.infer.resumable import Progress as Progress
 from jsage.infer.to_file import embed_to_file as embed_to_file

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jsage.graph import AnyGraph
+from jsage.graph.adjacency import Adjacency
 from jsage.sampling import batches, fit_rooms, reads_rows, sample_blocks_by_node, whole_blocks
 from jsage.typing import HostArray, PRNGKey
 
@@ -36,7 +36,7 @@ class Spread(NamedTuple):
 def variance_report(
     model: Any,
     params: PyTree,
-    graph: AnyGraph,
+    graph: Adjacency,
     features: Float[Array, "num_nodes d"],
     nodes: Int[HostArray, " num_seeds"],
     fanouts: Sequence[Sequence[int]],
@@ -106,7 +106,7 @@ def plot_variance(report: Sequence[Spread], path: str | Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _exactly(model: Any, params: PyTree, graph: AnyGraph, features: Array, seeds: Array):
+def _exactly(model: Any, params: PyTree, graph: Adjacency, features: Array, seeds: Array):
     """Outputs from whole neighbourhoods, the rows that each batch's seeds read, and seconds a seed."""
     outputs, costs, seconds = [], [], []
     for batch in seeds:

@@ -14,7 +14,7 @@ from jsage.parallel.graph import pad_shard as pad_shard
 from jsage.parallel.graph import shard_graph as shard_graph
 from jsage.parallel.infer import Budget as Budget
 from jsage.parallel.infer import embed_all as embed_all
-from jsage.parallel.links import ShardedWithout as ShardedWithout
+from jsage.parallel.links import ShardedWithoutEdges as ShardedWithoutEdges
 from jsage.parallel.links import locate as locate
 from jsage.parallel.links import own_draw as own_draw
 from jsage.parallel.links import sort_rows as sort_rows

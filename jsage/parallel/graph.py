@@ -2,11 +2,14 @@
 
 from typing import Any, NamedTuple, cast
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
+from jsage._internal.arrays import take
 from jsage.graph import Graph
+from jsage.graph.adjacency import over_slots
 from jsage.parallel.features import check_shards
 from jsage.parallel.mesh import assemble
 from jsage.parallel.place import Placement, Words, to_words
@@ -26,6 +29,27 @@ class ShardedGraph(NamedTuple):
     names: Words
     """Each row's id in the whole graph, which its draws are keyed by: bits 0 to 31, and 32 to 47 if any."""
     edge_data: EdgeData = {}
+
+    @property
+    def id_limit(self) -> int:
+        """Rows of the device, which are its nodes' ids there."""
+        return self.indptr.shape[0] - 1
+
+    def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+        """The number of edges into each of the device's rows."""
+        return take(self.indptr, nodes + 1) - take(self.indptr, nodes)
+
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Words, EdgeData]:
+        """As `Adjacency` says, but that a source is the words of its place."""
+        return self.edges(over_slots(take(self.indptr, nodes), offset.ndim) + offset, valid)
+
+    def edges(self, position: Int[Array, "..."], valid: Bool[Array, "..."]) -> tuple[Words, EdgeData]:
+        """The sources and the data of the device's edges at these positions."""
+        edge = jnp.where(valid, position, 0)
+        data = {name: take(values, edge) for name, values in self.edge_data.items()}
+        return tuple(take(word, edge) for word in self.sources), data
 
 
 def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:

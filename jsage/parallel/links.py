@@ -22,10 +22,10 @@ from jsage.graph import Placement
 from jsage.graph.search import bisect_by
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
-from jsage.parallel.place import Place, to_place
-from jsage.sampling import Gaps, make_gaps
-from jsage.sampling.negatives import Sampler, Shape
-from jsage.typing import PRNGKey
+from jsage.parallel.place import Place, Words, to_place
+from jsage.sampling.link_batches import HiddenRuns, hide_runs
+from jsage.sampling.negatives import NegativeSampler, Shape
+from jsage.typing import EdgeData, PRNGKey
 
 Nodes = Int[Array, " b"]
 
@@ -33,12 +33,32 @@ SHARE = 2
 """How many times its even share of a batch's pairs an owner looks for at once."""
 
 
-class ShardedWithout(NamedTuple):
+class ShardedWithoutEdges(NamedTuple):
     """A sharded graph without some of its edges, for `sample_blocks`; make one with `without_pairs`."""
 
     graph: ShardedGraph
-    gaps: Gaps
+    hidden: HiddenRuns
     """The device's own."""
+
+    @property
+    def id_limit(self) -> int:
+        """The graph's own."""
+        return self.graph.id_limit
+
+    @property
+    def names(self) -> Words:
+        """The graph's own."""
+        return self.graph.names
+
+    def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+        """The number of edges left into each of the device's rows."""
+        return self.hidden.rows(self.graph.indptr, nodes).degree
+
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Words, EdgeData]:
+        """The source and the data of each row's edge number `offset` among those left."""
+        return self.graph.edges(self.hidden.position(self.graph.indptr, nodes, offset), valid)
 
 
 def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Place:
@@ -59,7 +79,7 @@ def without_pairs(
     mask: Bool[Array, " b"],
     placement: Placement,
     axis: str = AXIS,
-) -> ShardedWithout:
+) -> ShardedWithoutEdges:
     """`jsage.sampling.without_pairs` of the pairs of all devices, each of which passes its own.
 
     The edges `src -> dst` and `dst -> src` are in no row of any device. The graph's rows must be sorted
@@ -75,7 +95,7 @@ def without_pairs(
     >>> pair = replicate((jnp.array([0]), jnp.array([1]), jnp.array([True])), mesh)
     >>> def degrees(graph, pair):
     ...     left = without_pairs(graph, *pair, placement)
-    ...     return left.gaps.rows(graph.indptr, jnp.arange(3)).degree
+    ...     return left.degrees(jnp.arange(3))
     >>> jax.jit(on_mesh(degrees, mesh, (graph, pair)))(graph, pair)
     Array([1, 0, 1], dtype=int32)
     """
@@ -87,10 +107,10 @@ def without_pairs(
     into = locate(placement, jnp.concatenate([dst, src]))
     mine = (into.owner == jax.lax.axis_index(axis)) & jnp.concatenate([live, live])
     start, lengths = _find(graph, placement, (~mine, jnp.concatenate([src, dst]), into.local), axis)
-    return ShardedWithout(graph, make_gaps(start, lengths, graph.sources[0].shape[0]))
+    return ShardedWithoutEdges(graph, hide_runs(start, lengths, graph.sources[0].shape[0]))
 
 
-def own_draw(key: PRNGKey, sampler: Sampler, shape: Shape, axis: str = AXIS) -> Int[Array, "..."]:
+def own_draw(key: PRNGKey, sampler: NegativeSampler, shape: Shape, axis: str = AXIS) -> Int[Array, "..."]:
     """The device's share, of this shape, of what `sampler(key, whole shape)` draws on one device.
 
     The first axis is split. All devices draw the whole and keep their own part: for the negatives of a batch,

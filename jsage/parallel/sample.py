@@ -7,22 +7,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
+from jsage._internal.checks import check_fanout
 from jsage.blocks import Tree
 from jsage.parallel.exchange import Traffic, ask, plan, traffic
 from jsage.parallel.graph import ShardedGraph
-from jsage.parallel.links import ShardedWithout
+from jsage.parallel.links import ShardedWithoutEdges
 from jsage.parallel.mesh import AXIS
 from jsage.parallel.place import Place, to_place
-from jsage.sampling import Gaps, Rows, choose, hop_key, node_bits
+from jsage.sampling import choose, node_bits, stack_hops
+from jsage.sampling.by_node import threefry_key
+from jsage.sampling.neighbors import append_slots
 from jsage.typing import EdgeData, PRNGKey
 
-AnyGraph: TypeAlias = ShardedGraph | ShardedWithout
+AnyGraph: TypeAlias = ShardedGraph | ShardedWithoutEdges
 """A sharded graph, or what `without_pairs` leaves of one."""
 
 
 class Drawn(NamedTuple):
     """One hop from seeds that are places."""
 
+    dst: Place
+    """The seeds."""
     src: Place
     """`[num_seeds, fanout]`; a padded slot is its own seed."""
     mask: Bool[Array, "num_seeds fanout"]
@@ -51,35 +56,21 @@ def sample_neighbors(
     Array([[1, 2, 0],
            [2, 2, 2]], dtype=int32)
     """
-    if fanout < 1:
-        raise ValueError(f"a fanout is a positive number of neighbours, got {fanout}: leave the hop out")
-    whole, gaps = graph if isinstance(graph, ShardedWithout) else (graph, None)
+    check_fanout(fanout)
     route = plan(seeds, axis)
-    words, data = ask(route, lambda local: _draw(key, (whole, gaps), local, fanout), capacity, axis)
+    words, data = ask(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
     mask = words[0] >= 0
-    drawn = to_place(words, whole.names[0].shape[0])
+    drawn = to_place(words, graph.id_limit)
     src = Place(*(jnp.where(mask, new, own[:, None]) for new, own in zip(drawn, seeds, strict=True)))
-    return Drawn(src, mask, data), traffic(route, capacity)
+    return Drawn(seeds, src, mask, data), traffic(route, capacity)
 
 
-def _draw(
-    key: PRNGKey, given: tuple[ShardedGraph, Gaps | None], local: Int[Array, " rows"], fanout: int
-) -> Any:
+def _draw(key: PRNGKey, graph: AnyGraph, local: Int[Array, " rows"], fanout: int) -> Any:
     """What each of these rows draws, at their owner: the sources' words, -1 in the padding, and edge data."""
-    graph, gaps = given
     low, *high = (take(word, local) for word in graph.names)
-    bits = node_bits(key, low, fanout, *high)
-    if gaps is None:
-        start = take(graph.indptr, local)
-        offset, mask = choose(bits, take(graph.indptr, local + 1) - start)
-        edge = start[:, None] + offset
-    else:
-        rows = gaps.rows(graph.indptr, local)
-        offset, mask = choose(bits, rows.degree)
-        edge = gaps.stand(Rows(*(part[:, None] for part in rows)), offset)
-    edge = jnp.where(mask, edge, 0)
-    first, *rest = (take(word, edge) for word in graph.sources)
-    return (jnp.where(mask, first, -1), *rest), {name: take(x, edge) for name, x in graph.edge_data.items()}
+    offset, mask = choose(node_bits(key, low, fanout, *high), graph.degrees(local))
+    (first, *rest), data = graph.edges_at(local, offset, mask)
+    return (jnp.where(mask, first, -1), *rest), data
 
 
 def sample_blocks(
@@ -111,15 +102,19 @@ def sample_blocks(
     >>> ids.local, [block.num_dst for block in blocks]
     (Array([0, 1, 2, ..., 0, 2], dtype=int32), [3, 1])
     """
-    if not fanouts or len(capacities) != len(fanouts):
+    if len(capacities) != len(fanouts):
         raise ValueError(
-            f"expected one fanout a layer, such as (25, 10), and one capacity for each, got fanouts "
-            f"{tuple(fanouts)} and capacities {tuple(capacities)}: measure_capacities gives them"
+            f"expected one capacity for each fanout, got fanouts {tuple(fanouts)} and capacities "
+            f"{tuple(capacities)}: measure_capacities gives them"
         )
-    blocks, counts, frontier = [], [], seeds
-    for hop, (fanout, capacity) in enumerate(zip(fanouts, capacities, strict=True)):
-        drawn, count = sample_neighbors(hop_key(key, hop), graph, frontier, fanout, capacity, axis)
-        frontier = Place(*(jnp.concatenate([a, b.ravel()]) for a, b in zip(frontier, drawn.src, strict=True)))
-        blocks.insert(0, Tree(drawn.mask, drawn.edge_data))
+    counts = []
+
+    def hop(key: PRNGKey, frontier: Place, size: tuple[int, int]) -> Drawn:
+        drawn, count = sample_neighbors(key, graph, frontier, *size, axis)
         counts.append(count)
-    return frontier, tuple(blocks), tuple(counts)
+        return drawn
+
+    sizes = tuple(zip(fanouts, capacities, strict=True))
+    first, *trees = stack_hops(threefry_key(key), seeds, sizes, hop)
+    ids, tree = append_slots(first.dst, first)
+    return ids, (tree, *trees), tuple(counts)

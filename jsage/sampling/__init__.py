@@ -2,10 +2,10 @@
 
 from jsage.sampling import host_loader as host_loader
 from jsage.sampling import negatives as negatives
-from jsage.sampling.by_node import hop_key as hop_key
 from jsage.sampling.by_node import node_bits as node_bits
 from jsage.sampling.by_node import sample_blocks_by_node as sample_blocks_by_node
 from jsage.sampling.by_node import sample_neighbors_by_node as sample_neighbors_by_node
+from jsage.sampling.by_node import threefry_key as threefry_key
 from jsage.sampling.compact import Capacities as Capacities
 from jsage.sampling.compact import Frontier as Frontier
 from jsage.sampling.compact import compact as compact
@@ -13,6 +13,7 @@ from jsage.sampling.compact import compacted as compacted
 from jsage.sampling.compact import measure_capacities as measure_capacities
 from jsage.sampling.compact import sample_compact_blocks as sample_compact_blocks
 from jsage.sampling.draws import choose as choose
+from jsage.sampling.draws import latest as latest
 from jsage.sampling.draws import with_replacement as with_replacement
 from jsage.sampling.draws import without_replacement as without_replacement
 from jsage.sampling.exact import Room as Room
@@ -28,11 +29,10 @@ from jsage.sampling.importance import importance_graph as importance_graph
 from jsage.sampling.importance import importance_neighbors as importance_neighbors
 from jsage.sampling.importance import rank_neighbors as rank_neighbors
 from jsage.sampling.importance import restart_visits as restart_visits
-from jsage.sampling.link_batches import Gaps as Gaps
+from jsage.sampling.link_batches import GraphWithoutEdges as GraphWithoutEdges
+from jsage.sampling.link_batches import HiddenRuns as HiddenRuns
 from jsage.sampling.link_batches import LinkBatch as LinkBatch
-from jsage.sampling.link_batches import Rows as Rows
-from jsage.sampling.link_batches import Without as Without
-from jsage.sampling.link_batches import make_gaps as make_gaps
+from jsage.sampling.link_batches import hide_runs as hide_runs
 from jsage.sampling.link_batches import sample_link_blocks as sample_link_blocks
 from jsage.sampling.link_batches import split as split
 from jsage.sampling.link_batches import without_pairs as without_pairs
@@ -42,6 +42,9 @@ from jsage.sampling.neighbors import sample_neighbors as sample_neighbors
 from jsage.sampling.neighbors import stack_hops as stack_hops
 from jsage.sampling.seeds import batches as batches
 from jsage.sampling.seeds import epoch as epoch
+from jsage.sampling.temporal import GraphBefore as GraphBefore
+from jsage.sampling.temporal import TimedNodes as TimedNodes
+from jsage.sampling.temporal import sample_temporal_blocks as sample_temporal_blocks
 from jsage.sampling.walks import Walks as Walks
 from jsage.sampling.walks import node2vec_walk as node2vec_walk
 from jsage.sampling.walks import positive_pairs as positive_pairs

@@ -1,8 +1,7 @@
 """Sampling that depends on the node alone: draws keyed by `(key, hop, node id)`.
 
-A node's sampled neighbours, and so its embedding, are the same in any batch, order, batch size, padding or
-number of devices: for inference that does not change from request to request. It reads a `Graph`, or anything
-that answers the calls of `Neighbours`: a growing graph, a graph with new nodes beside it.
+A node's sampled neighbors, and so its embedding, are the same in any batch, order, batch size, padding or
+number of devices: for inference that does not change from request to request.
 """
 
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Int, Integer, UInt32
 
-from jsage.blocks import Block, Indexed, Tree
-from jsage.graph import AnyGraph
-from jsage.graph.adjacency import degrees, read
+from jsage._internal.checks import check_fanout
+from jsage.blocks import Block, Indexed
+from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import choose
+from jsage.sampling.neighbors import read_slots, stack_hops
 from jsage.typing import PRNGKey
 
 Nodes: TypeAlias = Int[Array, " num_nodes"]
@@ -53,15 +53,14 @@ def node_bits(
     return threefry_2x32((words[0], words[1]), counter.ravel()).reshape(-1, nodes.shape[0])[:k]
 
 
-def hop_key(key: PRNGKey, hop: int) -> PRNGKey:
-    """The key that hop number `hop` is drawn by, a Threefry key whatever the kind of `key`.
+def threefry_key(key: PRNGKey) -> PRNGKey:
+    """A Threefry key of the first two words of `key`, of whatever kind it is: draws by node are made of them.
 
     >>> import jax
-    >>> hop_key(jax.random.key(0), 1) == jax.random.fold_in(jax.random.key(0), 1)
+    >>> threefry_key(jax.random.key(1)) == jax.random.key(1)
     Array(True, dtype=bool)
     """
-    threefry = jax.random.wrap_key_data(jnp.stack(_words(key)), impl="threefry2x32")
-    return jax.random.fold_in(threefry, hop)
+    return jax.random.wrap_key_data(jnp.stack(_words(key)), impl="threefry2x32")
 
 
 def _words(key: PRNGKey) -> tuple[Array, Array]:
@@ -69,10 +68,10 @@ def _words(key: PRNGKey) -> tuple[Array, Array]:
     return data[0], data[1]
 
 
-def sample_neighbors_by_node(key: PRNGKey, graph: AnyGraph, seeds: Nodes, fanout: int) -> Indexed:
+def sample_neighbors_by_node(key: PRNGKey, graph: Adjacency, seeds: Nodes, fanout: int) -> Indexed:
     """`sample_neighbors` without replacement, with each seed's draw keyed by its id.
 
-    A seed that comes twice has the same neighbours both times; different seeds' are independent.
+    A seed that comes twice has the same neighbors both times; different seeds' are independent.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -81,19 +80,17 @@ def sample_neighbors_by_node(key: PRNGKey, graph: AnyGraph, seeds: Nodes, fanout
     >>> bool((block.src[0] == block.src[2]).all()), block.mask.sum(1)
     (True, Array([4, 0, 4], dtype=int32))
     """
-    if fanout < 1:
-        raise ValueError(f"a fanout is a positive number of neighbours, got {fanout}: leave the hop out")
-    offset, mask = choose(node_bits(key, seeds, fanout), degrees(graph, seeds))
-    src, edge_data = read(graph, seeds[:, None], offset, mask)
-    return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
+    check_fanout(fanout)
+    offset, mask = choose(node_bits(key, seeds, fanout), graph.degrees(seeds))
+    return read_slots(graph, seeds, offset, mask)
 
 
 def sample_blocks_by_node(
-    key: PRNGKey, graph: AnyGraph, seeds: Nodes, fanouts: Sequence[int]
+    key: PRNGKey, graph: Adjacency, seeds: Nodes, fanouts: Sequence[int]
 ) -> tuple[Block, ...]:
     """`sample_blocks` without replacement, with draws keyed by `(key, hop, node id)`.
 
-    Each node's neighbours are an exact uniform sample. Under one key copies of a node share theirs in all
+    Each node's neighbors are an exact uniform sample. Under one key copies of a node share theirs in all
     batches, so keep the key for inference, and take another one for each step of training.
 
     >>> import jax, jax.numpy as jnp
@@ -103,12 +100,8 @@ def sample_blocks_by_node(
     >>> last.mask.shape
     (3, 2)
     """
-    if not fanouts:
-        raise ValueError(
-            "sample_blocks_by_node needs one fanout a layer, got none: pass for instance (25, 10)"
-        )
-    hops, frontier = [], seeds
-    for hop, fanout in enumerate(fanouts):
-        hops.append(sample_neighbors_by_node(hop_key(key, hop), graph, frontier, fanout))
-        frontier = jnp.concatenate([frontier, hops[-1].src.ravel()])
-    return (hops[-1], *(Tree(block.mask, block.edge_data) for block in reversed(hops[:-1])))
+
+    def hop(key: PRNGKey, frontier: Nodes, fanout: int) -> Indexed:
+        return sample_neighbors_by_node(key, graph, frontier, fanout)
+
+    return stack_hops(threefry_key(key), seeds, fanouts, hop)

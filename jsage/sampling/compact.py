@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import LEGAL, take
-from jsage.blocks import Block, Indexed, Tree
-from jsage.graph import Graph
+from jsage.blocks import Block, Indexed
+from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
-from jsage.sampling.neighbors import sample_blocks, sample_neighbors
+from jsage.sampling.neighbors import append_slots, sample_blocks, sample_neighbors, stack_hops
 from jsage.sampling.seeds import epoch
 from jsage.typing import DrawFn, LossFn, Metrics, PRNGKey
 
@@ -66,7 +66,7 @@ def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
 
 def sample_compact_blocks(
     key: PRNGKey,
-    graph: Graph,
+    graph: Adjacency,
     seeds: Int[Array, " num_seeds"],
     fanouts: Sequence[int],
     capacities: Capacities,
@@ -100,7 +100,7 @@ def sample_compact_blocks(
 
 def compacted(
     loss: BlockLossFn,
-    graph: Graph,
+    graph: Adjacency,
     fanouts: Sequence[int],
     capacities: Capacities,
     *,
@@ -169,7 +169,7 @@ def _either(
 
 def measure_capacities(
     key: PRNGKey,
-    graph: Graph,
+    graph: Adjacency,
     nodes: Int[Array, " num_nodes"],
     batch_size: int,
     fanouts: Sequence[int],
@@ -193,7 +193,7 @@ def measure_capacities(
     while True:  # without one frontier's compaction the next one meets more nodes
         tried = [room if capacity else None for room, capacity in zip(rooms, capacities, strict=True)]
 
-        def count(graph: Graph, batch: tuple[PRNGKey, Array], tried: Capacities = tried) -> list[Array]:
+        def count(graph: Adjacency, batch: tuple[PRNGKey, Array], tried: Capacities = tried) -> list[Array]:
             return _sample(batch[0], graph, batch[1], fanouts, tried, draw)[1]
 
         counts = jax.jit(lambda graph, batches, f=count: jax.lax.map(partial(f, graph), batches))
@@ -214,26 +214,36 @@ def _worthwhile(most: Sequence[int | None], rows: int, fanouts: Sequence[int]) -
     return capacities
 
 
+class _Rows(NamedTuple):
+    """The rows of a frontier; those that are not valid draw nothing (None: all are)."""
+
+    ids: Array
+    valid: Array | None
+
+
 def _sample(
-    key: PRNGKey, graph: Graph, seeds: Array, fanouts: Sequence[int], capacities: Capacities, draw: DrawFn
+    key: PRNGKey, graph: Adjacency, seeds: Array, fanouts: Sequence[int], capacities: Capacities, draw: DrawFn
 ) -> tuple[tuple[Block, ...], list[Array]]:
     """The blocks, and the number of distinct nodes of each frontier that is compacted."""
-    blocks, counts, frontier, live = [], [], seeds, None
-    for hop, (fanout, capacity) in enumerate(zip(fanouts, (*capacities, None), strict=True)):
-        block = sample_neighbors(jax.random.fold_in(key, hop), graph, frontier, fanout, draw=draw)
-        if live is not None:  # rows beyond the count draw nothing
-            src = jnp.where(live[:, None], block.src, block.dst[:, None])
-            block = block._replace(src=src, mask=block.mask & live[:, None])
-        frontier = jnp.concatenate([frontier, block.src.ravel()])
-        if capacity is not None:
-            found = compact(frontier, capacity)
-            own, slots = jnp.split(found.position, [block.num_dst])
-            blocks.insert(0, Indexed(own, slots.reshape(block.src.shape), block.mask, block.edge_data))
-            frontier, live = found.ids, jnp.arange(capacity) < found.size
-            counts.append(found.size)
-        elif hop < len(fanouts) - 1:
-            blocks.insert(0, Tree(block.mask, block.edge_data))
-            live = None if live is None else blocks[0].read(live, frontier.shape[0])
-        else:
-            blocks.insert(0, block)
-    return tuple(blocks), counts
+    counts = []
+
+    def hop(key: PRNGKey, frontier: _Rows, size: tuple[int, int | None]) -> Indexed:
+        block = sample_neighbors(key, graph, frontier.ids, size[0], draw=draw)
+        if frontier.valid is None:
+            return block
+        valid = frontier.valid[:, None]
+        return block._replace(src=jnp.where(valid, block.src, block.dst[:, None]), mask=block.mask & valid)
+
+    def extend(frontier: _Rows, block: Indexed, size: tuple[int, int | None]) -> tuple[_Rows, Block]:
+        capacity, (ids, tree) = size[1], append_slots(frontier.ids, block)
+        if capacity is None:
+            valid = None if frontier.valid is None else tree.read(frontier.valid, ids.shape[0])
+            return _Rows(ids, valid), tree
+        found = compact(ids, capacity)
+        counts.append(found.size)
+        own, slots = jnp.split(found.position, [block.num_dst])
+        rows = _Rows(found.ids, jnp.arange(capacity) < found.size)
+        return rows, Indexed(own, slots.reshape(block.src.shape), block.mask, block.edge_data)
+
+    sizes = tuple(zip(fanouts, (*capacities, None), strict=True))
+    return stack_hops(key, _Rows(seeds, None), sizes, hop, extend=extend), counts

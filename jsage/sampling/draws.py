@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
+from jsage._internal.checks import check_fanout
 from jsage.typing import PRNGKey
 
 
@@ -30,7 +31,7 @@ def without_replacement(
     >>> offset[1]
     Array([0, 1, 0], dtype=int32)
     """
-    _check(k)
+    check_fanout(k)
     return choose(jax.random.bits(key, (k, n.shape[0]), jnp.uint32), n)
 
 
@@ -71,11 +72,28 @@ def with_replacement(
     >>> mask.sum(1), offset[1]
     (Array([0, 3, 3], dtype=int32), Array([0, 0, 0], dtype=int32))
     """
-    _check(k)
+    check_fanout(k)
     bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
     # A slot at a time, as in `choose`: XLA would draw fused bits anew for each array that the slots index.
     offset = jax.lax.map(lambda word: _below(word, n), bits)
     return offset.T, jnp.broadcast_to(n > 0, bits.shape).T
+
+
+def latest(
+    key: PRNGKey, n: Int[Array, " rows"], k: int
+) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
+    """The last `min(n, k)` offsets of each row, the last one first: nothing is drawn, the key is not read.
+
+    For rows in order of time.
+
+    >>> import jax, jax.numpy as jnp
+    >>> latest(jax.random.key(0), jnp.array([1, 5]), 2)[0]
+    Array([[0, 0],
+           [4, 3]], dtype=int32)
+    """
+    check_fanout(k)
+    offset = n[:, None] - 1 - jnp.arange(k, dtype=jnp.int32)[None]
+    return jnp.maximum(offset, 0), offset >= 0
 
 
 def _below(bits: UInt32[Array, "..."], bound: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -87,8 +105,3 @@ def _below(bits: UInt32[Array, "..."], bound: Int[Array, "..."]) -> Int[Array, "
     high, low, top, bottom = bits >> 16, bits & 0xFFFF, bound >> 16, bound & 0xFFFF
     middle = high * bottom + (low * bottom >> 16)
     return (high * top + (middle >> 16) + (low * top + (middle & 0xFFFF) >> 16)).astype(jnp.int32)
-
-
-def _check(k: int) -> None:
-    if k < 1:
-        raise ValueError(f"a fanout is a positive number of neighbours, got {k}: leave the hop out instead")

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage._internal.arrays import take, wide
+from jsage._internal.arrays import rounded, take, wide
 from jsage.blocks import Block, Segments
 from jsage.blocks.gather import messages
-from jsage.graph import AnyGraph, Graph
-from jsage.graph.adjacency import degrees, read
+from jsage.graph import Graph
+from jsage.graph.adjacency import Adjacency
 from jsage.typing import EdgeData
 
 PIECE = 512
@@ -53,14 +53,14 @@ class Pieces(NamedTuple):
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> graph, dst = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([0, 2])
-    >>> block = Pieces(graph, dst, degrees(graph, dst))
+    >>> block = Pieces(graph, dst, graph.degrees(dst))
     >>> block.sum(jnp.eye(3)), block.own(jnp.eye(3))
     (Array([[0., 1., 1.],
             [0., 0., 0.]], dtype=float32), Array([[1., 0., 0.],
             [0., 0., 1.]], dtype=float32))
     """
 
-    graph: AnyGraph
+    graph: Adjacency
     dst: Int[Array, " num_dst"]
     degree: Int[Array, " num_dst"]
     more: Float[Array, "num_more d"] | None = None
@@ -147,7 +147,7 @@ def table_rows(
 
 
 def edges_into(
-    graph: AnyGraph,
+    graph: Adjacency,
     nodes: Int[Array, " num_nodes"],
     degree: Int[Array, " num_nodes"],
     size: int,
@@ -158,7 +158,7 @@ def edges_into(
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> graph, nodes = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([1, 2, 0])
-    >>> edges_into(graph, nodes, degrees(graph, nodes), 4).src
+    >>> edges_into(graph, nodes, graph.degrees(nodes), 4).src
     Array([0, 1, 2, 1], dtype=int32)
     """
     ends = jnp.cumsum(degree, dtype=jnp.int32)
@@ -167,12 +167,12 @@ def edges_into(
     row = jnp.where(live, jnp.searchsorted(ends, number, side="right", method="scan_unrolled"), 0)
     row = row.astype(jnp.int32)
     offset = number - take(ends - degree, row)
-    src, edge_data = read(graph, take(nodes, row), jnp.where(live, offset, 0), live)
+    src, edge_data = graph.edges_at(take(nodes, row), jnp.where(live, offset, 0), live)
     return Edges(jnp.where(live, row, nodes.shape[0]), src, live, edge_data)
 
 
 def whole_blocks(
-    graph: AnyGraph,
+    graph: Adjacency,
     seeds: Int[Array, " num_seeds"],
     rooms: Sequence[Room],
     *,
@@ -195,7 +195,7 @@ def whole_blocks(
     """
     blocks, taken, nodes, count = [], [], seeds, jnp.int32(seeds.shape[0])
     for room in rooms:
-        degree = jnp.where(jnp.arange(nodes.shape[0]) < count, degrees(graph, nodes), 0)
+        degree = jnp.where(jnp.arange(nodes.shape[0]) < count, graph.degrees(nodes), 0)
         edges = edges_into(graph, nodes, degree, room.edges)
         live = jnp.concatenate([jnp.arange(nodes.shape[0]) < count, edges.live])
         found, position, count = distinct(jnp.concatenate([nodes, edges.src]), live, room.nodes)
@@ -203,14 +203,14 @@ def whole_blocks(
         blocks.insert(0, Segments(src, edges.row, degree, edges.edge_data, own))
         taken.append(jnp.stack([degree.sum(), count]))
         nodes = found
-    degree = jnp.where(jnp.arange(nodes.shape[0]) < count, degrees(graph, nodes), 0)
+    degree = jnp.where(jnp.arange(nodes.shape[0]) < count, graph.degrees(nodes), 0)
     room = None if last is None else jnp.zeros(last, jnp.int8)
     taken.append(jnp.stack([degree.sum(), jnp.zeros_like(count)]))
     return (Pieces(graph, nodes, degree, more, room), *blocks), jnp.stack(taken)
 
 
 def fit_rooms(
-    graph: AnyGraph, seeds: Int[Array, " num_seeds"], hops: int, rooms: Sequence[Room] = ()
+    graph: Adjacency, seeds: Int[Array, " num_seeds"], hops: int, rooms: Sequence[Room] = ()
 ) -> tuple[tuple[Room, ...], int]:
     """Rooms for the whole neighbourhoods of these seeds, and one for the last hop; on the host.
 
@@ -227,7 +227,7 @@ def fit_rooms(
         if len(rooms) == hops - 1:
             return tuple(rooms), edges
         before = rooms[-1].nodes if rooms else seeds.shape[0]
-        rooms = (*rooms, Room(edges, min(before + edges, graph.num_nodes)))
+        rooms = (*rooms, Room(edges, min(before + edges, graph.id_limit)))
 
 
 @cache
@@ -251,17 +251,8 @@ def reads_rows(model: Any, num_nodes: int, width: int, num_seeds: int, rooms: tu
     return False
 
 
-def rounded(count: int) -> int:
-    """The least power of two that is no smaller, 1 at least.
-
-    >>> rounded(0), rounded(5), rounded(8)
-    (1, 8, 8)
-    """
-    return 1 << max(count - 1, 0).bit_length()
-
-
 @partial(jax.jit, static_argnums=2)
-def _taken(graph: AnyGraph, seeds: Array, rooms: tuple[Room, ...]) -> Array:
+def _taken(graph: Adjacency, seeds: Array, rooms: tuple[Room, ...]) -> Array:
     return whole_blocks(graph, seeds, rooms)[1]
 
 

@@ -38,7 +38,7 @@ SampleFn: TypeAlias = Callable[
 """`(key, graph, seeds) -> (blocks, fits)`; `key` is the one that `make_update` gives to the loss."""
 
 
-class Sampler(NamedTuple):
+class BlockSampler(NamedTuple):
     """How blocks are drawn, and how where they do not fit (None: they always do)."""
 
     sample: SampleFn
@@ -73,7 +73,7 @@ class _Plan(NamedTuple):
 
 def sampler(
     fanouts: Sequence[int], capacities: Capacities | None = None, *, draw: DrawFn = without_replacement
-) -> Sampler:
+) -> BlockSampler:
     """Trees drawn by the loss's own key; with `capacities` the blocks that `jsage.sampling.compacted` draws.
 
     The latter are drawn by the first key of `split(key)`: a loss with dropout splits off the second one.
@@ -90,8 +90,8 @@ def sampler(
         return sample_blocks(key, graph, seeds, fanouts, draw=draw), jnp.array(True)
 
     if capacities is None:
-        return Sampler(trees)
-    return Sampler(
+        return BlockSampler(trees)
+    return BlockSampler(
         lambda key, graph, seeds: sample_compact_blocks(
             jax.random.split(key)[0], graph, seeds, fanouts, capacities, draw=draw
         ),
@@ -120,7 +120,7 @@ class Loader:
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: BlockSampler,
         graph: Graph,
         features: HostArray,
         rows: int | None = None,
@@ -201,7 +201,9 @@ class Loader:
         return [Group(*jax.device_put((rows, plan.blocks, group)))]
 
 
-def measure_rows(sampler: Sampler, key: PRNGKey, graph: Graph, batches: PyTree, together: int = 1) -> int:
+def measure_rows(
+    sampler: BlockSampler, key: PRNGKey, graph: Graph, batches: PyTree, together: int = 1
+) -> int:
     """How many rows a group of batches reads, each once: the most of the first 8 and 4 %; on the host, once.
 
     >>> import jax

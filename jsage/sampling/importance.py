@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Int
 
 from jsage.blocks import Block, Indexed
 from jsage.graph import Graph
+from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import stack_hops
 from jsage.sampling.walks import random_walk
@@ -22,7 +23,7 @@ from jsage.typing import PRNGKey
 
 Seeds: TypeAlias = Int[Array, " rows"]
 Visited: TypeAlias = tuple[Int[Array, "rows visits"], Bool[Array, "rows visits"]]
-VisitFn: TypeAlias = Callable[[PRNGKey, Graph, Seeds], Visited]
+VisitFn: TypeAlias = Callable[[PRNGKey, Adjacency, Seeds], Visited]
 """`(key, graph, starts) -> (nodes, mask)`: what walks from each start visit, in any order."""
 KeepFn: TypeAlias = Callable[[Int[Array, "rows visits"]], Bool[Array, "rows visits"]]
 """`nodes -> kept`: which nodes may be neighbours."""
@@ -42,7 +43,7 @@ class Ranking(NamedTuple):
 
 
 def restart_visits(
-    key: PRNGKey, graph: Graph, starts: Seeds, *, walks: int = 10, length: int = 20, restart: float = 0.5
+    key: PRNGKey, graph: Adjacency, starts: Seeds, *, walks: int = 10, length: int = 20, restart: float = 0.5
 ) -> Visited:
     """`(nodes, mask)` of all visits of `walks` walks of `length` steps with restart from each start.
 
@@ -90,7 +91,7 @@ def count_visits(nodes: Int[Array, "rows visits"], mask: Bool[Array, "rows visit
 
 def rank_neighbors(
     key: PRNGKey,
-    graph: Graph,
+    graph: Adjacency,
     seeds: Seeds,
     top: int,
     *,
@@ -117,7 +118,7 @@ def rank_neighbors(
 
 def importance_neighbors(
     key: PRNGKey,
-    graph: Graph,
+    graph: Adjacency,
     seeds: Seeds,
     top: int,
     *,
@@ -146,7 +147,7 @@ def importance_neighbors(
 
 def importance_blocks(
     key: PRNGKey,
-    graph: Graph,
+    graph: Adjacency,
     seeds: Seeds,
     tops: Sequence[int],
     *,

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
-from jsage.blocks import Block, Indexed
+from jsage.blocks import Block
 from jsage.graph import Graph
-from jsage.graph.adjacency import read_rows
+from jsage.graph.adjacency import edges_of_rows
 from jsage.graph.search import bisect, edge_range
 from jsage.sampling.draws import without_replacement
-from jsage.sampling.neighbors import sample_blocks, stack_hops
+from jsage.sampling.neighbors import sample_blocks
 from jsage.typing import DrawFn, EdgeData, PRNGKey
 
 Nodes = Int[Array, " b"]
@@ -80,14 +80,8 @@ def sample_link_blocks(
     (Array([0, 1, 3], dtype=int32), Array([2, 0], dtype=int32), Array([1, 0, 0], dtype=int32))
     """
     _check(batch)
-    if not exclude:
-        return sample_blocks(key, graph, batch.seeds, fanouts, draw=draw)
-    left = without_pairs(graph, batch.src, batch.dst, batch.mask)
-
-    def hop(key: PRNGKey, seeds: Array, fanout: int) -> Indexed:
-        return left.sample(key, seeds, fanout, draw)
-
-    return stack_hops(key, batch.seeds, fanouts, hop)
+    left = without_pairs(graph, batch.src, batch.dst, batch.mask) if exclude else graph
+    return sample_blocks(key, left, batch.seeds, fanouts, draw=draw)
 
 
 def split(
@@ -110,7 +104,7 @@ def split(
     return h[:pairs], h[pairs : 2 * pairs], h[2 * pairs :].reshape(*batch.negatives.shape, h.shape[1])
 
 
-class Rows(NamedTuple):
+class VisibleRows(NamedTuple):
     """Where the edges of some rows are among those that are left."""
 
     first: Int[Array, "*rows"]
@@ -122,57 +116,63 @@ class Rows(NamedTuple):
     high: Int[Array, "*rows"]
 
 
-class Gaps(NamedTuple):
-    """Runs of edges that are skipped where they stand; make one with `make_gaps`."""
+class HiddenRuns(NamedTuple):
+    """Runs of edges that are skipped where they are; make one with `hide_runs`."""
 
     start: Int[Array, " runs"]
     """The first position of each run among the edges, ascending."""
     hidden: Int[Array, " runs+1"]
     """How many edges the first `j` runs hold: 0, then running sums."""
 
-    def rows(self, indptr: Int[Array, " ends"], nodes: Int[Array, "*rows"]) -> Rows:
+    def rows(self, indptr: Int[Array, " ends"], nodes: Int[Array, "*rows"]) -> VisibleRows:
         """What is left of the nodes' rows."""
         ends = take(indptr, jnp.stack([nodes, nodes + 1]))
         low, high = runs = jnp.searchsorted(self.start, ends).astype(jnp.int32)
         first, end = ends - take(self.hidden, runs)
-        return Rows(first, end - first, low, high)
+        return VisibleRows(first, end - first, low, high)
 
-    def stand(self, rows: Rows, offset: Int[Array, "*slots"]) -> Int[Array, "*slots"]:
-        """The position of each row's edge number `offset` among those left; rows broadcast.
+    def position(
+        self, indptr: Int[Array, " ends"], nodes: Int[Array, "*rows"], offset: Int[Array, "..."]
+    ) -> Int[Array, "..."]:
+        """The position of each node's edge number `offset` among those left; slots are the last axes.
 
-        Edge `c` of all that are left stands at `c + hidden[j]`, with `j` runs before it. These are the runs
+        Edge `c` of all that are left is at `c + hidden[j]`, with `j` runs before it. These are the runs
         that have no more than `c` edges left before them: a search among the row's own.
         """
-        number, left = rows.first + offset, self.start - self.hidden[:-1]
-        return number + take(self.hidden, bisect(left, rows.low, rows.high, number, after=True))
+        # Slot-major, as it is drawn: a TPU pads the last axis to 128.
+        slots, front = tuple(range(nodes.ndim, offset.ndim)), tuple(range(offset.ndim - nodes.ndim))
+        rows = VisibleRows(*(jnp.expand_dims(part, front) for part in self.rows(indptr, nodes)))
+        number, left = rows.first + jnp.moveaxis(offset, slots, front), self.start - self.hidden[:-1]
+        runs = bisect(left, rows.low, rows.high, number, after=True)
+        return jnp.moveaxis(number + take(self.hidden, runs), front, slots)
 
 
-def make_gaps(start: Int[Array, " runs"], lengths: Int[Array, " runs"], num_edges: int) -> Gaps:
-    """The gaps of runs of edges in any order: apart from one another or equal, some of length 0.
+def hide_runs(start: Int[Array, " runs"], lengths: Int[Array, " runs"], num_edges: int) -> HiddenRuns:
+    """Runs of edges to skip, given in any order: apart from one another or equal, some of length 0.
 
-    >>> make_gaps(jnp.array([4, 0, 1, 4]), jnp.array([2, 0, 1, 2]), 9)
-    Gaps(start=Array([1, 4, 4, 9], dtype=int32), hidden=Array([0, 1, 1, 3, 3], dtype=int32))
+    >>> hide_runs(jnp.array([4, 0, 1, 4]), jnp.array([2, 0, 1, 2]), 9)
+    HiddenRuns(start=Array([1, 4, 4, 9], dtype=int32), hidden=Array([0, 1, 1, 3, 3], dtype=int32))
     """
     start = jnp.where(lengths > 0, start, num_edges)  # empty runs come last
     start, lengths = jax.lax.sort_key_val(start, lengths)
     lengths = jnp.where(start == jnp.append(start[1:], -1), 0, lengths)  # of equal runs the last counts
-    return Gaps(start, jnp.pad(jnp.cumsum(lengths, dtype=jnp.int32), (1, 0)))
+    return HiddenRuns(start, jnp.pad(jnp.cumsum(lengths, dtype=jnp.int32), (1, 0)))
 
 
-class Without(NamedTuple):
-    """A graph without some runs of its edges, in place; it answers the calls of `jsage.graph.Neighbours`.
+class GraphWithoutEdges(NamedTuple):
+    """A graph without some runs of its edges, in place: an `Adjacency`. Make one with `without_pairs`.
 
-    So `sample_blocks_by_node` and `whole_blocks` take it too: a pair's score from draws that never change, or
-    from whole neighbourhoods, with its own edge out. Make one with `without_pairs`.
+    So every sampler takes it, and `whole_blocks`: a pair's score from draws that never change, or from whole
+    neighborhoods, with its own edge out.
     """
 
     graph: Graph
-    gaps: Gaps
+    hidden: HiddenRuns
 
     @property
-    def num_nodes(self) -> int:
-        """The number of nodes."""
-        return self.graph.num_nodes
+    def id_limit(self) -> int:
+        """The graph's own."""
+        return self.graph.id_limit
 
     @property
     def edge_data(self) -> EdgeData:
@@ -181,29 +181,17 @@ class Without(NamedTuple):
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of edges left into each node."""
-        return self.gaps.rows(self.graph.indptr, nodes).degree
+        return self.hidden.rows(self.graph.indptr, nodes).degree
 
-    def read(
-        self, nodes: Int[Array, "*#rows"], offset: Int[Array, "*rows"], live: Bool[Array, "*rows"]
-    ) -> tuple[Int[Array, "*rows"], EdgeData]:
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Int[Array, "..."], EdgeData]:
         """The source and the data of each node's edge number `offset` among those left."""
-        return self._read(self.gaps.rows(self.graph.indptr, nodes), offset, live)
-
-    def sample(self, key: PRNGKey, seeds: Array, fanout: int, draw: DrawFn) -> Indexed:
-        """`sample_neighbors` of the edges that are left."""
-        rows = self.gaps.rows(self.graph.indptr, seeds)
-        offset, mask = draw(key, rows.degree, fanout)
-        # Slot-major, as it is drawn: a TPU pads the last axis to 128.
-        src, edge_data = self._read(Rows(*(part[None] for part in rows)), offset.T, mask.T)
-        edge_data = {name: value.swapaxes(0, 1) for name, value in edge_data.items()}
-        return Indexed(seeds, jnp.where(mask, src.T, seeds[:, None]), mask, edge_data)
-
-    def _read(self, rows: Rows, offset: Array, live: Array) -> tuple[Array, EdgeData]:
-        edge = self.gaps.stand(rows, offset)
-        return read_rows(edge, jnp.zeros_like(edge), live, self.graph.indices, self.graph.edge_data)
+        edge = self.hidden.position(self.graph.indptr, nodes, offset)
+        return edges_of_rows(edge, jnp.zeros_like(edge), valid, self.graph.indices, self.edge_data)
 
 
-def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"]) -> Without:
+def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"]) -> GraphWithoutEdges:
     """The graph without the edges `src -> dst` and `dst -> src` of the pairs under the mask, inside jit.
 
     Parallel edges all go; a pair that is no edge, or comes twice, does no harm. It takes memory and sorting
@@ -219,7 +207,7 @@ def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"])
     ends = jnp.concatenate([src, dst]), jnp.concatenate([dst, src])
     start, stop = edge_range(graph, *ends)
     lengths = jnp.where(jnp.concatenate([mask, mask]), stop - start, 0)
-    return Without(graph, make_gaps(start, lengths, graph.num_edges))
+    return GraphWithoutEdges(graph, hide_runs(start, lengths, graph.num_edges))
 
 
 def _check(batch: LinkBatch) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 from jsage._internal.arrays import take
+from jsage._internal.checks import INT32, check_ids
 from jsage.graph import Graph, has_edge, in_degrees
 from jsage.typing import HostArray, PRNGKey
 
 Shape: TypeAlias = tuple[int, ...]
-Sampler: TypeAlias = Callable[[PRNGKey, Shape], Int[Array, "..."]]
+NegativeSampler: TypeAlias = Callable[[PRNGKey, Shape], Int[Array, "..."]]
 """`(key, shape) -> ids`"""
 Weights: TypeAlias = HostArray | Sequence[float] | Sequence[int]
 Ends: TypeAlias = tuple[Int[Array, "b num"], Int[Array, "b num"]]
@@ -35,8 +36,8 @@ class AliasTable(NamedTuple):
     alias: Int[Array, " n"]
 
     def __call__(self, key: PRNGKey, shape: Shape) -> Int[Array, "..."]:
-        """Draw ids: `draw`."""
-        return draw(key, self, shape)
+        """Draw ids: `sample_alias`."""
+        return sample_alias(key, self, shape)
 
 
 class Uniform(NamedTuple):
@@ -50,8 +51,8 @@ class Uniform(NamedTuple):
         return self.start + jax.random.randint(key, shape, 0, self.size)
 
 
-class Among(NamedTuple):
-    """The ids of a list, at positions that another sampler draws. Make one with `among`."""
+class Choice(NamedTuple):
+    """The ids of a list, at positions that another sampler draws. Make one with `choice`."""
 
     nodes: Int[Array, " n"]
     position: Uniform | AliasTable
@@ -86,10 +87,10 @@ def alias_table(weights: Weights) -> AliasTable:
     return AliasTable(jnp.asarray(np.minimum(keep, ONE - 1).astype(np.uint32)), jnp.asarray(alias, jnp.int32))
 
 
-def draw(key: PRNGKey, table: AliasTable, shape: Shape) -> Int[Array, "..."]:
+def sample_alias(key: PRNGKey, table: AliasTable, shape: Shape) -> Int[Array, "..."]:
     """Independent ids from an alias table: two random numbers and two reads each, inside jit.
 
-    >>> draw(jax.random.key(0), alias_table([0.0, 1.0, 0.0]), (2, 3))
+    >>> sample_alias(jax.random.key(0), alias_table([0.0, 1.0, 0.0]), (2, 3))
     Array([[1, 1, 1],
            [1, 1, 1]], dtype=int32)
     """
@@ -113,26 +114,24 @@ def uniform(num_nodes: int, *, start: int = 0) -> Uniform:
     return Uniform(jnp.int32(start), jnp.int32(num_nodes))
 
 
-def among(nodes: HostArray | Sequence[int], weights: Weights | None = None) -> Among:
+def choice(nodes: HostArray | Sequence[int], weights: Weights | None = None) -> Choice:
     """The sampler of the ids listed (the nodes of one type): equally likely, or in proportion to `weights`.
 
-    >>> among([7, 3, 5], [0.0, 0.0, 2.0])(jax.random.key(0), (3,))
+    >>> choice([7, 3, 5], [0.0, 0.0, 2.0])(jax.random.key(0), (3,))
     Array([5, 5, 5], dtype=int32)
     """
-    ids = np.asarray(nodes)
-    if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"nodes must list node ids, at least one, got {ids.dtype} of shape {ids.shape}")
-    if ids.min() < 0 or ids.max() >= 2**31:
-        raise ValueError(f"nodes must be ids in 0 .. 2^31 - 1, got {ids.min()} .. {ids.max()}")
+    ids = check_ids(nodes, INT32, "nodes")
+    if not len(ids):
+        raise ValueError("nodes must list at least one node, got none")
     if weights is not None and np.shape(weights) != ids.shape:
         raise ValueError(f"expected one weight a node, {len(ids)}, got shape {np.shape(weights)}")
     position = uniform(len(ids)) if weights is None else alias_table(weights)
-    return Among(jnp.asarray(ids, jnp.int32), position)
+    return Choice(jnp.asarray(ids), position)
 
 
 def by_degree(
     graph: Graph, power: float = 0.75, *, nodes: HostArray | Sequence[int] | None = None
-) -> AliasTable | Among:
+) -> AliasTable | Choice:
     """The sampler of nodes in proportion to `in_degree ** power`, of all nodes or of those listed.
 
     The noise distribution of word2vec (Mikolov et al., 2013, §2.2) that GraphSAGE's loss draws negatives from
@@ -144,7 +143,7 @@ def by_degree(
     Array([1, 1, 1], dtype=int32)
     """
     weights = np.asarray(in_degrees(graph), np.float64) ** power
-    return alias_table(weights) if nodes is None else among(nodes, weights[np.asarray(nodes)])
+    return alias_table(weights) if nodes is None else choice(nodes, weights[np.asarray(nodes)])
 
 
 def in_batch(src: Int[Array, " b"], dst: Int[Array, " b"], mask: Bool[Array, " b"]) -> Bool[Array, "b b"]:
@@ -171,14 +170,14 @@ def corrupt(
     dst: Int[Array, " b"],
     num: int,
     *,
-    source: Sampler | None = None,
-    target: Sampler | None = None,
+    source: NegativeSampler | None = None,
+    target: NegativeSampler | None = None,
 ) -> Ends:
     """`num` negatives of each pair, in which one end is drawn anew and the other stays.
 
     `source` draws sources, `target` targets; given both, a fair coin decides for each negative which end is
     replaced (Bordes et al., 2013, "Translating embeddings", §2: so with triples, whose relation stays).
-    Returns `(src, dst)`, each `[b, num]`. True pairs may be among them: see `redraw`.
+    Returns `(src, dst)`, each `[b, num]`. True pairs may be among them: see `resample`.
 
     >>> src, dst = corrupt(jax.random.key(0), jnp.array([0, 1]), jnp.array([2, 3]), 4, target=uniform(9))
     >>> src.tolist(), dst.shape
@@ -199,7 +198,7 @@ def corrupt(
     return src, dst if target is None else jnp.where(first, dst, target(other, shape))
 
 
-def redraw(
+def resample(
     key: PRNGKey,
     first: Any,
     propose: Callable[[PRNGKey], Any],
@@ -212,8 +211,7 @@ def redraw(
     `first` and `propose(key)` are arrays, or tuples of them, of the shape of `wrong(first)`. The loop ends as
     soon as nothing is wrong. What lives has the distribution of a proposal given that it is right.
 
-    >>> kept, mask = redraw(jax.random.key(0), jnp.arange(4), lambda key: jnp.arange(4) + 1, lambda x: x < 2)
-    >>> kept, mask
+    >>> resample(jax.random.key(0), jnp.arange(4), lambda key: jnp.arange(4) + 1, lambda ids: ids < 2)
     (Array([1, 2, 2, 3], dtype=int32), Array([False,  True,  True,  True], dtype=bool))
     """
     if tries < 0:
@@ -235,7 +233,7 @@ def exclude_edges(
     graph: Graph,
     src: Int[Array, " b"],
     negatives: Int[Array, "b num"],
-    sampler: Sampler,
+    sampler: NegativeSampler,
     *,
     tries: int = 8,
 ) -> tuple[Int[Array, "b num"], Bool[Array, "b num"]]:
@@ -244,7 +242,7 @@ def exclude_edges(
     What is an edge even then is masked: a live negative never is one, and has the sampler's distribution over
     the nodes that `src[i]` has no edge to. The graph, with sorted rows (`sort_rows`), holds all edges to be
     excluded; after `add_self_loops` a node is no negative of its own. For the other end, and for typed edges,
-    see `redraw` and `corrupt`.
+    see `resample` and `corrupt`.
 
     >>> from jsage.graph import from_edges
     >>> from jsage.graph import sort_rows
@@ -254,7 +252,7 @@ def exclude_edges(
     """
     rows = jnp.broadcast_to(src[:, None], negatives.shape)
     propose, wrong = lambda key: sampler(key, negatives.shape), lambda ids: has_edge(graph, rows, ids)
-    return redraw(key, negatives, propose, wrong, tries=tries)
+    return resample(key, negatives, propose, wrong, tries=tries)
 
 
 def _shares(weights: Weights) -> np.ndarray:

@@ -1,35 +1,37 @@
-"""Neighbour sampling as a pure function of a key, inside the jitted step.
+"""Neighbor sampling as a pure function of a key, inside the jitted step.
 
-Shapes follow from the number of seeds and the fanouts alone, so nothing recompiles.
+Shapes follow from the number of seeds and the fanouts alone, so nothing recompiles. A graph is whatever
+answers as an `Adjacency`; other neighborhoods than `sample_neighbors` are a `HopFn` for `stack_hops`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from jsage._internal.arrays import take
+from jsage._internal.checks import check_fanouts
 from jsage.blocks import Block, Indexed, Segments, Tree
 from jsage.graph import Graph
+from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
-from jsage.typing import DrawFn, PRNGKey
+from jsage.typing import DrawFn, HopFn, PRNGKey
 
 Seeds: TypeAlias = Int[Array, " num_seeds"]
-HopFn: TypeAlias = Callable[[PRNGKey, Seeds, int], Indexed]
-"""`(key, seeds, fanout) -> block`: one hop, as `sample_neighbors` draws it from some graph."""
+ExtendFn: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Block]]
+"""`(frontier, block, fanout) -> (frontier, block)`: where the next hop starts, the block over its rows."""
 
 
 def sample_neighbors(
-    key: PRNGKey, graph: Graph, seeds: Seeds, fanout: int, *, draw: DrawFn = without_replacement
+    key: PRNGKey, graph: Adjacency, seeds: Seeds, fanout: int, *, draw: DrawFn = without_replacement
 ) -> Indexed:
-    """Up to `fanout` in-neighbours of each seed, as an indexed block over node ids.
+    """Up to `fanout` in-neighbors of each seed, as an indexed block over node ids.
 
-    With fewer than `fanout` neighbours a seed takes them all, once each, and the other slots are padding:
+    With fewer than `fanout` neighbors a seed takes them all, once each, and the other slots are padding:
     mask False, pointing at the seed itself. `edge_data` is gathered alike, and costs nothing unless it
-    is used. Seeds are node ids in `0..num_nodes-1`; `jsage.graph.validate` checks them on the host.
+    is used. Seeds are node ids below `graph.id_limit`; `jsage.graph.validate` checks them on the host.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -41,24 +43,40 @@ def sample_neighbors(
     >>> block.mask.sum(1)
     Array([2, 0], dtype=int32)
     """
-    start = take(graph.indptr, seeds)
-    degree = take(graph.indptr, seeds + 1) - start
-    offset, mask = draw(key, degree, fanout)
-    if graph.indices.shape[0] == 0:
-        empty = {name: jnp.zeros((*mask.shape, *v.shape[1:]), v.dtype) for name, v in graph.edge_data.items()}
-        return Indexed(seeds, jnp.broadcast_to(seeds[:, None], mask.shape), mask, empty)
-    edge = jnp.where(mask, start[:, None] + offset, 0)
-    src = jnp.where(mask, take(graph.indices, edge), seeds[:, None])
-    return Indexed(seeds, src, mask, {name: take(value, edge) for name, value in graph.edge_data.items()})
+    offset, mask = draw(key, graph.degrees(seeds), fanout)
+    return read_slots(graph, seeds, offset, mask)
+
+
+def read_slots(
+    graph: Adjacency,
+    seeds: Seeds,
+    offset: Int[Array, "num_seeds fanout"],
+    mask: Bool[Array, "num_seeds fanout"],
+) -> Indexed:
+    """The block of each seed's edges number `offset`: what a draw of them makes of a graph.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> graph = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3)
+    >>> read_slots(graph, jnp.array([0]), jnp.array([[1, 0]]), jnp.array([[True, False]])).src
+    Array([[2, 0]], dtype=int32)
+    """
+    src, edge_data = graph.edges_at(seeds, offset, mask)
+    return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
 
 
 def sample_blocks(
-    key: PRNGKey, graph: Graph, seeds: Seeds, fanouts: Sequence[int], *, draw: DrawFn = without_replacement
+    key: PRNGKey,
+    graph: Adjacency,
+    seeds: Seeds,
+    fanouts: Sequence[int],
+    *,
+    draw: DrawFn = without_replacement,
 ) -> tuple[Block, ...]:
     """The blocks of a minibatch (Hamilton et al., 2017, Algorithm 2), one a hop, in the order layers run.
 
-    `fanouts[0]` is the hop next to the seeds: `(25, 10)` draws 25 neighbours of each seed, then 10 of
-    each of the `num_seeds * (1 + 25)` nodes met so far. `blocks[0]` reads the feature table by node id;
+    `fanouts[0]` is the hop next to the seeds: `(25, 10)` draws 25 neighbors of each seed, then 10 of
+    each of the `num_seeds * (1 + 25)` nodes sampled so far. `blocks[0]` reads the feature table by node id;
     the others are trees over the layer before; `blocks[-1]`'s destinations are the seeds.
 
     >>> import jax, jax.numpy as jnp
@@ -77,8 +95,25 @@ def sample_blocks(
     return stack_hops(key, seeds, fanouts, hop)
 
 
-def stack_hops(key: PRNGKey, seeds: Seeds, fanouts: Sequence[int], hop: HopFn) -> tuple[Block, ...]:
+def append_slots(frontier: Any, block: Any, fanout: Any = None) -> tuple[Any, Tree]:
+    """The frontier followed by every slot, and the tree over its rows. For ids, and for tuples of arrays.
+
+    >>> import jax.numpy as jnp
+    >>> block = Indexed(jnp.array([0]), jnp.array([[1, 2]]), jnp.array([[True, True]]))
+    >>> append_slots(block.dst, block)[0]
+    Array([0, 1, 2], dtype=int32)
+    """
+    frontier = jax.tree.map(lambda ids, src: jnp.concatenate([ids, src.ravel()]), frontier, block.src)
+    return frontier, Tree(block.mask, block.edge_data)
+
+
+def stack_hops(
+    key: PRNGKey, seeds: Any, fanouts: Sequence[Any], hop: HopFn, *, extend: ExtendFn = append_slots
+) -> tuple[Any, ...]:
     """The blocks of a minibatch, as `sample_blocks` gives them, of hops that `hop` draws.
+
+    Hop number `i` draws with `fold_in(key, i)`. Between two hops `extend` says what the next one starts
+    from, and how the block before reads its rows. Seeds and fanouts are what `hop` and `extend` make of them.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -87,19 +122,17 @@ def stack_hops(key: PRNGKey, seeds: Seeds, fanouts: Sequence[int], hop: HopFn) -
     >>> [block.num_dst for block in stack_hops(jax.random.key(0), jnp.array([0, 2]), (2, 3), hop)]
     [6, 2]
     """
-    if not fanouts:
-        raise ValueError(
-            "sample_blocks needs one fanout a layer, got none: pass for instance fanouts=(25, 10)"
-        )
-    hops, frontier = [], seeds
+    check_fanouts(fanouts)
+    blocks, frontier = [], seeds
     for number, fanout in enumerate(fanouts):
-        hops.append(hop(jax.random.fold_in(key, number), frontier, fanout))
-        frontier = jnp.concatenate([frontier, hops[-1].src.ravel()])
-    return (hops[-1], *(Tree(block.mask, block.edge_data) for block in reversed(hops[:-1])))
+        if number:
+            frontier, blocks[0] = extend(frontier, blocks[0], fanouts[number - 1])
+        blocks.insert(0, hop(jax.random.fold_in(key, number), frontier, fanout))
+    return tuple(blocks)
 
 
 def full_block(graph: Graph, *, slots: bool = False) -> Segments:
-    """Every edge of a graph as one block: all nodes read their whole neighbourhoods (on the host).
+    """Every edge of a graph as one block: all nodes read their whole neighborhoods (on the host).
 
     `slots=True` adds the `[num_nodes, max degree]` table that aggregators over ordered slots (the LSTM)
     read. For a model of `L` layers pass `(full_block(graph),) * L`.

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
 from jsage.graph import Graph, has_edge
+from jsage.graph.adjacency import Adjacency
 from jsage.graph.search import edge_range
 from jsage.sampling.draws import with_replacement
 from jsage.sampling.neighbors import sample_neighbors
@@ -32,7 +33,9 @@ class Walks(NamedTuple):
     mask: Bool[Array, "rows length+1"]
 
 
-def random_walk(key: PRNGKey, graph: Graph, starts: Starts, length: int, *, restart: float = 0.0) -> Walks:
+def random_walk(
+    key: PRNGKey, graph: Adjacency, starts: Starts, length: int, *, restart: float = 0.0
+) -> Walks:
     """Walks of `length` steps, each to a uniformly drawn in-neighbour of the node before.
 
     Without restart a walk ends at a node that has no neighbours. With it every step first decides: with
@@ -56,15 +59,14 @@ def random_walk(key: PRNGKey, graph: Graph, starts: Starts, length: int, *, rest
     """
     if not 0 <= restart <= 1:
         raise ValueError(f"restart is the probability that a step goes back to the start, got {restart}")
-    bare = graph._replace(edge_data={})
 
     def step(key: PRNGKey, previous: Array, node: Array) -> tuple[Array, Array]:
-        hop = sample_neighbors(key, bare, node, 1, draw=with_replacement)
+        hop = sample_neighbors(key, graph, node, 1, draw=with_replacement)
         target, moved = hop.src[:, 0], hop.mask[:, 0]
         if restart == 0:
             return target, moved
         back = jax.random.bernoulli(jax.random.fold_in(key, 1), float(restart), node.shape, mode="high")
-        return jnp.where(back | ~moved, starts, target), _degrees(graph, starts) > 0
+        return jnp.where(back | ~moved, starts, target), graph.degrees(starts) > 0
 
     return _walk(key, starts, length, step)
 
@@ -99,7 +101,7 @@ def node2vec_walk(key: PRNGKey, graph: Graph, starts: Starts, length: int, *, p:
 
 
 def positive_pairs(
-    key: PRNGKey, graph: Graph, starts: Starts, *, walks: int = 50, length: int = 5
+    key: PRNGKey, graph: Adjacency, starts: Starts, *, walks: int = 50, length: int = 5
 ) -> tuple[Int[Array, "rows pairs"], Bool[Array, "rows pairs"]]:
     """`(partners, mask)`, `walks · length` a row: the nodes that each start's walks visit, other than itself.
 
@@ -144,7 +146,7 @@ def _second_order(
     key: PRNGKey, graph: Graph, previous: Array, node: Array, pq: tuple[float, float]
 ) -> tuple[Array, Array]:
     """One step of node2vec: a dart at an area of `back / p` beside one of `others · max(1, 1/q)`."""
-    degree = _degrees(graph, node)
+    degree = graph.degrees(node)
     if graph.num_edges == 0:
         return node, degree > 0
     p, q = pq
@@ -170,7 +172,3 @@ def _second_order(
 
     state = jnp.int32(0), node, degree > 0
     return jax.lax.while_loop(lambda state: state[2].any(), throw, state)[1], degree > 0
-
-
-def _degrees(graph: Graph, nodes: Array) -> Array:
-    return take(graph.indptr, nodes + 1) - take(graph.indptr, nodes)

@@ -27,17 +27,18 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Int, PyTree
 
-from jsage._internal.arrays import take
 from jsage._internal.files import flush_directory
 from jsage.blocks import Block, as_tree
-from jsage.graph import AnyGraph, Beside, Graph
+from jsage.graph import Graph
+from jsage.graph.adjacency import Adjacency
+from jsage.graph.overlay import GraphOverlay
 from jsage.sampling import sample_blocks_by_node
 from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
 from jsage.typing import HostArray, PRNGKey
 
-Sampler: TypeAlias = Callable[[PRNGKey, AnyGraph, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
-"""`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Neighbours`."""
+Sampler: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
+"""`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Adjacency`."""
 Apply: TypeAlias = Callable[[PyTree, Array, Sequence[Block]], Any]
 """`(variables, features, blocks) -> rows`, deterministic: a flax model's `apply`."""
 
@@ -170,13 +171,12 @@ def _embed(apply: Apply, plan: Plan) -> Callable:
 def _embed_new(apply: Apply, plan: Plan) -> Callable:
     def embed_new(params: list, tables: dict, inputs: dict) -> Array:
         known, features = inputs["num_nodes"], inputs["features"]
-        graph = Beside(_graph(tables), known, inputs["src"], inputs["dst"], _edge_data(inputs))
+        ends = inputs["src"], inputs["dst"]
+        graph = GraphOverlay(_graph(tables), known, features, *ends, _edge_data(inputs))
         seeds = known + jnp.arange(features.shape[0], dtype=jnp.int32)
         blocks: Any = plan.sampler(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
         ids, tree = as_tree(blocks[0])  # rows of two tables, so they are copied
-        old = take(tables["features"], jnp.where(ids < known, ids, 0))
-        new = take(features, jnp.where(ids < known, 0, ids - known))
-        return apply(params, jnp.where((ids < known)[:, None], old, new), (tree, *blocks[1:]))
+        return apply(params, graph.rows(tables["features"], ids), (tree, *blocks[1:]))
 
     return embed_new
 

@@ -13,7 +13,7 @@ from test_experiments import KEYS
 from experiments.links import __main__ as links
 from experiments.links.baselines import edgebank, heuristics
 from experiments.links.config import DECODERS, NEGATIVES, Config
-from experiments.links.learners import MAKE_DECODER, Tables, draw_negatives, earlier, link_blocks, past_blocks
+from experiments.links.learners import MAKE_DECODER, Tables, draw_negatives, link_blocks, past_blocks
 from experiments.links.problems import event_problem
 from experiments.links.problems import load as load_links
 from experiments.links.scores import Pairs, rate
@@ -167,19 +167,6 @@ def test_neighbours_are_the_latest_of_the_past():
         past = pairs[(pairs[:, 1] == node) & (time < at), 0][::-1][:3].tolist()
         assert hops[12 + 3 * i :][: len(past)] == past
         assert last.mask[i].tolist() == [slot < len(past) for slot in range(3)]
-
-
-def test_what_is_earlier_ends_where_a_search_says():
-    pairs, time = events()
-    graph = from_edges(*pairs.T, num_nodes=13, time=time)  # the last node has no edge
-    nodes, when = (part.ravel() for part in np.meshgrid(np.arange(13), np.arange(-1, 102)))
-    found = jax.jit(earlier)(graph, jnp.asarray(nodes), jnp.asarray(when, jnp.int32))
-    indptr, at = np.asarray(graph.indptr), np.asarray(graph.edge_data["time"])
-    expected = [
-        indptr[v] + np.searchsorted(at[indptr[v] : indptr[v + 1]], t)
-        for v, t in zip(nodes, when, strict=True)
-    ]
-    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("noise", NEGATIVES)

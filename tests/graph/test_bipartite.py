@@ -118,12 +118,12 @@ def test_no_interactions(num_users: int, num_items: int):
 @pytest.mark.parametrize(
     ("users", "items", "data", "message"),
     [
-        ([0, 3], [0, 0], {}, r"users must be in 0 \.\. 2, got 3"),
-        ([0, -1], [0, 0], {}, r"users must be in 0 \.\. 2, got -1"),
-        ([0, 1], [0, 4], {}, r"items must be in 0 \.\. 3, got 4"),
+        ([0, 3], [0, 0], {}, r"users must be users in 0 \.\. 2, got 3"),
+        ([0, -1], [0, 0], {}, r"users must be users in 0 \.\. 2, got -1"),
+        ([0, 1], [0, 4], {}, r"items must be items in 0 \.\. 3, got 4"),
         ([0, 1], [0], {}, "one entry an interaction each, got 2 and 1"),
-        ([0.5], [0], {}, "users must be integers of one axis, got float64"),
-        ([0], [[0]], {}, r"items must be integers of one axis, got int64 of shape \(1, 1\)"),
+        ([0.5], [0], {}, "users must hold integers, got float64"),
+        ([0], [[0]], {}, r"items must have one axis, got shape \(1, 1\)"),
         (
             [0],
             [0],

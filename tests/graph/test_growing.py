@@ -7,9 +7,10 @@ import pytest
 
 from jsage._internal.device_mirror import Mirror
 from jsage.graph import Graph, GrowingGraph, from_edges
-from jsage.infer import NewNodes, embed_new
+from jsage.graph.overlay import NewNodes
+from jsage.infer import embed_new
 from jsage.nn import GraphSAGE
-from jsage.sampling import full_block, sample_blocks_by_node
+from jsage.sampling import full_block, sample_blocks, sample_blocks_by_node
 
 WIDTH = 3
 
@@ -118,8 +119,8 @@ def test_samples_and_embeddings_are_those_of_the_ordinary_graph():
 
     model = GraphSAGE(hidden=4, out=2)
     params = jax.jit(model.init)(jax.random.key(0), table, got)
-    n = graph.num_nodes  # of a growing graph, new ids begin at its capacity
-    new = NewNodes(np.ones((1, WIDTH)), [5, 6, n], [n, n, 5], {"weight": [1.0, 2.0, 3.0]})
+    assert graph.num_nodes == 63 < graph.id_limit == len(table)  # ids to spare
+    new = NewNodes(np.ones((1, WIDTH)), [5, 6, -1], [-1, -1, 5], {"weight": [1.0, 2.0, 3.0]})
     out = embed_new(model, params, graph, table, new)
     src, dst, weight = np.array([*listed.edges, [5, 63, 1.0], [6, 63, 2.0], [63, 5, 3.0]], np.float64).T
     rebuilt = from_edges(src.astype(int), dst.astype(int), 64, weight=weight.astype(np.float32))
@@ -187,10 +188,10 @@ def test_old_tables_are_dead_and_say_so():
     ("call", "message"),
     [
         (lambda g: g.append_edges([0], [99], {"weight": [1.0]}), r"dst must be node ids in 0 .. 7, got 99"),
-        (lambda g: g.append_edges([0], [], {"weight": [1.0]}), "must be as long, got 1 and 0"),
+        (lambda g: g.append_edges([0], [], {"weight": [1.0]}), "one entry an edge each, got 1 and 0"),
         (lambda g: g.append_edges([0], [1]), r"edge_data must have \['weight'\], got \[\]"),
         (lambda g: g.append_edges([0], [1], {"weight": [[1.0]]}), r"one row an edge, got shape \(1, 1\)"),
-        (lambda g: g.append_edges([0.5], [1], {"weight": [1.0]}), "src must be one axis of integers"),
+        (lambda g: g.append_edges([0.5], [1], {"weight": [1.0]}), "src must hold integers, got float64"),
         (lambda g: g.append_nodes(np.ones((1, 9))), r"finite \[num_new, 3\], got shape \(1, 9\)"),
         (lambda g: g.append_nodes(np.full((1, 3), np.nan), (), (), {"weight": []}), "must be finite"),
         (lambda g: g.append_nodes(np.ones((1, 3)), [9], [0], {"weight": [1]}), r"src must be .* 8, got 9"),
@@ -204,3 +205,30 @@ def test_bad_calls_change_nothing_and_say_why(call, message: str):
     with pytest.raises(ValueError, match=message):
         call(growing)
     check(growing, listed)
+
+
+@pytest.mark.parametrize("fanouts", [None, (3, 100)])
+def test_new_nodes_come_beside_a_graph_with_ids_to_spare(fanouts):
+    """Three nodes, room for sixteen, and a hub; no id between the two is a node's."""
+    for num_nodes in (3, 70):
+        src = np.arange(num_nodes)
+        growing = GrowingGraph(from_edges(src, np.zeros_like(src), num_nodes), np.eye(num_nodes, WIDTH))
+        graph, table = growing.tables()
+        assert growing.num_nodes == graph.num_nodes == num_nodes < graph.id_limit == len(table)
+        model = GraphSAGE(hidden=4, out=2)
+        params = model.init(
+            jax.random.key(0), table, sample_blocks(jax.random.key(0), graph, jnp.asarray(src[:1]), (2, 2))
+        )
+        new = NewNodes(np.ones((2, WIDTH)), [0, 1, -1, -2], [-1, -1, -2, 0])
+        got = embed_new(model, params, graph, table, new, fanouts)
+        n = num_nodes
+        rebuilt = from_edges(np.append(src, [0, 1, n, n + 1]), [0] * n + [n, n, n + 1, 0], n + 2)
+        both = jnp.concatenate([table[:n], jnp.ones((2, WIDTH))])
+        expected = model.apply(params, both, (full_block(rebuilt),) * 2)[n:]
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        for bad in (n, graph.id_limit - 1, graph.id_limit, graph.id_limit + 1, -3):
+            for ends in (([0, bad], [-1, -1]), ([-1, -1], [0, bad])):
+                with pytest.raises(ValueError, match=rf"must be node ids in 0 .. {n - 1}, or .*, got {bad}"):
+                    embed_new(model, params, graph, table, NewNodes(np.ones((2, WIDTH)), *ends), fanouts)
+        with pytest.raises(ValueError, match=f"features must have one row an id, {len(table)}, got shape"):
+            embed_new(model, params, graph, jnp.asarray(growing.features()), new, fanouts)

@@ -12,7 +12,9 @@ import reference
 
 from jsage import aggregate
 from jsage.graph import Graph, from_edges
-from jsage.infer import Joined, NewNodes, apply_blocks, embed_new, join
+from jsage.graph.adjacency import Adjacency
+from jsage.graph.overlay import NewNodes, overlay
+from jsage.infer import apply_blocks, embed_new
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat
 from jsage.sampling import full_block, sample_blocks_by_node
 
@@ -34,6 +36,11 @@ def graphs(*, weighted: bool = False) -> tuple[Graph, Graph, dict]:
     old, new = ({"weight": w.astype(np.float32)} if weighted else {} for w in (OLD_WEIGHT, NEW_WEIGHT))
     both = {name: np.concatenate([old[name], new[name]]) for name in old}
     return from_edges(*OLD, N, **old), from_edges(*np.concatenate([OLD, NEW], 1), N + M, **both), new
+
+
+def ends(edges: np.ndarray, known: int = N) -> np.ndarray:
+    """Edges of the rebuilt graph as a request has them: new node `i` is `-1 - i`."""
+    return np.where(edges >= known, known - 1 - edges, edges)
 
 
 def rows(seed: int = 1) -> np.ndarray:
@@ -73,7 +80,7 @@ def test_equals_the_rebuilt_graph(name: str, weighted: bool):
     graph, rebuilt, data = graphs(weighted=weighted)
     table = rows()
     params, expected = whole(MODELS[name], rebuilt, table)
-    new = NewNodes(table[N:], *NEW, data)
+    new = NewNodes(table[N:], *ends(NEW), data)
     got = embed_new(MODELS[name], params, graph, jnp.asarray(table[:N]), new)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     assert np.isfinite(got).all()
@@ -92,7 +99,7 @@ def test_equals_the_rebuilt_graph_to_the_last_bit_in_whole_numbers(name: str):
     else:
         edges = NEW
     _, expected = whole(model, rebuilt, table, params)
-    got = embed_new(model, params, graph, jnp.asarray(table[:N]), NewNodes(table[N:], *edges))
+    got = embed_new(model, params, graph, jnp.asarray(table[:N]), NewNodes(table[N:], *ends(edges)))
     np.testing.assert_array_equal(got, expected)
 
 
@@ -111,7 +118,7 @@ def test_the_lstm_reads_whole_neighbourhoods_by_fanouts():
     graph, rebuilt, _ = graphs()
     table, model = rows(), GraphSAGE(hidden=4, out=2, conv=partial(SAGEConv, aggregate=LSTM()))
     params, expected = whole(model, rebuilt, table, slots=True)
-    new, known = NewNodes(table[N:], *NEW), jnp.asarray(table[:N])
+    new, known = NewNodes(table[N:], *ends(NEW)), jnp.asarray(table[:N])
     got = embed_new(model, params, graph, known, new, fanouts=(8, 64))
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     with pytest.raises(TypeError, match="pass fanouts no smaller than any degree"):
@@ -122,8 +129,8 @@ def test_sampled_neighbours_are_those_of_the_rebuilt_graph():
     graph, rebuilt, data = graphs(weighted=True)
     table, model, fanouts, key = rows(), MODELS["mean"], (3, 2), jax.random.key(0)
     params, _ = whole(model, rebuilt, table)
-    new, seeds = NewNodes(table[N:], *NEW, data), N + np.arange(M, dtype=np.int32)
-    joined = join(graph, new)
+    new, seeds = NewNodes(table[N:], *ends(NEW), data), N + np.arange(M, dtype=np.int32)
+    joined = overlay(graph, new)
     sample = jax.jit(sample_blocks_by_node, static_argnums=3)
     blocks, expected = (sample(key, g, seeds, fanouts) for g in (joined, rebuilt))
     for block, other in zip(blocks, expected, strict=True):
@@ -138,16 +145,16 @@ def test_sampled_neighbours_are_those_of_the_rebuilt_graph():
     )
 
 
-def test_a_joined_graph_reads_as_the_rebuilt_one():
+def test_a_graph_with_new_nodes_reads_as_the_rebuilt_one():
     graph, rebuilt, data = graphs(weighted=True)
-    joined = join(graph, NewNodes(rows()[N:], *NEW, data))
-    assert isinstance(joined, Joined)
+    joined = overlay(graph, NewNodes(rows()[N:], *ends(NEW), data))
+    assert isinstance(joined, Adjacency)
     indptr = np.asarray(rebuilt.indptr)
     degrees = jax.jit(lambda joined, nodes: joined.degrees(nodes))
     np.testing.assert_array_equal(degrees(joined, np.arange(N + M)), np.diff(indptr))
     nodes = np.repeat(np.arange(N + M), np.diff(indptr))
     offset = np.arange(len(nodes)) - indptr[nodes]
-    read = jax.jit(lambda joined, *slots: joined.read(*slots))
+    read = jax.jit(lambda joined, *slots: joined.edges_at(*slots))
     src, edge_data = read(joined, nodes, offset, np.ones(len(nodes), bool))
     np.testing.assert_array_equal(src, rebuilt.indices)
     np.testing.assert_array_equal(edge_data["weight"], rebuilt.edge_data["weight"])
@@ -161,11 +168,11 @@ def test_one_at_a_time_and_many_at_once_are_the_same_for_strangers():
     count, rng = 530, np.random.default_rng(5)
     features = rng.normal(size=(count, WIDTH)).astype(np.float32)
     src = rng.integers(0, N, 2 * count)
-    dst = N + np.arange(2 * count) % count
+    dst = -1 - np.arange(2 * count) % count
     together = np.asarray(embed_new(model, params, graph, known, NewNodes(features, src, dst)))
     assert together.shape == (count, 2)
     for i in (0, 511, 512, 529):
-        alone = NewNodes(features[i : i + 1], src[i::count], np.full(2, N))
+        alone = NewNodes(features[i : i + 1], src[i::count], [-1, -1])
         np.testing.assert_allclose(
             np.asarray(embed_new(model, params, graph, known, alone))[0], together[i], rtol=1e-5, atol=1e-5
         )
@@ -177,7 +184,7 @@ def test_a_graph_without_nodes_or_edges_takes_new_ones():
     params, _ = whole(model, from_edges(*edges, 2), table)
     expected = jax.jit(model.apply)(params, table, (full_block(from_edges(*edges, 2)),) * 2)
     empty = jax.device_put(np.zeros((1, WIDTH), np.float32))
-    got = embed_new(model, params, from_edges([], [], 1), empty, NewNodes(table, *(edges + 1)))
+    got = embed_new(model, params, from_edges([], [], 1), empty, NewNodes(table, *(-1 - edges)))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -202,12 +209,12 @@ def test_requests_of_any_size_within_the_capacity_compile_once(fanouts):
     counts = []
     for number in range(30):
         nodes, edges = rng.integers(1, 9), rng.integers(0, 33)
-        ends = rng.integers(0, N + nodes, (2, edges))
+        edges = rng.integers(0, N + nodes, (2, edges))
         features = rng.normal(size=(nodes, WIDTH)).astype(np.float32)
-        out = embed(NewNodes(features, *ends, capacity=(8, 32)), fanouts)
+        out = embed(NewNodes(features, *ends(edges), capacity=(8, 32)), fanouts)
         counts.append(len(traces))
         if fanouts is None and number % 15 == 0:
-            rebuilt = from_edges(*np.concatenate([OLD, ends], 1), N + int(nodes))
+            rebuilt = from_edges(*np.concatenate([OLD, edges], 1), N + int(nodes))
             both = np.concatenate([table[:N], features])
             params = {"params": sage["params"]["sage"]}
             expected = jax.jit(MODELS["mean"].apply)(params, both, (full_block(rebuilt),) * 2)
@@ -216,16 +223,17 @@ def test_requests_of_any_size_within_the_capacity_compile_once(fanouts):
     assert len(traces) <= 2  # once by shapes, to see what the first layer reads; once to compile
 
 
-GOOD = NewNodes(np.ones((2, WIDTH), np.float32), [0, 50], [50, 51])
+GOOD = NewNodes(np.ones((2, WIDTH), np.float32), [0, -1], [-1, -2])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"src": [0, 52]}, r"new.src must be ids in 0 .. 51 \(50 known nodes, then 2 new ones\), got 52"),
-        ({"dst": [-1, 0]}, r"new.dst must be ids .* got -1"),
-        ({"dst": [50]}, r"must be as long, got 2 and 1"),
-        ({"src": [0.5, 1.0]}, r"new.src must be one axis of integers, got float64"),
+        ({"src": [0, 50]}, r"new.src must be node ids in 0 .. 49, or -1 .. -2 \(-1 - i is new .* got 50"),
+        ({"dst": [-3, 0]}, r"new.dst must be node ids .* got -3"),
+        ({"dst": [-1]}, r"new.src and new.dst must have one entry an edge each, got 2 and 1"),
+        ({"src": [0.5, 1.0]}, r"new.src must hold integers, got float64"),
+        ({"src": np.array([[0, 1]])}, r"new.src must have one axis, got shape \(1, 2\)"),
         ({"features": np.full((2, WIDTH), np.nan)}, r"must be finite, got NaN or infinity in row 0"),
         ({"features": np.ones((2, WIDTH + 1))}, r"must be \[num_new, 3\] as the table is, got \(2, 4\)"),
         ({"features": np.ones((0, WIDTH)), "src": [], "dst": []}, "no new nodes to embed"),
@@ -242,7 +250,7 @@ def test_bad_requests_say_what_is_wrong(change: dict, message: str):
 
 def test_edge_data_must_have_one_row_an_edge():
     with pytest.raises(ValueError, match=r"'weight' must be \[2\], one row an edge, got \(3,\)"):
-        join(graphs(weighted=True)[0], GOOD._replace(edge_data={"weight": [1.0, 2.0, 3.0]}))
+        overlay(graphs(weighted=True)[0], GOOD._replace(edge_data={"weight": [1.0, 2.0, 3.0]}))
 
 
 def test_a_model_with_an_embedding_for_each_known_node_is_refused():

@@ -261,7 +261,7 @@ def test_memory_is_that_of_the_batch(mesh):
 
     def degrees(graph, src, dst, mask):
         left = without_pairs(graph, src, dst, mask, placement)
-        return left.gaps.rows(graph.indptr, locate(placement, src).local).degree
+        return left.degrees(locate(placement, src).local)
 
     found = jax.jit(on_mesh(degrees, mesh, given, SPLIT)).lower(*given).compile().memory_analysis()
     assert found.argument_size_in_bytes > 2**32

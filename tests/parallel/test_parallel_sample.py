@@ -221,12 +221,13 @@ def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh
 def test_bad_calls_are_refused(crowd, mesh):
     graph, key = shard_graph(crowd, PLACEMENTS["permuted"], mesh), jax.random.key(0)
     seeds = Place(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32))
-    for fanouts, capacities in (((), ()), ((3, 2), (4,))):
-        with pytest.raises(
-            ValueError, match=r"one fanout a layer, such as \(25, 10\), and one capacity for each"
-        ):
+    for fanouts, capacities, message in (
+        ((), (), r"one fanout a layer, got none: pass for instance fanouts=\(25, 10\)"),
+        ((3, 2), (4,), r"one capacity for each fanout, got fanouts \(3, 2\) and capacities \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
             sample_blocks(key, graph, seeds, fanouts, capacities)
-    with pytest.raises(ValueError, match="positive number of neighbours, got 0: leave the hop out"):
+    with pytest.raises(ValueError, match="positive number of neighbors, got 0: leave the hop out"):
         sample_neighbors(key, graph, seeds, 0, 4)
     with pytest.raises(ValueError, match=r"fewer than 2\^31 edges .* got 2147483648: take more shards"):
         pad_shard(jax.tree.map(lambda x: x[:9], graph), 9, 2**31)

@@ -171,5 +171,5 @@ def test_no_implicit_promotion(name: str, strict_dtypes):
 @pytest.mark.parametrize("k", [0, -1])
 @pytest.mark.parametrize("draw", [without_replacement, with_replacement])
 def test_a_fanout_must_be_positive(draw, k: int):
-    with pytest.raises(ValueError, match=f"positive number of neighbours, got {k}: leave the hop out"):
+    with pytest.raises(ValueError, match=f"positive number of neighbors, got {k}: leave the hop out"):
         draw(jax.random.key(0), jnp.array([1, 2], jnp.int32), k)

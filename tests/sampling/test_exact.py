@@ -9,7 +9,6 @@ import pytest
 from helpers import AWKWARD, NUM_NODES, features, graph
 
 from jsage.graph import from_edges
-from jsage.graph.adjacency import degrees
 from jsage.nn import GraphSAGE, Pool, SAGEConv
 from jsage.sampling import Room, fit_rooms, full_block, whole_blocks
 from jsage.sampling.exact import PIECE, NeedsRoom, Pieces, distinct, edges_into
@@ -19,7 +18,7 @@ SEEDS = np.array([5, 0, 5, 7], np.int32)
 
 @jax.jit
 def answers(cut, table):
-    block = Pieces(cut, jnp.asarray(SEEDS), degrees(cut, jnp.asarray(SEEDS)))
+    block = Pieces(cut, jnp.asarray(SEEDS), cut.degrees(jnp.asarray(SEEDS)))
     return block.own(table), block.sum(table), block.max(table), block.degrees()
 
 
@@ -61,7 +60,7 @@ def test_a_hub_of_many_pieces_takes_no_more_memory():
 @pytest.mark.parametrize("start", [0, 3])
 def test_edges_come_in_order(start: int):
     cut = graph("random")
-    edges = jax.jit(lambda cut, seeds: edges_into(cut, seeds, degrees(cut, seeds), 64, start))(cut, SEEDS)
+    edges = jax.jit(lambda cut, seeds: edges_into(cut, seeds, cut.degrees(seeds), 64, start))(cut, SEEDS)
     indptr, indices = np.asarray(cut.indptr), np.asarray(cut.indices)
     rows = [(row, src) for row, v in enumerate(SEEDS) for src in indices[indptr[v] : indptr[v + 1]]][start:]
     live = np.asarray(edges.live)

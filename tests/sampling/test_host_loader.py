@@ -223,7 +223,7 @@ class TestTraining:
             return sample and run
 
         traces, samples = [], []
-        sampler = host_loader.Sampler(*map(counted, host_loader.sampler(FANOUTS, capacities)))
+        sampler = host_loader.BlockSampler(*map(counted, host_loader.sampler(FANOUTS, capacities)))
         loader = host_loader.Loader(sampler, graph, features, rows)
         update = jax.jit(host_loader.scanned(make_update(loss_fn, OPTIMIZER)), donate_argnums=0)
         state, sums = host_loader.train_epoch(update, start(), loader, batches, together=together)
@@ -290,7 +290,7 @@ class TestErrors:
         def second(key, graph, seeds):
             return sample_blocks(key, graph, seeds, FANOUTS)[1:], jnp.array(True)
 
-        loader = host_loader.Loader(host_loader.Sampler(second), graph, features)
+        loader = host_loader.Loader(host_loader.BlockSampler(second), graph, features)
         with pytest.raises(TypeError, match="first block must be Indexed, by node ids, got Tree"):
             next(loader.prefetch(KEY, 0, batches))
 

@@ -12,8 +12,8 @@ from scipy import stats
 
 from jsage.blocks import Tree
 from jsage.data import split_edges
-from jsage.graph import Graph, Neighbours, from_edges, sort_rows, symmetrize
-from jsage.graph.adjacency import degrees
+from jsage.graph import Graph, from_edges, sort_rows, symmetrize
+from jsage.graph.adjacency import Adjacency
 from jsage.metrics import auroc
 from jsage.nn import GraphSAGE
 from jsage.sampling import (
@@ -41,7 +41,7 @@ linked = {
 }
 plain = {name: jax.jit(partial(sample_blocks, fanouts=FANOUTS, draw=draw)) for name, draw in DRAWS.items()}
 hide = jax.jit(without_pairs)
-counted = jax.jit(degrees)
+counted = jax.jit(lambda graph, nodes: graph.degrees(nodes))
 seeds_of = jax.jit(lambda batch: batch.seeds)
 live_in = jax.jit(lambda batch: batch.live)
 by_node = jax.jit(partial(sample_blocks_by_node, fanouts=(3,)))
@@ -213,8 +213,8 @@ def test_other_samplers_read_the_graph_without_the_edges(name: str):
     hidden = is_hidden(batch, src, dst)
     rest = numbered(src[~hidden], dst[~hidden], np.flatnonzero(~hidden), NUM_NODES, ROOM)
     without = hide(sampled, batch.src, batch.dst, batch.mask)
-    assert isinstance(without, Neighbours)
-    assert without.num_nodes == NUM_NODES
+    assert isinstance(without, Adjacency)
+    assert without.id_limit == NUM_NODES
     got, expected = (drawn(by_node(jax.random.key(0), each, seeds_of(batch))) for each in (without, rest))
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -230,7 +230,7 @@ def test_positions_beyond_what_floats_can_count():
     nodes = np.zeros(1, np.int32)
     assert np.asarray(counted(without, nodes))[0] == size - 2
     offset = np.array([[4, 5, odd - 3, odd - 2, odd - 1, size - 3]], np.int32)
-    read = jax.jit(lambda without, nodes, offset, live: without.read(nodes, offset, live))
+    read = jax.jit(lambda without, nodes, offset, live: without.edges_at(nodes, offset, live))
     src, _ = read(without, nodes[:, None], offset, np.ones((1, 6), bool))
     np.testing.assert_array_equal(np.asarray(src)[0], [4, 6, odd - 2, odd - 1, odd + 1, size - 1])
 
@@ -329,7 +329,7 @@ def test_other_errors_say_what_to_do():
     batch = link_batch([0, 1, 2], [3, 4, 5], np.zeros((3, 1)))
     with pytest.raises(ValueError, match="3 pairs and 3 negatives has 9 seeds, got 8 rows: pass what"):
         split(jnp.zeros((8, 2)), batch)
-    with pytest.raises(ValueError, match="positive number of neighbours, got 0"):
+    with pytest.raises(ValueError, match="positive number of neighbors, got 0"):
         jax.eval_shape(
             partial(sample_link_blocks, fanouts=(0,), draw=with_replacement), key(0), sampled, batch
         )

@@ -13,13 +13,13 @@ from jsage.graph import Graph, add_self_loops, from_edges, has_edge, sort_rows
 from jsage.sampling.negatives import (
     AliasTable,
     alias_table,
-    among,
     by_degree,
+    choice,
     corrupt,
-    draw,
     exclude_edges,
     in_batch,
-    redraw,
+    resample,
+    sample_alias,
     uniform,
 )
 
@@ -40,9 +40,9 @@ SAMPLERS = {
     "uniform": (uniform(5), np.ones(5)),
     "uniform from an id on": (uniform(4, start=6), np.r_[np.zeros(6), np.ones(4)]),
     "weights": (alias_table([1, 0, 2, 4]), np.array([1, 0, 2, 4])),
-    "among": (among([9, 2, 4]), np.eye(10)[[9, 2, 4]].sum(0)),
-    "among, weights": (
-        among(np.array([9, 2, 4]), np.array([5.0, 0.0, 1.0])),
+    "choice": (choice([9, 2, 4]), np.eye(10)[[9, 2, 4]].sum(0)),
+    "choice, weights": (
+        choice(np.array([9, 2, 4]), np.array([5.0, 0.0, 1.0])),
         5 * np.eye(10)[9] + np.eye(10)[4],
     ),
 }
@@ -230,7 +230,7 @@ def test_corrupted_triples_are_no_facts():
         return jnp.where(of == 0, has_edge(graphs[0], *pair), has_edge(graphs[1], *pair))
 
     (new_src, new_dst), mask = jax.jit(
-        lambda key: redraw(jax.random.fold_in(key, 1), propose(key), propose, is_fact, tries=12)
+        lambda key: resample(jax.random.fold_in(key, 1), propose(key), propose, is_fact, tries=12)
     )(jax.random.key(13))
     edge = np.stack([adjacency(graph) for graph in graphs])
     new_src, new_dst, mask = map(np.asarray, (new_src, new_dst, mask))
@@ -269,7 +269,7 @@ def test_no_implicit_promotion(strict_dtypes):
     )
     assert (ids.dtype, mask.dtype) == (jnp.int32, jnp.bool_)
     assert jax.eval_shape(in_batch, src, src, src > 0).shape == (4, 4)
-    assert jax.eval_shape(lambda key: draw(key, alias_table([1.0]), ()), key).shape == ()
+    assert jax.eval_shape(lambda key: sample_alias(key, alias_table([1.0]), ()), key).shape == ()
 
 
 def test_bad_input_is_refused():
@@ -284,18 +284,21 @@ def test_bad_input_is_refused():
     for size, start in ((0, 0), (3, -1), (2, 2**31 - 2)):
         with pytest.raises(ValueError, match=f"at least one, got {size} of them from {start} on"):
             uniform(size, start=start)
-    with pytest.raises(
-        ValueError, match=r"nodes must list node ids, at least one, got float64 of shape \(0,\)"
+    with pytest.raises(ValueError, match="nodes must list at least one node, got none"):
+        choice([])
+    for bad, message in (
+        ([4, -1], "nodes must be node ids in 0 .. 2147483647, got -1"),
+        (np.array([0.5]), "nodes must hold integers, got float64"),
+        (np.array([[1]]), r"nodes must have one axis, got shape \(1, 1\)"),
     ):
-        among([])
-    with pytest.raises(ValueError, match=r"nodes must be ids in 0 \.\. 2\^31 - 1, got -1 \.\. 4"):
-        among([4, -1])
+        with pytest.raises(ValueError, match=message):
+            choice(bad)
     with pytest.raises(ValueError, match=r"expected one weight a node, 2, got shape \(3,\)"):
-        among([1, 2], [1.0, 1.0, 1.0])
+        choice([1, 2], [1.0, 1.0, 1.0])
     key, ids = jax.random.key(0), jnp.zeros(2, jnp.int32)
     with pytest.raises(ValueError, match="needs a sampler, source or target or both"):
         corrupt(key, ids, ids, 3)
     with pytest.raises(ValueError, match="num of at least 1, got 0"):
         corrupt(key, ids, ids, 0, target=uniform(3))
     with pytest.raises(ValueError, match="how often a negative is drawn again, at least 0, got -1"):
-        redraw(key, ids, lambda key: ids, lambda ids: ids > 0, tries=-1)
+        resample(key, ids, lambda key: ids, lambda ids: ids > 0, tries=-1)

@@ -252,7 +252,7 @@ def test_no_implicit_promotion(strict_dtypes):
 
 @pytest.mark.parametrize("fanout", [0, -3])
 def test_a_fanout_must_be_positive(fanout: int):
-    message = f"positive number of neighbours, got {fanout}: leave the hop out"
+    message = f"positive number of neighbors, got {fanout}: leave the hop out"
     with pytest.raises(ValueError, match=message):
         sample_neighbors(key(0), graph("random"), NODES, fanout)
     with pytest.raises(ValueError, match=message):

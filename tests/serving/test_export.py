@@ -147,6 +147,11 @@ class TestEmbed:
         assert np.abs(sampled.embedder.embed(np.arange(NUM_NODES)) - expected).max() > 0.1
 
 
+def new_ends(*ends):
+    """Edges of the rebuilt graph as a request has them: new node `i` is `-1 - i`."""
+    return [np.where(np.asarray(each) < NUM_NODES, each, NUM_NODES - 1 - np.asarray(each)) for each in ends]
+
+
 class TestEmbedNew:
     def new(self, seed=5, num_edges=30):
         """Random edges that touch new nodes, old ones at either end."""
@@ -164,7 +169,7 @@ class TestEmbedNew:
 
     def test_equals_the_graph_rebuilt_with_the_nodes_in_it(self, whole):
         rows, src, dst, weight = self.new()
-        found = whole.embedder.embed_new(rows, src, dst, {"weight": weight})
+        found = whole.embedder.embed_new(rows, *new_ends(src, dst), {"weight": weight})
         both = [np.concatenate(pair) for pair in ((whole.src, src), (whole.dst, dst))]
         weights = np.concatenate([whole.weight, weight])
         features = np.concatenate([whole.features, rows])
@@ -176,7 +181,7 @@ class TestEmbedNew:
         both = np.concatenate([sampled.src, src]), np.concatenate([sampled.dst, dst])
         graph = sampled.rebuilt(*both, None, NUM_NODES + 2)
         expected = sampled.direct([NUM_NODES, NUM_NODES + 1], graph, np.concatenate([sampled.features, rows]))
-        same(sampled.embedder.embed_new(rows, src, dst), expected)
+        same(sampled.embedder.embed_new(rows, *new_ends(src, dst)), expected)
 
     def test_a_node_without_edges(self, sampled):
         rows = np.ones((1, WIDTH), np.float32)
@@ -191,14 +196,14 @@ class TestEmbedNew:
             ([["a"] * 5], [], [], "features must be any x 5 numbers"),
             ([[float("nan")] * 5], [], [], "must be finite in float32"),
             ([[1e39] * 5], [], [], "must be finite in float32"),
-            ([[1.0] * 5], [0], [21], r"dst must be ids in 0 .. 20, got 21"),
-            ([[1.0] * 5], [-1], [20], r"src must be ids in 0 .. 20, got -1"),
-            ([[1.0] * 5], np.array([0.5]), [20], "src must be integers, got float64"),
-            ([[1.0] * 5], np.array([2**70]), [20], "src must be integers, got object"),
-            ([[1.0] * 5], [0, 1], [20], "one entry an edge each, got 2 and 1"),
+            ([[1.0] * 5], [0], [20], r"dst must be ids in 0 .. 19, or -1 .. -1 \(-1 - i is new .* got 20"),
+            ([[1.0] * 5], [-2], [-1], r"src must be ids in 0 .. 19, or -1 .. -1 .* got -2"),
+            ([[1.0] * 5], np.array([0.5]), [-1], "src must be integers, got float64"),
+            ([[1.0] * 5], np.array([2**70]), [-1], "src must be integers, got object"),
+            ([[1.0] * 5], [0, 1], [-1], "one entry an edge each, got 2 and 1"),
             ([[1.0] * 5], [0], [1], "must start or end at a new node, got 0 -> 1"),
             ([[1.0] * 5] * 3, [], [], "at most 2 new nodes with 16 edges a call, got 3 with 0"),
-            ([[1.0] * 5], [0] * 17, [20] * 17, "at most 2 new nodes with 16 edges a call, got 1 with 17"),
+            ([[1.0] * 5], [0] * 17, [-1] * 17, "at most 2 new nodes with 16 edges a call, got 1 with 17"),
         ],
     )
     def test_says_what_is_wrong(self, sampled, features, src, dst, message):
@@ -207,7 +212,7 @@ class TestEmbedNew:
 
     def test_edge_data_must_be_that_of_the_graph(self, sampled):
         with pytest.raises(ValueError, match=r"edge_data must be absent, got \['edge_weight'\]"):
-            sampled.embedder.embed_new([[1.0] * 5], [0], [20], {"weight": [1.0]})
+            sampled.embedder.embed_new([[1.0] * 5], [0], [-1], {"weight": [1.0]})
 
 
 class TestRefresh:
@@ -237,7 +242,7 @@ class TestRefresh:
             rows = np.ones((1, WIDTH), np.float32)
             bigger = sampled.rebuilt(np.append(src, 3), np.append(dst, num_nodes), None, num_nodes + 1)
             expected = sampled.direct([num_nodes], bigger, np.concatenate([features, rows]))
-            same(embedder.embed_new(rows, [3], [num_nodes]), expected)
+            same(embedder.embed_new(rows, [3], [-1]), expected)
         assert sampled.artefact.compilations == before + 3
         with pytest.raises(ValueError, match="room is for 10 nodes and 128 edges, got 20 and 60"):
             sampled.artefact.place(tables(sampled.graph, sampled.features), room=(10, 128))
@@ -301,7 +306,7 @@ np.savez(result, embed=embedder.embed(np.arange(embedder.num_nodes)), new=embedd
 
 @pytest.mark.slow
 def test_another_process_without_flax_gives_the_same_bits(sampled, tmp_path):
-    new = {"new": np.ones((1, WIDTH), np.float32), "src": np.array([4]), "dst": np.array([NUM_NODES])}
+    new = {"new": np.ones((1, WIDTH), np.float32), "src": np.array([4]), "dst": np.array([-1])}
     np.savez(tmp_path / "given.npz", **tables(sampled.graph, sampled.features), **new)
     command = [
         sys.executable,

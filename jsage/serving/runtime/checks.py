@@ -9,9 +9,9 @@ import numpy as np
 
 
 def check_nodes(
-    nodes: Sequence[int] | np.ndarray | jax.Array, num_nodes: int, name: str = "nodes"
+    nodes: Sequence[int] | np.ndarray | jax.Array, num_nodes: int, name: str = "nodes", num_new: int = 0
 ) -> np.ndarray:
-    """Node ids as an int32 vector, or ValueError for what are none.
+    """Node ids, and `-1 - i` for new node `i`, as an int32 vector; ValueError for what are none.
 
     >>> check_nodes([2, 3], num_nodes=3)
     Traceback (most recent call last):
@@ -24,30 +24,32 @@ def check_nodes(
         return np.zeros(0, np.int32)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers, got {array.dtype}")
-    for extreme in (array.min(), array.max()):
-        if not 0 <= extreme < num_nodes:
-            raise ValueError(f"{name} must be ids in 0 .. {num_nodes - 1}, got {extreme}")
+    for extreme in (int(array.min()), int(array.max())):
+        if not -num_new <= extreme < num_nodes:
+            more = f", or -1 .. -{num_new} (-1 - i is new node i)" if num_new else ""
+            raise ValueError(f"{name} must be ids in 0 .. {num_nodes - 1}{more}, got {extreme}")
     return array.astype(np.int32, copy=False)
 
 
 def check_new(
     meta: dict, num_nodes: int, new: Mapping[str, Any], edge_data: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Features and edges of new nodes as arrays, or ValueError.
+    """Features and edges of new nodes as arrays, in which new node `i` is `num_nodes + i`; or ValueError.
 
     >>> meta = {"tables": {"features": {"shape": "num_nodes, 2", "dtype": "float32"}}}
-    >>> check_new(meta, 10, {"features": [[1.0, 2.0]], "src": [3], "dst": [10]})["dst"]
+    >>> check_new(meta, 10, {"features": [[1.0, 2.0]], "src": [3], "dst": [-1]})["dst"]
     array([10], dtype=int32)
     """
     spec = meta["tables"]["features"]
     rows = _numbers("features", new["features"], spec, (None, int(spec["shape"].split(",")[1])))
-    ids = {name: check_nodes(new[name], num_nodes + len(rows), name) for name in ("src", "dst")}
+    ids = {name: check_nodes(new[name], num_nodes, name, len(rows)) for name in ("src", "dst")}
     src, dst = ids.values()
     if len(src) != len(dst):
         raise ValueError(f"src and dst must have one entry an edge each, got {len(src)} and {len(dst)}")
-    if len(strange := np.flatnonzero((src < num_nodes) & (dst < num_nodes))):
+    if len(strange := np.flatnonzero((src >= 0) & (dst >= 0))):
         first = strange[0]
         raise ValueError(f"edges must start or end at a new node, got {src[first]} -> {dst[first]}")
+    ids = {name: np.where(ends < 0, num_nodes - 1 - ends, ends) for name, ends in ids.items()}
     given = {f"edge_{name}": values for name, values in (edge_data or {}).items()}
     wanted = {name: spec for name, spec in meta["tables"].items() if name.startswith("edge_")}
     if given.keys() != wanted.keys():

@@ -88,7 +88,7 @@ class Embedder:
     ) -> np.ndarray:
         """The model's output at nodes that are in no table, `[len(features), width]`.
 
-        Row `i` of `features` is node `num_nodes + i`; `src[e] -> dst[e]` are edges that start or end at one
+        Row `i` of `features` is node `-1 - i` of the edges `src[e] -> dst[e]`, which start or end at one
         of them, with `edge_data` where the graph has some. Raises ValueError for ids out of range, features
         of another width or not finite, and for more nodes or edges than the largest program takes.
         """
