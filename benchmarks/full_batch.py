@@ -27,7 +27,8 @@ from jaxtyping import Array
 from benchmarks.common import memory_bytes, parser, peak_rss_bytes, reset_peak_rss, run, summary
 from benchmarks.peers.process import Worker
 from jsage import aggregate, data
-from jsage.blocks import Block, degree_classes
+from jsage.blocks import degree_classes
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.sampling import full_block
 

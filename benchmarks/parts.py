@@ -42,8 +42,8 @@ class Once(Indexed):
     def max(self, h):
         return self._once("max", super().max, h)
 
-    def slots(self, h):
-        return self._once("slots", super().slots, h)
+    def slot_rows(self, h):
+        return self._once("slot_rows", super().slot_rows, h)
 
     def sources(self, h):
         return self._once("sources", super().sources, h)

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from benchmarks.common import alternate, parser, peak_rss_bytes, run, summary
 from jsage import data
-from jsage.blocks import Block
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.sampling import epoch, sample_blocks, with_replacement, without_replacement
 from jsage.typing import DrawFn

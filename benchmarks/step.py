@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array
 
 from jsage import aggregate
-from jsage.blocks import Block
+from jsage.blocks.layout import Block
 from jsage.data import Dataset, place_features
 from jsage.graph import Graph
 from jsage.losses import cross_entropy, masked_mean

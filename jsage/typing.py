@@ -3,7 +3,7 @@
 Shapes are written in jaxtyping's notation: ``Int[Array, "num_nodes+1"]`` is an integer array of one axis.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -36,6 +36,14 @@ class HopFn(Protocol):
 AggregateFn: TypeAlias = Callable[[Float[Array, "num_src d"], Any], Float[Array, "num_dst d_out"]]
 """`(h, block) -> pooled`: reduces the rows that a block's destinations read."""
 
+MessageFn: TypeAlias = Callable[[Any, Any, EdgeData], Any]
+"""`(dst_rows, src_rows, edge_rows) -> message`: what an edge brings, row by row; it may close over arrays.
+
+The first two are rows of the trees that `reduce` was given, at the edge's destination and at its source;
+`edge_rows` holds the edge's row of each array of `edge_data`. All have one row an edge, and so has the
+result, a tree of arrays. Messages do not see one another.
+"""
+
 Metrics: TypeAlias = dict[str, Scalar]
 """Named sums over the live rows of a batch; divide by the sum of weights once, at the end."""
 
@@ -44,14 +52,32 @@ LossFn: TypeAlias = Callable[[PyTree, PyTree, Any, PRNGKey], tuple[Float[Array, 
 
 
 @runtime_checkable
-class Folds(Protocol):
-    """A block that walks its slots in order and never holds all of them: whole neighbourhoods."""
+class LayeredModel(Protocol):
+    """What exact inference asks of a flax model: that it can be run one layer at a time.
 
-    def fold(
-        self,
-        h: Float[Array, "num_src d"],
-        start: Callable[[int], Any],
-        step: Callable[[Any, Float[Array, "rows d"], Bool[Array, " rows"]], Any],
-    ) -> Any:
-        """The states of all destinations: `start(rows)`, then `step(state, rows, live)` for each slot."""
+    `GraphSAGE` is one. `layer`, `inputs` and `finish` are called through `apply(params, ..., method=name)`.
+    """
+
+    num_layers: int
+    identity: tuple[int, int] | None
+    """`(num_nodes, width)` of learned embeddings of its own, one a node; None: it reads features alone."""
+    jump: Callable[..., Any] | None
+    """Whether `finish` reads the rows of all layers; None: the last layer's rows are the result."""
+
+    def apply(self, variables: PyTree, *args: Any, method: str) -> Any:
+        """Flax's: a method run with these parameters."""
+        ...
+
+    def layer(self, k: int, h: Float[Array, "num_src d"], block: Any) -> Float[Array, "num_dst d_out"]:
+        """Layer `k` alone: rows at a block's sources to rows at its destinations, deterministic."""
+        ...
+
+    def inputs(
+        self, h: Float[Array, "rows d"] | None, nodes: Int[Array, " rows"]
+    ) -> Float[Array, "rows d_in"]:
+        """What the first layer reads of these nodes."""
+        ...
+
+    def finish(self, kept: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows out"]:
+        """The result where there is `jump`, from every layer's rows."""
         ...

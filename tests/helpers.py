@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from jsage import aggregate
-from jsage.blocks import Block, Indexed, as_segments, as_tree
+from jsage.blocks import Indexed, as_segments, as_tree
+from jsage.blocks.layout import Block
+from jsage.blocks.reductions import Reduction, weighted_source
 from jsage.graph import Graph, from_edges
 from jsage.sampling import draws, sample_neighbors
 
@@ -62,6 +64,22 @@ LAYOUTS = {
     "segments of tree": lambda block, table: (table[as_tree(block)[0]], as_segments(as_tree(block)[1])),
 }
 """name -> (indexed block, table) -> (h, block): the same hop, and the rows that it reads, in each layout"""
+
+
+def listed(h: jax.Array, block: Block, most: int) -> tuple[jax.Array, jax.Array]:
+    """Each destination's messages one after another, by a reduction whose order counts, and their mask."""
+
+    def start(message, num_dst):
+        return jnp.zeros(num_dst, jnp.int32), jnp.zeros((num_dst, most, *message.shape[1:]), message.dtype)
+
+    def step(state, message, mask):
+        count, rows = state
+        here = (jnp.arange(most)[None] == count[:, None]) & mask[:, None]
+        return count + mask.astype(jnp.int32), jnp.where(here[..., None], message[:, None], rows)
+
+    ordered = Reduction(start, step, lambda state, degree, message: state)
+    count, rows = block.reduce(weighted_source, ordered, None, h)
+    return rows, jnp.arange(most)[None] < count[:, None]
 
 
 def lay(layout: str, block: Indexed, table: jax.Array) -> tuple[jax.Array, Block]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -19,7 +20,7 @@ def take(table: Array, ids: Int[Array, "..."]) -> Array:
     return table.at[ids].get(**LEGAL)
 
 
-def wide(rows: Array) -> np.dtype:
+def wide(rows: Array | jax.ShapeDtypeStruct) -> np.dtype:
     """The dtype that sums of rows accumulate in: float32 at least.
 
     >>> import jax.numpy as jnp

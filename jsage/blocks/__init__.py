@@ -1,7 +1,6 @@
 """One hop in some layout, and how it reduces."""
 
 from jsage.blocks import aggregate as aggregate
-from jsage.blocks.block import Block as Block
 from jsage.blocks.block import Indexed as Indexed
 from jsage.blocks.block import Segments as Segments
 from jsage.blocks.block import Tree as Tree
@@ -11,3 +10,9 @@ from jsage.blocks.block import edge_list as edge_list
 from jsage.blocks.chunked import by_chunk as by_chunk
 from jsage.blocks.full import Classes as Classes
 from jsage.blocks.full import degree_classes as degree_classes
+from jsage.blocks.layout import Block as Block
+from jsage.blocks.reductions import MAX as MAX
+from jsage.blocks.reductions import SOFTMAX_SUM as SOFTMAX_SUM
+from jsage.blocks.reductions import SUM as SUM
+from jsage.blocks.reductions import Reduction as Reduction
+from jsage.blocks.reductions import weighted_source as weighted_source

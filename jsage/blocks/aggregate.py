@@ -9,7 +9,8 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jsage.blocks.block import Block
+from jsage.blocks.layout import Block
+from jsage.blocks.reductions import MAX, SUM, weighted_source
 
 Rows: TypeAlias = Float[Array, "num_src d"]
 Pooled: TypeAlias = Float[Array, "num_dst d"]
@@ -23,7 +24,7 @@ def sum(h: Rows, block: Block) -> Pooled:
     >>> sum(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[6.]], dtype=float32)
     """
-    return block.sum(h)
+    return block.reduce(weighted_source, SUM, None, h)
 
 
 def mean(h: Rows, block: Block) -> Pooled:
@@ -36,7 +37,7 @@ def mean(h: Rows, block: Block) -> Pooled:
     >>> mean(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[3.]], dtype=float32)
     """
-    return block.sum(h) / _column(jnp.maximum(block.degrees(), 1), h)
+    return block.reduce(weighted_source, SUM, None, h) / _column(jnp.maximum(block.degrees(), 1), h)
 
 
 def max(h: Rows, block: Block) -> Pooled:
@@ -47,7 +48,7 @@ def max(h: Rows, block: Block) -> Pooled:
     >>> max(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[4.]], dtype=float32)
     """
-    return block.max(h)
+    return block.reduce(weighted_source, MAX, None, h)
 
 
 def gcn(h: Rows, block: Block) -> Pooled:
@@ -60,7 +61,7 @@ def gcn(h: Rows, block: Block) -> Pooled:
     >>> gcn(jnp.array([[1.0], [2.0], [6.0]]), Tree(jnp.array([[True, True]])))
     Array([[3.]], dtype=float32)
     """
-    return (block.own(h) + block.sum(h)) / _column(1 + block.degrees(), h)
+    return (block.own(h) + block.reduce(weighted_source, SUM, None, h)) / _column(1 + block.degrees(), h)
 
 
 def _column(count: Array, h: Rows) -> Array:

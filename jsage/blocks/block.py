@@ -6,64 +6,24 @@ and a mask of the live ones. `h` holds one row a source. All layouts answer the 
 points at its own destination and is never read.
 """
 
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import take, wide
+from jsage.blocks.chunked import add_at, cut_rows, reduce_in_order
 from jsage.blocks.gather import gather_max, gather_sum, messages, segment_max, slot_max
-from jsage.typing import EdgeData
+from jsage.blocks.layout import Block, Size, few_rows, plain_reduction
+from jsage.blocks.reductions import Reduction, column, where
+from jsage.blocks.slotwise import add_rows, reduce_list, reduce_slots, slot_major
+from jsage.typing import EdgeData, MessageFn
 
 Ends: TypeAlias = Int[Array, " num_edges"]
 Rows: TypeAlias = Float[Array, "num_src d"]
 Sources: TypeAlias = Float[Array, "rows d"]
 Pooled: TypeAlias = Float[Array, "num_dst d"]
-SlotRows: TypeAlias = tuple[Float[Array, "num_dst fanout d"], Bool[Array, "num_dst fanout"]]
-
-
-@runtime_checkable
-class Block(Protocol):
-    """What every layout answers."""
-
-    @property
-    def edge_data(self) -> EdgeData:
-        """Named arrays, one row a slot."""
-        ...
-
-    @property
-    def num_dst(self) -> int:
-        """The number of destinations."""
-        ...
-
-    def own(self, h: Rows) -> Pooled:
-        """The destinations' own rows."""
-        ...
-
-    def sum(self, h: Rows) -> Pooled:
-        """The sum over each destination's live slots."""
-        ...
-
-    def max(self, h: Rows) -> Pooled:
-        """The maximum over each destination's live slots, 0 where there are none."""
-        ...
-
-    def degrees(self) -> Int[Array, " num_dst"]:
-        """The number of live slots."""
-        ...
-
-    def slots(self, h: Rows) -> SlotRows:
-        """Every slot's row, 0 in the padding, and the mask."""
-        ...
-
-    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
-        """Rows that hold every neighbour at least once, and the block that reads them."""
-        ...
-
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
-        """Which of `num_src` rows the live destinations read."""
-        ...
 
 
 class Tree(NamedTuple):
@@ -90,26 +50,59 @@ class Tree(NamedTuple):
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over live slots."""
-        rows, _ = self.slots(h)
-        return rows.sum(1, dtype=wide(h)).astype(h.dtype)
+        return self._messages(h).sum(1, dtype=wide(h)).astype(h.dtype)
 
     def max(self, h: Rows) -> Pooled:
         """The maximum over live slots."""
         if "weight" not in self.edge_data:
             self._check(h)
-            return slot_max(h[self.num_dst :].reshape(*self.mask.shape, h.shape[1]), self.mask)
-        return slot_max(*self.slots(h))
+            return slot_max(self.slot_rows(h), self.mask)
+        return slot_max(self._messages(h), self.mask)
+
+    def reduce(
+        self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
+    ) -> PyTree:
+        """Messages reduced, a slot at a time; plain sums and maxima as `sum` and `max`."""
+        self._check(src)
+        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+            return plain(src)
+        if reduction.gradient is None:
+            return reduce_in_order(message, reduction, (dst, src, own), self)
+        src = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), self.slot_rows(src))
+        slots = slot_major(self.mask, self.edge_data, None)
+        return reduce_slots(message, reduction, slots, dst, src, own)
+
+    def slot_rows(self, h: PyTree) -> PyTree:
+        """Every slot's rows, `[num_dst, fanout, ...]`: a reshape."""
+        return jax.tree.map(lambda x: x[self.num_dst :].reshape(*self.mask.shape, *x.shape[1:]), h)
+
+    def cut(self, h: PyTree, at: Any, size: int) -> tuple[PyTree, "Tree"]:
+        """The rows that `size` destinations from `at` on read, and the tree over them."""
+        num_dst, fanout = self.mask.shape
+        own, slots = cut_rows(h, at, size), cut_rows(h, num_dst + at * fanout, size * fanout)
+        return jax.tree.map(lambda *x: jnp.concatenate(x), own, slots), cut_rows(self, at, size)
+
+    def add_cut(self, d_h: PyTree, at: Any, d_rows: PyTree) -> PyTree:
+        """Add cotangents of the rows of `cut` to those of `h`."""
+        num_dst, fanout = self.mask.shape
+
+        def add(total: Array, rows: Array) -> Array:
+            size = rows.shape[0] // (1 + fanout)
+            return add_at(add_at(total, at, rows[:size]), num_dst + at * fanout, rows[size:])
+
+        return jax.tree.map(add, d_h, d_rows)
+
+    def by_slot(self, num_src: Size) -> bool:
+        """Always: the rows are the slots."""
+        return True
+
+    def reads_again(self, num_src: Size) -> bool:
+        """Never: each row is a slot of its own."""
+        return False
 
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of live slots."""
         return self.mask.sum(1, dtype=jnp.int32)
-
-    def slots(self, h: Rows) -> SlotRows:
-        """Every slot's row, and the mask."""
-        self._check(h)
-        num_dst, fanout = self.mask.shape
-        rows = h[num_dst:].reshape(num_dst, fanout, h.shape[1])
-        return messages(rows, self.mask, self.edge_data.get("weight")), self.mask
 
     def sources(self, h: Rows) -> tuple[Rows, "Tree"]:
         """The rows themselves, with 0 in the padded ones."""
@@ -120,12 +113,16 @@ class Tree(NamedTuple):
         """Live destinations and their live slots."""
         return jnp.concatenate([live, (self.mask & live[:, None]).ravel()])
 
-    def _check(self, h: Rows) -> None:
+    def _messages(self, h: Rows) -> Float[Array, "num_dst fanout d"]:
+        self._check(h)
+        return messages(self.slot_rows(h), self.mask, self.edge_data.get("weight"))
+
+    def _check(self, h: PyTree) -> None:
         num_dst, fanout = self.mask.shape
-        if h.shape[0] != num_dst * (1 + fanout):
+        for rows in {x.shape[0] for x in jax.tree.leaves(h)} - {num_dst * (1 + fanout)}:
             raise ValueError(
                 f"a tree block of {num_dst} destinations x {fanout} slots reads {num_dst * (1 + fanout)} "
-                f"rows (destinations first, then every slot), got {h.shape[0]}: pass what the last layer gave"
+                f"rows (destinations first, then every slot), got {rows}: pass what the last layer gave"
             )
 
 
@@ -162,13 +159,46 @@ class Indexed(NamedTuple):
         """The maximum over live slots, one slot at a time."""
         return gather_max(h, self.src, self.mask, self.edge_data.get("weight"))
 
+    def reduce(
+        self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
+    ) -> PyTree:
+        """Messages reduced, a slot at a time; plain sums and maxima as `sum` and `max`."""
+        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+            return plain(src)
+        if reduction.gradient is None:
+            return reduce_in_order(message, reduction, (dst, src, own), self)
+        slots = slot_major(self.mask, self.edge_data, self.src)
+        return reduce_slots(message, reduction, slots, dst, src, own)
+
+    def slot_rows(self, h: PyTree) -> PyTree:
+        """Every slot's rows, `[num_dst, fanout, ...]`: copies."""
+        return jax.tree.map(lambda x: take(x, self.src), h)
+
+    def cut(self, h: PyTree, at: Any, size: int) -> tuple[PyTree, Tree]:
+        """The rows that `size` destinations from `at` on read, and the tree over them."""
+        ids, tree = as_tree(cut_rows(self, at, size))
+        # Times 1: a matmul in bfloat16 behind a mere copy would have XLA convert the whole table beforehand.
+        live = tree.read(jnp.ones(size, bool), ids.size)
+        return jax.tree.map(lambda x: take(x, ids) * column(live, x).astype(x.dtype), h), tree
+
+    def add_cut(self, d_h: PyTree, at: Any, d_rows: PyTree) -> PyTree:
+        """Add cotangents of the rows of `cut` to those of `h`."""
+        fanout = self.mask.shape[1]
+        size = jax.tree.leaves(d_rows)[0].shape[0] // (1 + fanout)
+        ids, _ = as_tree(cut_rows(self, at, size))
+        return add_rows(d_h, d_rows, ids)
+
+    def by_slot(self, num_src: Size) -> bool:
+        """Where the table is larger than what is read of it; a size that is a symbol is taken to be."""
+        return not isinstance(num_src, int) or num_src > self.dst.size + self.src.size
+
+    def reads_again(self, num_src: Size) -> bool:
+        """Where the table is small beside the destinations."""
+        return few_rows(num_src, self.num_dst)
+
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of live slots."""
         return self.mask.sum(1, dtype=jnp.int32)
-
-    def slots(self, h: Rows) -> SlotRows:
-        """Every slot's row, and the mask."""
-        return messages(take(h, self.src), self.mask, self.edge_data.get("weight")), self.mask
 
     def sources(self, h: Rows) -> tuple[Sources, "Block"]:
         """`h` with 0 in the rows that are not read, or a copy of those that are where `h` is larger."""
@@ -189,7 +219,7 @@ class Segments(NamedTuple):
 
     Padding carries `dst == num_dst`, which segment operations drop. `own` holds the positions of the
     destinations' own rows (None: the first `num_dst`); `order[v]` the edges of destination `v`, -1 in the
-    padding (None: `slots` is not to be had).
+    padding (None: reductions whose order counts are not available).
 
     >>> import jax.numpy as jnp
     >>> block = edge_list(jnp.array([0, 1, 2]), jnp.array([1, 1, 0]), num_dst=3)
@@ -221,19 +251,43 @@ class Segments(NamedTuple):
         """`segment_max` of the messages, 0 where there are none."""
         return segment_max(self._messages(h), self.dst, self.degree).astype(h.dtype)
 
-    def degrees(self) -> Int[Array, " num_dst"]:
-        """The number of live edges into each destination."""
-        return self.degree
+    def reduce(
+        self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
+    ) -> PyTree:
+        """All edges' messages, reduced by segment operations; plain sums and maxima as `sum` and `max`."""
+        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+            return plain(src)
+        if reduction.scatter is None or reduction.gradient is None:
+            return self.in_order().reduce(message, reduction, dst, src, own)
+        live, at = self.dst < self.num_dst, jnp.minimum(self.dst, self.num_dst - 1)
+        rows = jax.tree.map(lambda x: take(x, at), dst), jax.tree.map(lambda x: take(x, self.src), src)
+        sent = message(*where(live, (*rows, dict(self.edge_data)), 0))
+        return reduce_list(reduction, sent, self.dst, self.degree, own)
 
-    def slots(self, h: Rows) -> SlotRows:
-        """Every edge's row beside its destination, and the mask."""
+    def in_order(self) -> Indexed:
+        """The same edges as a table of slots, each destination's in their order; needs `order`."""
         if self.order is None:
             raise TypeError(
                 "slots need each destination's edges in order, and this edge list has no `order` table: "
                 "build it by full_block(graph, slots=True)"
             )
-        rows = jnp.pad(self._messages(h), ((0, 1), (0, 0)))  # -1 reads the row of zeros
-        return rows[self.order].astype(h.dtype), self.order >= 0
+        own = jnp.arange(self.num_dst, dtype=self.src.dtype) if self.position is None else self.position
+        mask, order = self.order >= 0, self.order
+        rows = lambda x: jnp.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1))[order]  # noqa: E731  -1 reads zeros
+        src = jnp.where(mask, rows(self.src), own[:, None])
+        return Indexed(own, src, mask, {name: rows(x) for name, x in self.edge_data.items()})
+
+    def by_slot(self, num_src: Size) -> bool:
+        """Never: rows are read where they are."""
+        return False
+
+    def reads_again(self, num_src: Size) -> bool:
+        """Where the table is small beside the destinations."""
+        return few_rows(num_src, self.num_dst)
+
+    def degrees(self) -> Int[Array, " num_dst"]:
+        """The number of live edges into each destination."""
+        return self.degree
 
     def sources(self, h: Rows) -> tuple[Rows, "Segments"]:
         """`h` with 0 in the rows that are not read."""
@@ -273,6 +327,49 @@ def as_tree(block: Indexed) -> tuple[Int[Array, " num_src"], Tree]:
     Array([5, 7, 9], dtype=int32)
     """
     return jnp.concatenate([block.dst, block.src.ravel()]), Tree(block.mask, block.edge_data)
+
+
+def read_tables(tables: PyTree, block: Block) -> tuple[Any, Block]:
+    """What a block reads of each table, and the block over that; one without ids reads tables as they are.
+
+    >>> block = Indexed(jnp.array([2]), jnp.array([[0]]), jnp.array([[True]]))
+    >>> read_tables(jnp.array([1.0, 2.0, 4.0]), block)[0]
+    Array([4., 1.], dtype=float32)
+    """
+    if not isinstance(block, Indexed):
+        return tables, block
+    ids, tree = as_tree(block)
+    return jax.tree.map(lambda x: take(x, ids), tables), tree
+
+
+def block_ids(block: Block) -> Ends | None:
+    """The ids that a block reads a table at, destinations first; None where it reads rows in its own order.
+
+    >>> block_ids(Indexed(jnp.array([2]), jnp.array([[0]]), jnp.array([[True]])))
+    Array([2, 0], dtype=int32)
+    """
+    return as_tree(block)[0] if isinstance(block, Indexed) else None
+
+
+def with_ids(block: Any, ids: Ends) -> Any:
+    """The same slots over other ids, in the order of `block_ids`.
+
+    >>> block = Indexed(jnp.array([2]), jnp.array([[0]]), jnp.array([[True]]))
+    >>> with_ids(block, jnp.array([5, 6])).dst
+    Array([5], dtype=int32)
+    """
+    return block._replace(dst=ids[: block.num_dst], src=ids[block.num_dst :].reshape(block.src.shape))
+
+
+def slot_owners(owner: Int[Array, " num_dst"], block: Block) -> Int[Array, " num_src"] | None:
+    """For each place that a sampled block reads, the destinations first, whose it is; None for other blocks.
+
+    >>> slot_owners(jnp.array([7, 8]), Tree(jnp.array([[True], [True]])))
+    Array([7, 8, 7, 8], dtype=int32)
+    """
+    if not isinstance(block, Tree | Indexed):
+        return None
+    return jnp.concatenate([owner, jnp.repeat(owner, block.mask.shape[1])])
 
 
 def as_segments(block: Tree | Indexed) -> Segments:

@@ -2,129 +2,184 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from jsage._internal.arrays import LEGAL, take, wide
-from jsage.blocks.block import Indexed, Tree, as_tree
-
-ChunkFn: TypeAlias = Callable[[PyTree, Float[Array, "num_src d"], Any], Float[Array, "num_dst d_out"]]
-"""`(params, h, block) -> pooled`; it closes over no array, and destinations do not see one another."""
+from jsage.blocks.reductions import Reduction, finished, where
+from jsage.blocks.slotwise import Slots, add_rows, blank, hoist, is_float, like, slot_major, some_rows
+from jsage.typing import EdgeData, MessageFn
 
 LIMIT = 2**20
 """How many numbers of neighbours' rows are held at once: 4 MB in float32."""
 
 
-def by_chunk(
-    fn: ChunkFn, params: PyTree, h: Float[Array, "num_src d"], block: Indexed | Tree
-) -> Float[Array, "num_dst d_out"]:
-    """`fn(params, h, block)`, a chunk of destinations at a time where the block reads more than `LIMIT`.
+@runtime_checkable
+class Sampled(Protocol):
+    """A block with a table of slots."""
 
-    Each chunk is a `Tree` over the rows that it reads, copied where the block is indexed; its gradient
-    computes it again, so what `fn` makes of the rows takes the same memory for any number of destinations.
+    @property
+    def mask(self) -> Bool[Array, "num_dst fanout"]:
+        """The slots that are not padding."""
+        ...
 
-    >>> import jax.numpy as jnp
+    @property
+    def edge_data(self) -> EdgeData:
+        """Named arrays, one row a slot."""
+        ...
+
+    def slot_rows(self, h: PyTree) -> PyTree:
+        """Every slot's rows, `[num_dst, fanout, ...]`."""
+        ...
+
+    def cut(self, h: PyTree, at: Any, size: int) -> tuple[PyTree, Any]:
+        """The rows that `size` destinations from `at` on read, and the tree over them."""
+        ...
+
+    def add_cut(self, d_h: PyTree, at: Any, d_rows: PyTree) -> PyTree:
+        """Add cotangents of the rows of `cut` to those of `h`."""
+        ...
+
+
+ChunkFn: TypeAlias = Callable[[PyTree, PyTree, Any], PyTree]
+"""`(dst, h, block) -> rows`; it may close over arrays, and destinations do not see one another."""
+
+
+def by_chunk(fn: ChunkFn, dst: PyTree, h: PyTree, block: Any) -> PyTree:
+    """`fn(dst, h, block)`, a chunk of destinations at a time where the block reads more than `LIMIT`.
+
+    `block` is a `Sampled`, and `dst` holds a row a destination. Each chunk is a `Tree` over the rows that it
+    reads, copied where the block is indexed; its gradient computes it again, so what `fn` makes of the rows
+    takes the same memory for any number of destinations.
+
+    >>> from jsage.blocks import Indexed
     >>> block = Indexed(jnp.array([0]), jnp.array([[1, 2]]), jnp.array([[True, True]]))
-    >>> by_chunk(lambda scale, h, block: scale * block.sum(h), 2.0, jnp.array([[1.0], [2.0], [4.0]]), block)
+    >>> by_chunk(lambda dst, h, block: 2 * block.sum(h), None, jnp.array([[1.0], [2.0], [4.0]]), block)
     Array([[12.]], dtype=float32)
     """
-    numbers = (block.num_dst + block.mask.size) * h.shape[1]
+    num_dst, fanout = block.mask.shape
+    numbers = num_dst * (1 + fanout) * sum(x.size // x.shape[0] for x in jax.tree.leaves(h))
     if not isinstance(numbers, int) or numbers <= LIMIT:  # a size may be a symbol (jax.export)
-        return fn(params, h, block)
-    chunks = min(-(-numbers // LIMIT), block.num_dst)
-    return _by_chunk(fn, -(-block.num_dst // chunks), params, h, block)
+        return fn(dst, h, block)
+    chunks = min(-(-numbers // LIMIT), num_dst)
+    size = -(-num_dst // chunks)
+    rows, part = jax.eval_shape(lambda h, block: block.cut(h, 0, size), h, block)
+    run, consts = hoist(fn, some_rows(dst, size), rows, part)
+    return _by_chunk(run, size, consts, dst, h, block)
+
+
+def reduce_in_order(
+    message: MessageFn, reduction: Reduction, rows: tuple[PyTree, PyTree, PyTree], block: Sampled
+) -> PyTree:
+    """A reduction whose order counts, slot after slot; `rows` are `(dst, src, own)` of `Block.reduce`.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> from jsage.blocks.reductions import weighted_source
+    >>> last = Reduction(
+    ...     start=lambda message, num_dst: jnp.zeros((num_dst, message.shape[1])),
+    ...     step=lambda state, message, mask: where(mask, message, state),
+    ...     finish=lambda state, degree, message: state,
+    ... )
+    >>> block = Tree(jnp.array([[True, True, False]]))
+    >>> reduce_in_order(weighted_source, last, (None, jnp.arange(4.0)[:, None], None), block)
+    Array([[2.]], dtype=float32)
+    """
+
+    def read(dst: PyTree, h: PyTree, block: Any) -> PyTree:
+        dst, own = dst
+        given, data = where(block.mask, (block.slot_rows(h), dict(block.edge_data)), 0)
+        slots = slot_major(block.mask, data, None)
+        given = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), given)
+
+        def brings(slot: tuple[Slots, PyTree]) -> PyTree:
+            return message(dst, slot[1], slot[0].edge_data)
+
+        def step(state: Any, slot: tuple[Slots, PyTree]) -> Any:
+            return reduction.step(state, brings(slot), slot[0].mask), None
+
+        first = jax.eval_shape(lambda: brings(jax.tree.map(lambda x: x[0], (slots, given))))
+        start = reduction.start(first, block.mask.shape[0])
+        state, _ = jax.lax.scan(step, start, (slots, given))
+        return finished(reduction, state, block.mask.sum(1, dtype=jnp.int32), first, own)
+
+    dst, src, own = rows
+    return by_chunk(read, (dst, own), src, block)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_chunk(fn, size, params, h, block):
-    out = jax.eval_shape(lambda: fn(params, *_read(h, block, size, 0)))
+def _by_chunk(run, size, consts, dst, h, block):
+    def part(at):
+        return run(consts, cut_rows(dst, at, size), *block.cut(h, at, size))
 
     def step(i, done):
         at = _start(i, size, block)
-        return jax.lax.dynamic_update_slice_in_dim(done, fn(params, *_read(h, block, size, at)), at, 0)
+        put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, at, 0)  # noqa: E731
+        return jax.tree.map(put, done, part(at))
 
-    return jax.lax.fori_loop(
-        0, _chunks(size, block), step, jnp.zeros((block.num_dst, *out.shape[1:]), out.dtype)
-    )
-
-
-def _forward(fn, size, params, h, block):
-    return _by_chunk(fn, size, params, h, block), (params, h, block)
+    shapes = jax.eval_shape(part, 0)
+    start = jax.tree.map(lambda x: jnp.zeros((block.mask.shape[0], *x.shape[1:]), x.dtype), shapes)
+    return jax.lax.fori_loop(0, _chunks(size, block), step, start)
 
 
-def _backward(fn, size, saved, cotangent):
-    params, h, block = saved
+def _forward(run, size, consts, dst, h, block):
+    return _by_chunk(run, size, consts, dst, h, block), (consts, dst, h, block)
+
+
+def _backward(run, size, saved, cotangent):
+    consts, dst, h, block = saved
 
     def step(i, grads):
-        d_params, d_h, d_data = grads
+        d_consts, d_dst, d_h, d_data = grads
         at = _start(i, size, block)
-        rows, tree = _read(h, block, size, at)
-        trained, fixed = _floats(tree.edge_data)
+        rows, tree = block.cut(h, at, size)
 
-        def run(params, rows, trained):
-            return fn(params, rows, tree._replace(edge_data={**fixed, **trained}))
+        def again(consts, dst, rows, data):
+            return run(consts, dst, rows, tree._replace(edge_data=data))
 
         new = at + jnp.arange(size) >= i * size  # the last chunk begins early and meets some once more
-        d_out = jnp.where(new[:, None], _cut(cotangent, size, at), 0)
-        more, d_rows, d_part = jax.vjp(run, params, rows, trained)[1](d_out)
-        d_params = jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_params, more)
-        d_data = {name: _add(d_data[name], at, d) for name, d in d_part.items()}
-        return d_params, _unread(d_h, block, at, d_rows.astype(d_h.dtype)), d_data
+        d_out = where(new, cut_rows(cotangent, at, size), 0)
+        d = jax.vjp(again, consts, cut_rows(dst, at, size), rows, dict(tree.edge_data))[1](d_out)
+        more, to_dst, d_rows, to_data = d
+        put = partial(jax.tree.map, lambda total, x: add_at(total, at, x))
+        d_h = block.add_cut(d_h, at, d_rows)
+        return add_rows(d_consts, more), put(d_dst, to_dst), d_h, put(d_data, to_data)
 
-    trained = _floats(block.edge_data)[0]
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)), (params, h, trained))
-    grads = jax.lax.fori_loop(0, _chunks(size, block), step, start)
-    d_params, d_h, d_data = jax.tree.map(lambda x, d: d.astype(x.dtype), (params, h, trained), grads)
-    data = {name: d_data.get(name) for name in block.edge_data}
-    return d_params, d_h, jax.tree.map(lambda _: None, block)._replace(edge_data=data)
+    given = consts, dst, h, dict(block.edge_data)
+    grads = jax.lax.fori_loop(0, _chunks(size, block), step, blank(given))
+    *grads, d_data = like(grads, given)
+    return *grads, jax.tree.map(lambda _: None, block)._replace(edge_data=d_data)
 
 
 _by_chunk.defvjp(_forward, _backward)
 
 
-def _chunks(size: int, block: Indexed | Tree) -> int:
-    return -(-block.num_dst // size)
+def cut_rows(tree: PyTree, at: Any, size: int) -> PyTree:
+    """`size` rows of each array, from row `at` on.
+
+    >>> cut_rows(jnp.arange(5), 1, 2)
+    Array([1, 2], dtype=int32)
+    """
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, size), tree)
 
 
-def _start(i: Array, size: int, block: Indexed | Tree) -> Array:
-    return jnp.minimum(i * size, block.num_dst - size)
+def add_at(total: Array, at: Any, rows: Any) -> Array:
+    """Add rows to those from `at` on; rows without a gradient are left out.
+
+    >>> add_at(jnp.zeros(3), 1, jnp.ones(2))
+    Array([0., 1., 1.], dtype=float32)
+    """
+    if not is_float(rows):
+        return total
+    new = cut_rows(total, at, rows.shape[0]) + rows.astype(total.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(total, new, at, 0)
 
 
-def _read(h: Array, block: Indexed | Tree, size: int, at: Any) -> tuple[Array, Tree]:
-    """The rows that `size` destinations read, and the tree over them."""
-    part = jax.tree.map(lambda x: _cut(x, size, at), block)
-    fanout = block.mask.shape[1]
-    if isinstance(part, Tree):
-        slots = _cut(h, size * fanout, block.num_dst + at * fanout)
-        return jnp.concatenate([_cut(h, size, at), slots]), part
-    ids, tree = as_tree(part)
-    # Times 1: a matmul in bfloat16 behind a mere copy would have XLA convert the whole table beforehand.
-    live = tree.read(jnp.ones(size, bool), ids.size)
-    return take(h, ids) * live[:, None].astype(h.dtype), tree
+def _chunks(size: int, block: Sampled) -> int:
+    return -(-block.mask.shape[0] // size)
 
 
-def _unread(d_h: Array, block: Indexed | Tree, at: Any, d_rows: Array) -> Array:
-    """Add cotangents of the rows of `_read` to those of `h`."""
-    fanout = block.mask.shape[1]
-    size = d_rows.shape[0] // (1 + fanout)
-    if isinstance(block, Tree):
-        return _add(_add(d_h, at, d_rows[:size]), block.num_dst + at * fanout, d_rows[size:])
-    ids, _ = as_tree(jax.tree.map(lambda x: _cut(x, size, at), block))
-    return d_h.at[ids].add(d_rows, **LEGAL)
-
-
-def _cut(x: Array, size: int, at: Any) -> Array:
-    return jax.lax.dynamic_slice_in_dim(x, at, size)
-
-
-def _add(x: Array, at: Any, rows: Array) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(x, _cut(x, rows.shape[0], at) + rows.astype(x.dtype), at, 0)
-
-
-def _floats(data: Any) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The arrays that have a gradient, and the others."""
-    trained = {name: x for name, x in data.items() if jnp.issubdtype(x.dtype, jnp.floating)}
-    return trained, {name: x for name, x in data.items() if name not in trained}
+def _start(i: Array, size: int, block: Sampled) -> Array:
+    return jnp.minimum(i * size, block.mask.shape[0] - size)

@@ -3,17 +3,21 @@
 Values are folds over `jsage.blocks.sliced`; gradients are the same folds over the reversed graph.
 """
 
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import take, wide
-from jsage.blocks.sliced import LIMIT, MAX, ROWS, SUM, Message, Sliced, fold, sliced
+from jsage.blocks.layout import Size, few_rows, plain_reduction
+from jsage.blocks.reductions import MAX, SUM, Reduction, finished, where
+from jsage.blocks.sliced import LIMIT, ROWS, Line, Message, Sliced, fold, fold_with, sliced
+from jsage.blocks.slotwise import add_rows, blank, cast, hoist, is_float, like, some_rows
 from jsage.graph import Graph, reverse
-from jsage.typing import EdgeData
+from jsage.typing import EdgeData, MessageFn
 
 Rows: TypeAlias = Float[Array, "num_nodes d"]
 
@@ -21,8 +25,8 @@ Rows: TypeAlias = Float[Array, "num_nodes d"]
 class Classes(NamedTuple):
     """A block that holds every edge of a graph: all nodes read their whole neighbourhoods.
 
-    For full-batch training and exact inference. It holds no `[num_nodes, max degree]` table, so `slots`,
-    which the LSTM reads, is not to be had. Make one with `degree_classes`.
+    For full-batch training and exact inference. It holds no `[num_nodes, max degree]` table, so reductions
+    whose order counts (the LSTM) are not available. Make one with `degree_classes`.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -38,7 +42,7 @@ class Classes(NamedTuple):
     backward: Sliced
     """The same over the reversed graph, for the gradient."""
     edge_data: EdgeData = {}
-    """Empty: weights are kept with the edges."""
+    """One row an edge, in the order of the graph's; without the weights, which are kept with the slots."""
 
     @property
     def num_dst(self) -> int:
@@ -59,16 +63,33 @@ class Classes(NamedTuple):
         self._check(h)
         return _max(h, self)
 
+    def reduce(
+        self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
+    ) -> PyTree:
+        """Messages reduced, chunk by chunk: nothing has a row for every edge."""
+        self._check(dst)
+        self._check(src)
+        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+            return plain(src)
+        if reduction.join is None or reduction.gradient is None:
+            raise TypeError(
+                "a reduction whose order counts needs a [num_nodes, max degree] table, which degree classes "
+                "are there to avoid: use full_block(graph, slots=True)"
+            )
+        run, consts = hoist(message, *_like(self, dst, src))
+        return _reduced(run, reduction, (consts, dst, src, own), self)
+
+    def by_slot(self, num_src: Size) -> bool:
+        """Never: rows are read where they are."""
+        return False
+
+    def reads_again(self, num_src: Size) -> bool:
+        """Always."""
+        return few_rows(num_src, self.num_dst)
+
     def degrees(self) -> Int[Array, " num_nodes"]:
         """The number of edges into each node."""
         return self.degree
-
-    def slots(self, h: Rows) -> tuple[Array, Array]:
-        """Not to be had: raises TypeError."""
-        raise TypeError(
-            "slots need a [num_nodes, max degree] table, which degree classes are there to avoid: "
-            "use full_block(graph, slots=True)"
-        )
 
     def sources(self, h: Rows) -> tuple[Rows, "Classes"]:
         """`h` itself: every row is read, if only by its own node."""
@@ -78,20 +99,20 @@ class Classes(NamedTuple):
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Live nodes and the sources of their edges."""
         flags = live[:, None].astype(jnp.float32)
-        return live | (fold(self.backward, lambda nodes: lambda src, weight: take(flags, src), MAX)[:, 0] > 0)
+        return live | (fold(self.backward, lambda nodes: lambda line: take(flags, line.src), MAX)[:, 0] > 0)
 
-    def _check(self, h: Rows) -> None:
-        if h.shape[0] != self.num_dst:
+    def _check(self, h: PyTree) -> None:
+        for rows in {x.shape[0] for x in jax.tree.leaves(h)} - {self.num_dst}:
             raise ValueError(
-                f"degree classes of {self.num_dst} nodes read one row a node, got {h.shape[0]} rows: "
+                f"degree classes of {self.num_dst} nodes read one row a node, got {rows} rows: "
                 "pass all nodes' rows, in order"
             )
 
 
 def degree_classes(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> Classes:
-    """A graph as one block in degree classes, on the host, once; an `edge_data["weight"]` goes with it.
+    """A graph as one block in degree classes, on the host, once; its `edge_data` goes with it.
 
-    Chunks have `rows` rows of at most `limit` slots. Weights are data here: they get no gradient
+    Chunks have `rows` rows of at most `limit` slots. An `edge_data["weight"]` gets no gradient here
     (`full_block` gives one). For a model of `L` layers pass `(degree_classes(graph),) * L`.
 
     >>> import jax.numpy as jnp
@@ -106,17 +127,20 @@ def degree_classes(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> Cla
         raise ValueError(f"chunks need rows of 1 or more and a limit of 2 or more, got {rows} and {limit}")
     if graph.num_nodes == 0:
         raise ValueError("degree classes need a graph with nodes, got one without any")
-    weight = graph.edge_data.get("weight")
-    graph = graph._replace(edge_data={} if weight is None else {"weight": weight})
+    weight = {name: x for name, x in graph.edge_data.items() if name == "weight"}
+    data = {name: jnp.asarray(x) for name, x in graph.edge_data.items() if name != "weight"}
+    number = {"number": jnp.arange(graph.num_edges, dtype=jnp.int32)} if data else {}
+    graph = graph._replace(edge_data={**weight, **number})
     ways = [_host(graph), _host(reverse(graph))]
     forward = sliced(*ways[0], rows=rows, limit=limit)
-    symmetric = all(np.array_equal(a, b) for a, b in zip(*ways, strict=True))
+    symmetric = all(a is b or (a is not None and np.array_equal(a, b)) for a, b in zip(*ways, strict=True))
     backward = forward if symmetric else sliced(*ways[1], rows=rows, limit=limit)
-    return Classes(jnp.asarray(np.diff(ways[0][0])), forward, backward)
+    return Classes(jnp.asarray(np.diff(ways[0][0])), forward, backward, data)
 
 
-def _host(graph: Graph) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(x) for x in (graph.indptr, graph.indices, *graph.edge_data.values()))
+def _host(graph: Graph) -> tuple[Any, ...]:
+    found = (graph.indptr, graph.indices, graph.edge_data.get("weight"), graph.edge_data.get("number"))
+    return tuple(None if x is None else np.asarray(x) for x in found)
 
 
 def _scaled(rows: Array, weight: Array | None) -> Array:
@@ -126,7 +150,7 @@ def _scaled(rows: Array, weight: Array | None) -> Array:
 @jax.custom_vjp
 def _sum(h: Rows, forward: Sliced, backward: Sliced) -> Rows:
     def read(nodes: Array) -> Message:
-        return lambda src, weight: _scaled(take(h, src), weight).astype(wide(h))
+        return lambda line: _scaled(take(h, line.src), line.weight).astype(wide(h))
 
     return fold(forward, read, SUM).astype(h.dtype)
 
@@ -145,7 +169,7 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 @jax.custom_vjp
 def _max(h: Rows, block: Classes) -> Rows:
-    top = fold(block.forward, lambda nodes: lambda src, weight: _scaled(take(h, src), weight), MAX)
+    top = fold(block.forward, lambda nodes: lambda line: _scaled(take(h, line.src), line.weight), MAX)
     return jnp.where(block.degree[:, None] > 0, top, 0)
 
 
@@ -159,7 +183,7 @@ def _max_backward(saved: tuple[Rows, Rows, Classes], cotangent: Rows):
 
     def won(nodes: Array) -> Message:
         mine = take(top, nodes)
-        return lambda src, weight: (_scaled(take(h, src), weight) == mine).astype(wide(h))
+        return lambda line: (_scaled(take(h, line.src), line.weight) == mine).astype(wide(h))
 
     ties = fold(block.forward, won, SUM)
     share = cotangent.astype(ties.dtype) / jnp.maximum(ties, 1)
@@ -167,8 +191,9 @@ def _max_backward(saved: tuple[Rows, Rows, Classes], cotangent: Rows):
     def pull(nodes: Array) -> Message:
         mine = take(h, nodes)
 
-        def message(dst: Array, weight: Array | None) -> Array:
-            return jnp.where(_scaled(mine, weight) == take(top, dst), _scaled(take(share, dst), weight), 0)
+        def message(line: Line) -> Array:
+            won = _scaled(mine, line.weight) == take(top, line.src)
+            return jnp.where(won, _scaled(take(share, line.src), line.weight), 0)
 
         return message
 
@@ -176,3 +201,110 @@ def _max_backward(saved: tuple[Rows, Rows, Classes], cotangent: Rows):
 
 
 _max.defvjp(_max_forward, _max_backward)
+
+
+def _like(block: Classes, dst: PyTree, src: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """The shapes of what a chunk's messages read."""
+    rows, weight = block.forward.node.shape[1], block.forward.weight
+    weights = {} if weight is None else {"weight": jax.ShapeDtypeStruct((rows,), weight.dtype)}
+    return some_rows(dst, rows), some_rows(src, rows), {**weights, **some_rows(dict(block.edge_data), rows)}
+
+
+def _edge_rows(block: Classes, line: Line) -> dict[str, Array]:
+    found = {} if line.weight is None else {"weight": line.weight[:, 0]}
+    if line.edge is None:
+        return found
+    return {**found, **{name: take(x, line.edge) for name, x in block.edge_data.items()}}
+
+
+def _rows(tree: PyTree, ids: Array) -> PyTree:
+    return jax.tree.map(lambda x: take(x, ids), tree)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _reduced(message, reduction, given, block):
+    return _forward(message, reduction, given, block)[0]
+
+
+def _forward(message, reduction, given, block):
+    consts, dst, src, own = given
+
+    def read(nodes):
+        mine = _rows(dst, nodes)
+        return lambda line, _: (message(consts, mine, _rows(src, line.src), _edge_rows(block, line)), ())
+
+    state, _ = fold_with(block.forward, read, reduction, ())
+    sent = jax.eval_shape(message, consts, *_like(block, dst, src))
+    out = finished(reduction, state, block.degree, sent, own)
+    state = state if own is None else reduction.step(state, own, None)
+    return out, (given, block, state)
+
+
+def _backward(message, reduction, saved, cotangent):
+    (consts, dst, src, own), block, state = saved
+    gradient, tally = reduction.gradient, None
+    if gradient.tally is not None:
+
+        def ties(nodes):
+            mine, top = _rows(dst, nodes), _rows(state, nodes)
+
+            def read(line, _):
+                sent = message(consts, mine, _rows(src, line.src), _edge_rows(block, line))
+                return gradient.tally(top, sent), ()
+
+            return read
+
+        tally, _ = fold_with(block.forward, ties, SUM, ())
+        tally = tally if own is None else jax.tree.map(jnp.add, tally, gradient.tally(state, own))
+    settled = gradient.settle(state, tally, cotangent)
+    pull = partial(_pulled, message, gradient, consts)
+
+    def into(nodes):
+        """Cotangents of the destinations' rows, with those of parameters and edges carried on."""
+        mine, final = _rows(dst, nodes), _rows(settled, nodes)
+
+        def read(line, carry):
+            rows = mine, _rows(src, line.src), _edge_rows(block, line)
+            more, to_dst, _, to_edge = pull(rows, final, line.mask)
+            to_edge = {name: to_edge[name] for name in block.edge_data}
+            return _floats(to_dst), (add_rows(carry[0], more), add_rows(carry[1], to_edge, line.edge))
+
+        return read
+
+    def out_of(nodes):
+        """Cotangents of the sources' rows: a line holds destinations."""
+        mine = _rows(src, nodes)
+
+        def read(line, _):
+            rows = _rows(dst, line.src), mine, _edge_rows(block, line)
+            return _floats(pull(rows, _rows(settled, line.src), line.mask)[2]), ()
+
+        return read
+
+    edges = dict(block.edge_data)
+    d_dst, (d_consts, d_edges) = fold_with(block.forward, into, SUM, (blank(consts), blank(edges)))
+    d_src, _ = fold_with(block.backward, out_of, SUM, ())
+    d_own = None if own is None else cast(gradient.pull(settled, own), own)
+    d_block = jax.tree.map(lambda _: None, block)._replace(edge_data=like(d_edges, edges))
+    return (like(d_consts, consts), _placed(d_dst, dst), _placed(d_src, src), d_own), d_block
+
+
+_reduced.defvjp(_forward, _backward)
+
+
+def _pulled(message, gradient, consts, rows, final, mask):
+    """Cotangents of parameters and of all rows; none from slots that are not there."""
+    rows = where(mask, rows, 0)
+    sent, back = jax.vjp(message, consts, *rows)
+    more, *to_rows = back(where(mask, cast(gradient.pull(final, sent), sent), 0))
+    return more, *to_rows
+
+
+def _floats(tree: PyTree) -> list[Array]:
+    return [x for x in jax.tree.leaves(tree) if is_float(x)]
+
+
+def _placed(found: list[Array], tree: PyTree) -> PyTree:
+    """Cotangents of the arrays that have some, in their dtypes; None for the others."""
+    given = iter(found)
+    return jax.tree.map(lambda x: next(given).astype(x.dtype) if is_float(x) else None, tree)

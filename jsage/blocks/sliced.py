@@ -11,14 +11,10 @@ from typing import Any, NamedTuple, Optional, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import take
-
-Message: TypeAlias = Callable[[Array, Array | None], Array]
-"""`(src[rows], weight[rows]) -> [rows, d]`: what one slot of a chunk's rows brings."""
-Reduction: TypeAlias = tuple[Callable[[Array, Array], Array], float | int]
-"""How messages are joined, and what no message is: `SUM`, `MAX`."""
+from jsage.blocks.reductions import Reduction, where
 
 ROWS = 512
 """Rows of a chunk: at 128 floats each, their sums fit the cache of a core."""
@@ -28,9 +24,24 @@ JOIN_ROWS = 64
 """Rows of a chunk of nodes in pieces, which are few and of very unlike degrees."""
 UNROLL = (8, 4, 2, 1)
 """Slots that one pass over a chunk's sums adds, while so many are left."""
+ONE = (1,)
+"""For messages that would be slow to compile several times over."""
 
-SUM: Reduction = (jnp.add, 0)
-MAX: Reduction = (jnp.maximum, -jnp.inf)
+
+class Line(NamedTuple):
+    """One slot of a chunk's rows."""
+
+    src: Int[Array, " rows"]
+    weight: Float[Array, "rows 1"] | None
+    edge: Int[Array, " rows"] | None
+    mask: Bool[Array, " rows"] | None
+    """Which rows have the slot; None: all."""
+
+
+Message: TypeAlias = Callable[[Line], PyTree]
+"""What one slot brings, `[rows, ...]`."""
+Carried: TypeAlias = Callable[[Line, PyTree], tuple[PyTree, PyTree]]
+"""`(line, carry) -> (message, carry)`."""
 
 
 class Pieces(NamedTuple):
@@ -71,6 +82,8 @@ class Sliced(NamedTuple):
     """Nodes in pieces."""
     join: Optional["Sliced"]
     """For each of them, the rows of its pieces."""
+    edge: Int[Array, "slots rows"] | None = None
+    """The number of each slot's edge, where it was asked for."""
 
 
 def pieces(indptr: np.ndarray, rows: int = ROWS, limit: int = LIMIT) -> Pieces:
@@ -110,11 +123,14 @@ def sliced(
     indptr: np.ndarray,
     indices: np.ndarray,
     weight: np.ndarray | None = None,
+    edge: np.ndarray | None = None,
     *,
     rows: int = ROWS,
     limit: int = LIMIT,
 ) -> Sliced:
     """Edges as chunks of rows, where node `v` reads `indices[indptr[v]:indptr[v + 1]]`; on the host, once.
+
+    `weight` and `edge`, a number for each edge, are laid out in the same way.
 
     >>> edges = sliced(np.array([0, 2, 2, 3]), np.array([1, 2, 0]))
     >>> edges.node.tolist(), edges.src.tolist()
@@ -124,77 +140,126 @@ def sliced(
     first = np.concatenate([[0], np.cumsum(found.width)]).astype(np.int32)
     shape = max(first[-1], 1), found.node.shape[1]  # never without a line: loops over none are traced too
     src = np.zeros(shape, np.int32)
-    scale = np.zeros(shape if weight is not None else 0, None if weight is None else weight.dtype)
+    scale = None if weight is None else np.zeros(shape, weight.dtype)
+    number = None if edge is None else np.zeros(shape, np.int32)
     for c, width in enumerate(found.width):
         slot, lines = np.arange(width)[:, None], slice(first[c], first[c + 1])
         live = slot < found.degree[c]
-        edge = np.where(live, found.start[c] + slot, 0)
-        src[lines] = np.where(live, indices[edge], found.node[c])
-        if weight is not None:
-            scale[lines] = np.where(live, weight[edge], 0)
+        at = np.where(live, found.start[c] + slot, 0)
+        src[lines] = np.where(live, indices[at], found.node[c])
+        for values, out in ((weight, scale), (edge, number)):
+            if values is not None and out is not None:
+                out[lines] = np.where(live, values[at], 0)
     cut, starts, parts = found.cut
     return Sliced(
         jnp.asarray(src),
-        None if weight is None else jnp.asarray(scale),
+        None if scale is None else jnp.asarray(scale),
         jnp.asarray(found.node),
         jnp.asarray(found.degree),
         jnp.asarray(first),
         jnp.asarray(found.place),
         jnp.asarray(cut) if cut.size else None,
         sliced(starts, parts, rows=min(rows, JOIN_ROWS), limit=limit) if cut.size else None,
+        None if number is None else jnp.asarray(number),
     )
 
 
-def fold(edges: Sliced, read: Callable[[Array], Message], reduction: Reduction) -> Array:
-    """Each node's messages, reduced; `read(nodes)` is the function from one slot of these nodes to theirs.
+def fold(edges: Sliced, read: Callable[[Array], Message], reduction: Reduction) -> PyTree:
+    """Each node's final state; `read(nodes)` is the function from one slot of these nodes to messages.
 
+    >>> from jsage.blocks.reductions import SUM
     >>> table = jnp.array([[1.0], [10.0], [100.0]])
     >>> edges = sliced(np.array([0, 2, 2, 3]), np.array([1, 2, 0]))
-    >>> fold(edges, lambda nodes: lambda src, weight: take(table, src), SUM).ravel()
+    >>> fold(edges, lambda nodes: lambda line: take(table, line.src), SUM).ravel()
     Array([110.,   0.,   1.], dtype=float32)
     """
-    join, nothing = reduction
-    like = jax.eval_shape(lambda: read(edges.node[0])(edges.src[0], _line(edges.weight, 0)))
 
-    def chunk(part: tuple[Array, Array, Array, Array]) -> Array:
+    def carried(nodes: Array) -> Carried:
+        message = read(nodes)
+        return lambda line, carry: (message(line), carry)
+
+    return fold_with(edges, carried, reduction, (), UNROLL)[0]
+
+
+def fold_with(
+    edges: Sliced,
+    read: Callable[[Array], Carried],
+    reduction: Reduction,
+    carry: PyTree,
+    turns: tuple[int, ...] = ONE,
+) -> tuple[PyTree, PyTree]:
+    """`fold` with something that goes from slot to slot through all chunks; `turns` are those of `unrolled`.
+
+    >>> from jsage.blocks.reductions import SUM
+    >>> edges = sliced(np.array([0, 2, 2, 3]), np.array([1, 2, 0]))
+    >>> count = lambda nodes: lambda line, slots: (jnp.ones((3, 1)), slots + 1)
+    >>> state, slots = fold_with(edges, count, SUM, jnp.array(0))
+    >>> state.ravel(), int(slots)
+    (Array([2., 0., 1.], dtype=float32), 2)
+    """
+    first = Line(edges.src[0], _line(edges.weight, 0), None if edges.edge is None else edges.edge[0], None)
+    like, _ = jax.eval_shape(lambda carry: read(edges.node[0])(first, carry), carry)
+
+    def chunk(carry: PyTree, part: tuple[Array, Array, Array, Array]) -> tuple[PyTree, PyTree]:
         nodes, degree, first, last = part
         message = read(nodes)
 
-        def slot(i: Array, total: Array) -> Array:
-            return join(total, message(edges.src[i], _line(edges.weight, i)))
+        def slot(i: Array, both: tuple[PyTree, PyTree], mask: Array | None = None) -> tuple[PyTree, PyTree]:
+            total, carry = both
+            edge = None if edges.edge is None else edges.edge[i]
+            sent, carry = message(Line(edges.src[i], _line(edges.weight, i), edge, mask), carry)
+            return reduction.step(total, sent, mask), carry
 
-        def padded(i: Array, total: Array) -> Array:
-            return jnp.where((i - first < degree)[:, None], slot(i, total), total)
-
-        total = jnp.full(like.shape, nothing, like.dtype)
         full = first + degree.min()
-        return jax.lax.fori_loop(full, last, padded, unrolled(first, full, slot, total))
+        both = unrolled(first, full, slot, (reduction.start(like, nodes.shape[0]), carry), turns)
+        total, carry = jax.lax.fori_loop(full, last, lambda i, both: slot(i, both, i - first < degree), both)
+        return carry, total
 
-    done = jax.lax.map(chunk, (edges.node, edges.degree, edges.first[:-1], edges.first[1:]))
-    done = done.reshape(-1, done.shape[-1])
-    out = take(done, edges.place)
+    carry, done = jax.lax.scan(chunk, carry, (edges.node, edges.degree, edges.first[:-1], edges.first[1:]))
+    done = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
+    return _joined(edges, done, like, reduction), carry
+
+
+def _joined(edges: Sliced, done: PyTree, like: PyTree, reduction: Reduction) -> PyTree:
+    """The states of nodes from those of their pieces."""
+    out = jax.tree.map(lambda x: take(x, edges.place), done)
+    join: Any = reduction.join
     if edges.cut is None or edges.join is None:
         return out
-    whole = fold(edges.join, lambda nodes: lambda src, weight: take(done, src), reduction)
-    return out.at[edges.cut].set(whole, unique_indices=True, indices_are_sorted=True)
+    joined = reduction._replace(
+        start=lambda state, num_dst: reduction.start(like, num_dst),
+        step=lambda state, other, mask: where(mask, join(state, other), state),
+    )
+    whole = fold(
+        edges.join, lambda nodes: lambda line: jax.tree.map(lambda x: take(x, line.src), done), joined
+    )
+    return jax.tree.map(
+        lambda x, y: x.at[edges.cut].set(y, unique_indices=True, indices_are_sorted=True), out, whole
+    )
 
 
-def unrolled(first: Array, last: Array, step: Callable[[Array, Any], Any], state: Any) -> Any:
+def unrolled(
+    first: Array,
+    last: Array,
+    step: Callable[[Array, Any], Any],
+    state: Any,
+    turns: tuple[int, ...] = UNROLL,
+) -> Any:
     """`fori_loop`, several steps a turn while they last, which XLA fuses into one pass over the state.
 
     >>> int(unrolled(jnp.array(3), jnp.array(20), lambda i, total: total + i, jnp.array(0)))
     187
     """
-    for size in UNROLL:
+    for size in turns:
 
         def turn(j: Array, state: Any, size: int = size, first: Array = first) -> Any:
             return jax.lax.fori_loop(
                 0, size, lambda i, state: step(first + j * size + i, state), state, unroll=True
             )
 
-        turns = (last - first) // size
-        state = jax.lax.fori_loop(0, turns, turn, state)
-        first = first + turns * size
+        count = (last - first) // size
+        state = jax.lax.fori_loop(0, count, turn, state)
+        first = first + count * size
     return state
 
 

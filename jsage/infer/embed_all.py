@@ -12,7 +12,7 @@ from jsage._internal.arrays import take
 from jsage.graph import Graph
 from jsage.infer.layer import ROWS, Edges, Targets, in_parts, receive, send
 from jsage.infer.tracing import Apply
-from jsage.typing import HostArray
+from jsage.typing import HostArray, LayeredModel
 
 Ids: TypeAlias = Int[np.ndarray, " size"]
 
@@ -34,9 +34,9 @@ def embed_all(
 ) -> Float[Array, "size out"]:
     """Every node's output row from its whole neighbourhood, one layer at a time over all nodes.
 
-    `model` is a `GraphSAGE`, or any module with its `num_layers`, `layer`, `inputs`, `jump` and `finish`;
-    `features` is None for a model with identity embeddings alone. With `nodes` only their rows are returned,
-    in that order, and each layer computes only the nodes that they depend on.
+    `model` is a `GraphSAGE`, or any other `jsage.typing.LayeredModel`; `features` is None for a model with
+    identity embeddings alone. With `nodes` only their rows are returned, in that order, and each layer
+    computes only the nodes that they depend on.
 
     A layer is one program, compiled once for each size of graph; the sizes of subsets are rounded up, by an
     eighth or so. Memory beyond the tables: the rows of two layers, whatever the largest degree.
@@ -54,6 +54,7 @@ def embed_all(
     (2, 4)
     """
     check(graph, features, nodes)
+    model = check_model(model)
     graph, features = jax.device_put((graph, features))
     last = Kept(_inputs(model, params, graph.indptr, features), None)
     kept: list[Kept] = []
@@ -85,6 +86,22 @@ def layer_of(model: Any, params: PyTree, k: int) -> Apply:
     (1, 4)
     """
     return lambda rows, block: model.apply(params, k, rows, block, method="layer")
+
+
+def check_model(model: Any) -> LayeredModel:
+    """The model, or a TypeError that says what it lacks to be run layer by layer.
+
+    >>> check_model("not a model")
+    Traceback (most recent call last):
+    TypeError: str is no LayeredModel: it lacks num_layers, identity, jump, apply, layer, inputs, finish...
+    """
+    names = ("num_layers", "identity", "jump", "apply", "layer", "inputs", "finish")
+    if missing := [name for name in names if not hasattr(model, name)]:
+        raise TypeError(
+            f"{type(model).__name__} is no LayeredModel: it lacks {', '.join(missing)}. Exact inference runs "
+            "one layer at a time: jsage.typing.LayeredModel says what it calls, GraphSAGE has it all"
+        )
+    return model
 
 
 def closure(graph: Graph, nodes: HostArray, num_layers: int) -> list[Ids]:
@@ -176,8 +193,9 @@ def _layer(
     apply, start = layer_of(model, params, k), take(graph.indptr, ids)
     degree = jnp.where(jnp.arange(ids.size) < count, take(graph.indptr, ids + 1) - start, 0)
     own = ids if below.place is None else take(below.place, ids)
-    edges = Edges(graph.indices, graph.edge_data.get("weight"), below.place)
-    return receive(apply, below.rows, send(apply, below.rows), Targets(own, start, degree), edges)
+    edges = Edges(graph.indices, dict(graph.edge_data), below.place)
+    tables = send(apply, below.rows, edges.edge_data)
+    return receive(apply, below.rows, tables, Targets(own, start, degree), edges)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import take
+from jsage.blocks.reductions import State, read_many
 from jsage.blocks.sliced import unrolled
-from jsage.infer.tracing import Apply, Fold, State, answered, heard
+from jsage.infer.tracing import Apply, Asked, Exchange, answered, heard
+from jsage.typing import EdgeData
 
 Table: TypeAlias = Float[Array, "num_src d"]
 
@@ -36,7 +38,8 @@ class Edges(NamedTuple):
     """Edges and where the rows are that they read."""
 
     indices: Int[Array, " num_edges"]
-    weight: Float[Array, " num_edges"] | None = None
+    edge_data: EdgeData = {}
+    """One row an edge: what messages read."""
     place: Int[Array, " num_nodes"] | None = None
     """The position of each node's row; None: node `v` is in row `v`."""
 
@@ -51,43 +54,55 @@ class Targets(NamedTuple):
     degree: Int[Array, " size"]
 
 
-def send(apply: Apply, h: Table) -> list[Array]:
+def send(apply: Apply, h: Table, edge_data: EdgeData = {}) -> list[Array]:  # noqa: B006
     """The tables that a layer reads of neighbours: `h` itself, or what it makes of each row beforehand.
+
+    `edge_data` gives the shapes of what messages read of edges.
 
     >>> import jax.numpy as jnp
     >>> [table] = send(lambda h, block: block.sum(2 * h), jnp.ones((3, 1)))
     >>> table.ravel()
     Array([2., 2., 2.], dtype=float32)
     """
-    same = unchanged(apply, h[:1])
-    made = iter(in_parts(lambda part: changed(apply, part, same), (h,), ROWS) if not all(same) else [])
+    same = unchanged(apply, h[:1], edge_data)
+    make = lambda part: changed(apply, part, same, edge_data)  # noqa: E731
+    made = iter(in_parts(make, (h,), ROWS) if not all(same) else [])
     return [h if skip else next(made) for skip in same]
 
 
-def unchanged(apply: Apply, rows: Table) -> list[bool]:
+def unchanged(apply: Apply, rows: Table, edge_data: EdgeData = {}) -> list[bool]:  # noqa: B006
     """Which of the tables that a layer sends are its own input as it is.
 
     >>> import jax.numpy as jnp
     >>> unchanged(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)))
     [True, False]
     """
-    return [sent is rows and not _padding(fold, sent) for fold, sent in heard(apply, rows)]
+    return [sent is rows and not extra for sent, extra in _sent(heard(apply, rows, edge_data))]
 
 
-def changed(apply: Apply, rows: Table, same: list[bool]) -> list[Array]:
+def changed(
+    apply: Apply,
+    rows: Table,
+    same: list[bool],
+    edge_data: EdgeData = {},  # noqa: B006
+) -> list[Array]:
     """What a layer sends of these rows, but for the tables that are its input; padded to a good width.
 
     >>> import jax.numpy as jnp
     >>> changed(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)), [True, False])
     [Array([[2., 2.]], dtype=float32)]
     """
-    asked = zip(heard(apply, rows), same, strict=True)
-    return [jnp.pad(sent, ((0, 0), (0, _padding(fold, sent)))) for (fold, sent), skip in asked if not skip]
+    sent = zip(_sent(heard(apply, rows, edge_data)), same, strict=True)
+    return [jnp.pad(x, ((0, 0), (0, extra))) if extra else x for (x, extra), skip in sent if not skip]
 
 
-def _padding(fold: Fold, rows: Table) -> int:
-    width = rows.shape[1]
-    return FULL - width if fold.by_column and NARROW < width < FULL else 0
+def _sent(asked: list[Asked]) -> list[tuple[Array, int]]:
+    """All arrays that are sent, and how many columns of zeros go beside each."""
+    return [(x, _padding(one, x)) for one in asked for x in jax.tree.leaves(one.src)]
+
+
+def _padding(asked: Asked, rows: Array) -> int:
+    return FULL - rows.shape[1] if asked.plain and NARROW < rows.shape[1] < FULL else 0
 
 
 def receive(
@@ -101,37 +116,38 @@ def receive(
     >>> receive(layer, h, [h], targets, Edges(jnp.array([1, 2]))).ravel()
     Array([2., 7.], dtype=float32)
     """
-    folds = [fold for fold, _ in heard(apply, h[:1])]
 
     def part(targets: Targets) -> Array:
-        states = _reduce(folds, tables, targets, edges)
-        return answered(apply, take(h, targets.own), targets.degree, states)
+        own = take(h, targets.own)
+        states = _reduce(_walks(apply, own, tables, edges), targets, edges)
+        return answered(apply, own, Exchange(targets.degree, edges.edge_data, states))
 
     return in_parts(part, targets, ROWS)
 
 
-def begin(apply: Apply, h: Table, tables: list[Array]) -> list[State]:
+def begin(apply: Apply, row: Table, tables: list[Array], edge_data: EdgeData = {}) -> list[State]:  # noqa: B006
     """The states of one node that has read nothing: for a node that is read by `go_on` in several calls.
 
     >>> import jax.numpy as jnp
     >>> begin(lambda h, block: block.sum(h), jnp.ones((1, 2)), [jnp.ones((1, 2))])
     [Array([[0., 0.]], dtype=float32)]
     """
-    return _start([fold for fold, _ in heard(apply, h[:1])], tables, 1)
+    edges = Edges(jnp.zeros(1, jnp.int32), edge_data)
+    return _start(_walks(apply, row, tables, edges), edges, 1)
 
 
 def go_on(
-    apply: Apply, h: Table, states: list[State], tables: list[Array], count: Int[Array, ""], edges: Edges
+    apply: Apply, row: Table, states: list[State], tables: list[Array], count: Int[Array, ""], edges: Edges
 ) -> list[State]:
-    """The states of one node once it has read the first `count` of these edges as well.
+    """The states of one node, its own row given, once it has read the first `count` of these edges as well.
 
     >>> import jax.numpy as jnp
     >>> layer, h = lambda h, block: block.sum(h), jnp.array([[1.0], [2.0]])
-    >>> go_on(layer, h, begin(layer, h, [h]), [h], jnp.array(2), Edges(jnp.array([1, 1])))
+    >>> go_on(layer, h[:1], begin(layer, h[:1], [h]), [h], jnp.array(2), Edges(jnp.array([1, 1])))
     [Array([[4.]], dtype=float32)]
     """
-    folds = [fold for fold, _ in heard(apply, h[:1])]
-    return _read_all(folds, tables, edges, jnp.zeros((), jnp.int32), count, states)
+    walks = _walks(apply, row, tables, edges)
+    return _read_all(walks, edges, (jnp.zeros((), jnp.int32), count, [w.asked.dst for w in walks]), states)
 
 
 def in_parts(function: Callable[..., Any], arrays: Any, rows: int) -> Any:
@@ -164,93 +180,113 @@ def _cut(arrays: Any, at: Any, rows: int) -> Any:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), arrays)
 
 
-def _reduce(folds: list[Fold], tables: list[Array], targets: Targets, edges: Edges) -> list[State]:
+class _Walk(NamedTuple):
+    """One reduction and the tables that it reads."""
+
+    asked: Asked
+    tables: PyTree
+
+
+Span: TypeAlias = tuple[Array, Array, list[PyTree]]
+"""Some nodes' first edges, their degrees, and their rows for each reduction."""
+
+
+def _walks(apply: Apply, own: Table, tables: list[Array], edges: Edges) -> list[_Walk]:
+    """What a layer asks for at nodes with these own rows."""
+    given, found = iter(tables), []
+    for asked in heard(apply, own, edges.edge_data):
+        leaves, tree = jax.tree.flatten(asked.src)
+        found.append(_Walk(asked, tree.unflatten([next(given) for _ in leaves])))
+    return found
+
+
+def _reduce(walks: list[_Walk], targets: Targets, edges: Edges) -> list[State]:
     """The states of all targets once they have read everything."""
     size = targets.degree.shape[0]
-    if edges.indices.shape[0] == 0 or not folds:
-        return _start(folds, tables, size)
+    if edges.indices.shape[0] == 0 or not walks:
+        return _start(walks, edges, size)
     order = jnp.argsort(targets.degree)
-    states = _walk(folds, tables, edges, (take(targets.start, order), take(targets.degree, order)), GROUP)
+    span = targets.start, targets.degree, [walk.asked.dst for walk in walks]
+    states = _walk(walks, edges, jax.tree.map(lambda x: take(x, order), span), GROUP)
     back = jnp.argsort(order)
     return jax.tree.map(lambda x: take(x, back), states)
 
 
-def _walk(
-    folds: list[Fold], tables: list[Array], edges: Edges, spans: tuple[Array, Array], group: int
-) -> list[State]:
+def _walk(walks: list[_Walk], edges: Edges, spans: Span, group: int) -> list[State]:
     """States of nodes sorted by degree, in classes; an uneven one is cut into smaller ones, then nodes."""
     size = spans[0].shape[0]
     classes = -(-size // group)
     each = -(-size // classes)
 
-    def one(span: tuple[Array, Array]) -> list[State]:
+    def one(span: Span) -> list[State]:
         slots = each * span[1].max().astype(jnp.float32)
         uneven = slots > UNEVEN * span[1].sum().astype(jnp.float32) + PIECE
         finer = _one_by_one if group < GROUP else partial(_walk, group=max(GROUP // SPLIT, 1))
-        return jax.lax.cond(
-            uneven,
-            lambda: finer(folds, tables, edges, span),
-            lambda: _together(folds, tables, edges, *span),
-        )
+        return jax.lax.cond(uneven, lambda: finer(walks, edges, span), lambda: _together(walks, edges, span))
 
-    cut = [jnp.pad(x, (0, classes * each - size)).reshape(classes, each) for x in spans]
-    states = jax.lax.map(one, tuple(cut))
+    def cut(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, classes * each - size), *((0, 0),) * (x.ndim - 1)))
+        return padded.reshape(classes, each, *x.shape[1:])
+
+    states = jax.lax.map(one, jax.tree.map(cut, spans))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], states)
 
 
-def _start(folds: list[Fold], tables: list[Array], size: int) -> list[State]:
-    return [fold.start(size, table.shape[1]) for fold, table in zip(folds, tables, strict=True)]
+def _start(walks: list[_Walk], edges: Edges, size: int) -> list[State]:
+    return [
+        walk.asked.reduction.start(walk.asked.like(walk.tables, edges.edge_data, size), size)
+        for walk in walks
+    ]
 
 
-def _together(
-    folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array
-) -> list[State]:
+def _together(walks: list[_Walk], edges: Edges, span: Span) -> list[State]:
     """Nodes of like degrees: what each of them has is read without a mask, and several slots a pass."""
+    start, degree, dst = span
     last = start + jnp.maximum(degree - 1, 0)
 
-    def slot(i: Array, states: list[State], live: Bool[Array, " nodes"]) -> list[State]:
-        rows = _rows(tables, edges, jnp.minimum(start + i, last))
-        return [fold.step(state, row, live) for fold, state, row in zip(folds, states, rows, strict=True)]
+    def slot(i: Array, states: list[State], mask: Bool[Array, " nodes"] | None) -> list[State]:
+        sent = _messages(walks, edges, jnp.minimum(start + i, last), dst)
+        given = zip(walks, states, sent, strict=True)
+        return [walk.asked.reduction.step(state, x, mask) for walk, state, x in given]
 
-    def whole(i: Array, states: list[State]) -> list[State]:
-        return slot(i, states, jnp.ones(start.size, bool))
-
-    states, least = _start(folds, tables, start.size), jnp.zeros((), jnp.int32)
-    if all(fold.by_column for fold in folds):  # sums and maxima: cheap to compile several times over
+    states, least = _start(walks, edges, start.size), jnp.zeros((), jnp.int32)
+    if all(walk.asked.plain for walk in walks):  # sums and maxima: cheap to compile several times over
         least = degree.min()
-        states = unrolled(jnp.zeros_like(least), least, whole, states)
+        states = unrolled(jnp.zeros_like(least), least, lambda i, states: slot(i, states, None), states)
     return jax.lax.fori_loop(least, degree.max(), lambda i, states: slot(i, states, i < degree), states)
 
 
-def _one_by_one(
-    folds: list[Fold], tables: list[Array], edges: Edges, spans: tuple[Array, Array]
-) -> list[State]:
-    def node(span: tuple[Array, Array]) -> list[State]:
-        return _read_all(folds, tables, edges, *span, _start(folds, tables, 1))
+def _one_by_one(walks: list[_Walk], edges: Edges, spans: Span) -> list[State]:
+    def node(span: Span) -> list[State]:
+        start, degree, dst = span
+        row = jax.tree.map(lambda x: x[None], dst)
+        return _read_all(walks, edges, (start, degree, row), _start(walks, edges, 1))
 
     states = jax.lax.map(node, spans)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
 
 
-def _read_all(
-    folds: list[Fold], tables: list[Array], edges: Edges, start: Array, degree: Array, states: list[State]
-) -> list[State]:
+def _read_all(walks: list[_Walk], edges: Edges, span: Span, states: list[State]) -> list[State]:
     """One node reads all its edges, a piece at a time."""
+    start, degree, row = span
+    dst = jax.tree.map(lambda x: jnp.broadcast_to(x, (PIECE, *x.shape[1:])), row)
 
     def piece(i: Array, states: list[State]) -> list[State]:
         offset = i * PIECE + jnp.arange(PIECE, dtype=jnp.int32)
         live: Bool[Array, " piece"] = offset < degree
-        rows = _rows(tables, edges, start + jnp.where(live, offset, 0))
-        return [fold.many(state, row, live) for fold, state, row in zip(folds, states, rows, strict=True)]
+        sent = _messages(walks, edges, start + jnp.where(live, offset, 0), dst)
+        given = zip(walks, states, sent, strict=True)
+        return [read_many(walk.asked.reduction, state, x, live) for walk, state, x in given]
 
     return jax.lax.fori_loop(0, (degree + PIECE - 1) // PIECE, piece, states)
 
 
-def _rows(tables: list[Array], edges: Edges, at: Array) -> list[Array]:
-    """The rows that these edges read, times their weights."""
+def _messages(walks: list[_Walk], edges: Edges, at: Array, dst: list[PyTree]) -> list[PyTree]:
+    """The messages along these edges."""
     src = take(edges.indices, at)
     src = src if edges.place is None else take(edges.place, src)
-    rows = [take(table, src) for table in tables]
-    if edges.weight is None:
-        return rows
-    return [row * take(edges.weight, at)[:, None].astype(row.dtype) for row in rows]
+    data = {name: take(x, at) for name, x in edges.edge_data.items()}
+    return [
+        walk.asked.message(mine, jax.tree.map(lambda x: take(x, src), walk.tables), data)
+        for walk, mine in zip(walks, dst, strict=True)
+    ]

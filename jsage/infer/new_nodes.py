@@ -14,10 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jsage._internal.arrays import rounded
-from jsage.blocks import Block, Indexed, as_tree
+from jsage.blocks.block import block_ids, read_tables
+from jsage.blocks.layout import Block
 from jsage.graph.overlay import GraphOverlay, KnownNodes, NewNodes, overlay
-from jsage.sampling import Room, fit_rooms, reads_rows, sample_blocks_by_node, whole_blocks
-from jsage.sampling.exact import table_rows
+from jsage.infer.apply_exact import apply_whole
+from jsage.infer.embed_all import check_model
+from jsage.sampling import Room, fit_rooms, sample_blocks_by_node, whole_blocks
+from jsage.sampling.exact import Pieces, table_rows
+from jsage.typing import HostArray
 
 BATCH = 512
 """New nodes that are embedded at once."""
@@ -28,7 +32,7 @@ def embed_new(
     model: Any,
     params: PyTree,
     graph: KnownNodes,
-    features: Float[Array, "num_nodes d"],
+    features: HostArray,
     new: NewNodes,
     fanouts: Sequence[int] | None = None,
 ) -> Float[np.ndarray, "num_new out"]:
@@ -52,6 +56,7 @@ def embed_new(
     >>> embed_new(model, params, graph, features, new).shape
     (2, 10)
     """
+    features = jnp.asarray(features)
     _check_model(model, graph, features, new)
     joined, count = overlay(graph, new), len(new.features)
     capacity = joined.features.shape[0]
@@ -60,8 +65,8 @@ def embed_new(
     for first in range(0, count, size):
         seeds = graph.id_limit + np.minimum(np.arange(first, first + size), capacity - 1).astype(np.int32)
         if fanouts is None:
-            sizes = _rooms(model, joined, features, new, seeds)
-            out = _whole(model, sizes, params, joined, features, seeds)
+            rooms = _rooms(model, joined, new, seeds)
+            out = _whole(model, rooms, params, joined, features, seeds)
         else:
             out = _sampled(model, tuple(fanouts), params, joined, features, seeds)
         rows.append(np.asarray(out))
@@ -85,9 +90,11 @@ def apply_blocks(
     (1, 4)
     """
     first, *rest = blocks
-    if not isinstance(first, Indexed):
+    if isinstance(first, Pieces):
+        return apply_whole(model, params, features, blocks, joined.features)
+    if (ids := block_ids(first)) is None:
         return model.apply(params, features, blocks)
-    ids, tree = as_tree(first)
+    _, tree = read_tables((), first)
     return model.apply(params, table_rows(features, joined.features, ids), (tree, *rest))
 
 
@@ -98,29 +105,22 @@ def _sampled(model, fanouts, params, joined, features, seeds):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _whole(model, sizes, params, joined, features, seeds):
-    rooms, last = sizes
-    blocks, _ = whole_blocks(joined, seeds, rooms, more=joined.features, last=last)
+def _whole(model, rooms, params, joined, features, seeds):
+    blocks, _ = whole_blocks(joined, seeds, rooms)
     return apply_blocks(model, params, features, joined, blocks)
 
 
-def _rooms(model: Any, joined: GraphOverlay, features: Array, new: NewNodes, seeds: np.ndarray):
-    """The rooms of a batch, the last hop's included; the first hop holds new edges alone, counted here."""
+def _rooms(model: Any, joined: GraphOverlay, new: NewNodes, seeds: np.ndarray) -> tuple[Room, ...]:
+    """The rooms of a batch; the first hop holds new edges alone, counted here."""
     layers, dst = model.num_layers, np.asarray(joined.dst)
     if layers == 1:
-        rooms, last = (), joined.src.shape[0]
+        return ()
+    if new.capacity:
+        room = Room(dst.size, seeds.size + dst.size)
     else:
-        if new.capacity:
-            room = Room(dst.size, seeds.size + dst.size)
-        else:
-            near = np.asarray(joined.src)[slice(*np.searchsorted(dst, (seeds[0], seeds[-1] + 1)))]
-            room = Room(rounded(near.size), rounded(np.unique(np.concatenate([seeds, near])).size))
-        rooms, last = (room,), None
-        if layers > 2:
-            rooms, last = fit_rooms(joined, jnp.asarray(seeds), layers, rooms)
-    if not reads_rows(model, *features.shape, seeds.size, rooms):
-        return rooms, None
-    return rooms, last or fit_rooms(joined, jnp.asarray(seeds), layers, rooms)[1]
+        near = np.asarray(joined.src)[slice(*np.searchsorted(dst, (seeds[0], seeds[-1] + 1)))]
+        room = Room(rounded(near.size), rounded(np.unique(np.concatenate([seeds, near])).size))
+    return fit_rooms(joined, jnp.asarray(seeds), layers, (room,))
 
 
 def _check_model(model: Any, graph: KnownNodes, features: Array, new: NewNodes) -> None:
@@ -129,7 +129,7 @@ def _check_model(model: Any, graph: KnownNodes, features: Array, new: NewNodes) 
             f"features must have one row an id, {graph.id_limit}, got shape {features.shape}: "
             "pass the table that belongs to the graph"
         )
-    if getattr(model, "identity", None):
+    if check_model(model).identity:
         raise ValueError(
             "this model has identity=..., an embedding learned for each known node: new nodes have none; "
             "train one on features alone"

@@ -12,7 +12,7 @@ from jsage.graph import Graph
 from jsage.infer.embed_all import edges_into, layer_of
 from jsage.infer.layer import Edges, Targets, begin, go_on, receive
 from jsage.infer.resumable import Progress, Stage, parts_by_edges
-from jsage.infer.tracing import answered
+from jsage.infer.tracing import Exchange, answered
 from jsage.typing import HostArray
 
 Span: TypeAlias = slice | np.ndarray
@@ -52,6 +52,8 @@ class Below(NamedTuple):
     place: np.ndarray | None
     """Each node's position in them; None: its id."""
     on_device: tuple[Array, list[Array]] | None
+    names: list[str]
+    """What the layer's messages read of `edge_data`."""
 
 
 class _Read(NamedTuple):
@@ -72,7 +74,7 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
     >>> model = GraphSAGE(hidden=8, out=4, num_layers=1)
     >>> params = model.init(jax.random.key(0), jnp.asarray(features), (full_block(graph),))
     >>> run = Run(model, params, jax.tree.map(np.asarray, graph), Streaming())
-    >>> stage = layer_stage(run, 0, Below(features, [features], None, None), np.array([0, 2]))
+    >>> stage = layer_stage(run, 0, Below(features, [features], None, None, []), np.array([0, 2]))
     >>> stage.shape, stage.compute(0, 2).shape
     ((2, 4), (2, 4))
     """
@@ -93,7 +95,7 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
     read, one = _cut(run, below, ids[:1], slice(0, 0)), padded(ids[:0], 1)
     like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
     parts = parts_by_edges(degree, options.rows, options.edges)
-    return Stage(f"layer-{k}", (ids.size, like.shape[1]), np.dtype(like.dtype), parts, compute)
+    return Stage(f"layer-{k}", (ids.size, *like.shape[1:]), np.dtype(like.dtype), parts, compute)
 
 
 def padded(array: Any, size: int) -> Any:
@@ -120,16 +122,16 @@ def _cut(run: Run, below: Below, part: np.ndarray, span: Span) -> _Read:
     """Own rows and the positions among them, tables, and the edges at these places, of fixed sizes."""
     graph, options = run.graph, run.options
     size = min(options.edges, max(graph.indices.shape[0], 1))
-    src, weight = graph.indices[span], graph.edge_data.get("weight")
+    src = graph.indices[span]
+    data = {name: padded(np.asarray(graph.edge_data[name])[span], size) for name in below.names}
     src, own = (src, part) if below.place is None else (below.place[src], below.place[part])
-    weight = None if weight is None else padded(weight[span], size)
     if below.on_device is not None:
         rows, tables = below.on_device
-        return _Read(rows, own, tables, Edges(padded(src, size), weight))
+        return _Read(rows, own, tables, Edges(padded(src, size), data))
     unique, src = np.unique(src, return_inverse=True)
     room = max(1 << int(max(unique.size, 1) - 1).bit_length(), 256)
     tables = [padded(table[unique], room) for table in below.tables]
-    edges = Edges(padded(src.astype(np.int32), size), weight)
+    edges = Edges(padded(src.astype(np.int32), size), data)
     return _Read(padded(below.rows[own], options.rows), np.arange(part.size), tables, edges)
 
 
@@ -141,9 +143,10 @@ def _hub(run: Run, k: int, below: Below, part: np.ndarray) -> np.ndarray:
         end = min(at + run.options.edges, last)
         read = _cut(run, below, part, slice(at, end))
         row = np.asarray(read.rows[read.own[:1]])
-        states = _begin(*fixed, row, read.tables) if states is None else states
+        states = _begin(*fixed, row, read.tables, read.edges.edge_data) if states is None else states
         states = _go_on(*fixed, row, states, (read.tables, np.int32(end - at), read.edges))
-    return np.asarray(_end(*fixed, row, np.array([last - first], np.int32), states))
+    data = {name: np.asarray(run.graph.edge_data[name])[:1] for name in below.names}
+    return np.asarray(_end(*fixed, row, (np.array([last - first], np.int32), data, states)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -152,8 +155,8 @@ def _part(model: Any, k: int, params: PyTree, read: _Read, targets: Targets) -> 
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any) -> list[Any]:
-    return begin(layer_of(model, params, k), row, tables)
+def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any, data: Any) -> list[Any]:
+    return begin(layer_of(model, params, k), row, tables, data)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -164,5 +167,5 @@ def _go_on(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _end(model: Any, k: int, params: PyTree, row: Any, degree: Any, states: Any) -> Array:
-    return answered(layer_of(model, params, k), row, degree, states)
+def _end(model: Any, k: int, params: PyTree, row: Any, read: tuple[Any, Any, Any]) -> Array:
+    return answered(layer_of(model, params, k), row, Exchange(*read))

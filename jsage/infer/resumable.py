@@ -24,10 +24,10 @@ _VERSION = 1
 
 
 class Stage(NamedTuple):
-    """One array `[rows, width]`, computed part by part."""
+    """One array `[rows, ...]`, computed part by part."""
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype
     parts: list[tuple[int, int]]
     """`(first, last + 1)` rows of each part, in order."""
@@ -148,7 +148,7 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> None:
     if not done:
         np.lib.format.write_array_header_1_0(out, header)
         return
-    left, actual = done * stage.shape[1] * stage.dtype.itemsize, 1
+    left, actual = done * math.prod(stage.shape[1:]) * stage.dtype.itemsize, 1
     try:
         np.lib.format.read_magic(out)
         shape, _, dtype = np.lib.format.read_array_header_1_0(out)

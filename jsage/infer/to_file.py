@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jsage.graph import Graph
-from jsage.infer.embed_all import check, closure, layer_of, positions
+from jsage.infer.embed_all import check, check_model, closure, layer_of, positions
 from jsage.infer.layer import Edges, Targets, changed, receive, send, unchanged
 from jsage.infer.parts import Below, Run, Streaming, layer_stage, padded
 from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
-from jsage.typing import HostArray
+from jsage.infer.tracing import names_read
+from jsage.typing import EdgeData, HostArray
 
 Read = Callable[[int, int], list[np.ndarray | None]]
 
@@ -48,6 +49,7 @@ def embed_to_file(
     (3, 4)
     """
     check(graph, features, options.nodes)
+    model = check_model(model)
     table = None if features is None else np.asarray(features)
     run = Run(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
     what, stages = _describe(run, table), _stages(run, table)
@@ -63,9 +65,11 @@ def _stages(run: Run, features: np.ndarray | None) -> Stages:
         read: Read = lambda first, last: [_slice(features, first, last), every[first:last]]  # noqa: E731
         rows = yield _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
     for k, ids in enumerate(_layers(run, wanted)):
-        tables = yield from _sent(run, k, rows)
+        names, same = _read_by(run, k, rows)
+        tables = yield from _sent(run, k, rows, same)
         device = None if run.options.gather_on_host else jax.device_put((rows, tables))
-        rows = yield layer_stage(run, k, Below(rows, tables, place, device), every if ids is None else ids)
+        below = Below(rows, tables, place, device, names)
+        rows = yield layer_stage(run, k, below, every if ids is None else ids)
         place = None if ids is None else positions(ids, every.size)
         kept.append((rows, place))
     if model.jump:
@@ -82,13 +86,15 @@ def _layers(run: Run, wanted: np.ndarray) -> list[np.ndarray | None]:
     return [*below[:-1], below[-1] if run.model.jump else wanted]
 
 
-def _sent(run: Run, k: int, rows: np.ndarray) -> Generator[Stage, np.ndarray, list[np.ndarray]]:
+def _sent(
+    run: Run, k: int, rows: np.ndarray, same: list[bool]
+) -> Generator[Stage, np.ndarray, list[np.ndarray]]:
     """The tables that layer `k` reads of neighbours; those that it makes are stages of their own."""
-    tables, same = [], _same(run, k, rows)
+    tables, edge_data = [], _shapes(run.graph)
     for i, skip in enumerate(same):
         if not skip:
             others = tuple(j != i for j in range(len(same)))
-            make = partial(_send, run.model, k, others, run.params)
+            make = partial(_send, run.model, k, others, run.params, edge_data)
             read: Read = lambda first, last: [rows[first:last]]  # noqa: E731
             tables.append((yield _rowwise(run, f"sent-{k}-{i}", make, read, len(rows))))
         else:
@@ -105,7 +111,7 @@ def _rowwise(run: Run, name: str, function: Callable[..., Any], read: Read, tota
         return np.asarray(function(*cut))[: last - first]
 
     like = jax.eval_shape(function, *read(0, 1))
-    return Stage(name, (total, like.shape[1]), np.dtype(like.dtype), parts_of(total, size), compute)
+    return Stage(name, (total, *like.shape[1:]), np.dtype(like.dtype), parts_of(total, size), compute)
 
 
 def _slice(array: np.ndarray | None, first: int, last: int) -> np.ndarray | None:
@@ -118,7 +124,7 @@ def _at(rows: np.ndarray, place: np.ndarray | None, ids: np.ndarray) -> np.ndarr
 
 def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
     """What the run is; large tables by their shapes, types and evenly spaced rows."""
-    model, params, graph, options = run
+    _, params, graph, options = run
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in flat]
     tables = {"features": features, "indices": graph.indices, **graph.edge_data}
@@ -127,7 +133,7 @@ def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
     nodes = [] if options.nodes is None else [("nodes", options.nodes)]
     return {
         "parameters": fingerprint(iter(named)),
-        "model": _program(model, params, features),
+        "model": _program(run, features),
         "tables": {"num_nodes": graph.num_nodes, **sizes},
         "values": fingerprint(iter([("indptr", graph.indptr), *spaced])),
         "nodes": fingerprint(iter(nodes)),
@@ -136,20 +142,22 @@ def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
     }
 
 
-def _program(model: Any, params: PyTree, features: np.ndarray | None) -> str:
+def _program(run: Run, features: np.ndarray | None) -> str:
     """A hash of what the model computes: its layers' programs on two nodes."""
 
-    def whole(params: PyTree, features: Any) -> list[Any]:
+    model, params, edge_data = run.model, run.params, _shapes(run.graph)
+
+    def whole(params: PyTree, features: Any, edge_data: Any) -> list[Any]:
         ids, targets = jnp.arange(2), Targets(*[jnp.zeros(2, jnp.int32)] * 3)
         h, kept = _inputs(model, params, features, ids), []
         for k in range(model.num_layers):
-            tables = send(layer_of(model, params, k), h)
-            h = receive(layer_of(model, params, k), h, tables, targets, Edges(ids))
+            tables = send(layer_of(model, params, k), h, edge_data)
+            h = receive(layer_of(model, params, k), h, tables, targets, Edges(ids, edge_data))
             kept.append(h)
         return [h, model.apply(params, kept, method="finish") if model.jump else h]
 
     two = None if features is None else jax.ShapeDtypeStruct((2, features.shape[1]), features.dtype)
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(jax.make_jaxpr(whole)(params, two)))
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(jax.make_jaxpr(whole)(params, two, edge_data)))
     return fingerprint(iter([(text, np.zeros(0))]))
 
 
@@ -164,16 +172,26 @@ def _finish(model: Any, params: PyTree, *rows: Any) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _send(model: Any, k: int, skip: tuple[bool, ...], params: PyTree, rows: Any) -> Array:
-    return changed(layer_of(model, params, k), rows, list(skip))[0]
+def _send(
+    model: Any, k: int, skip: tuple[bool, ...], params: PyTree, edge_data: EdgeData, rows: Any
+) -> Array:
+    return changed(layer_of(model, params, k), rows, list(skip), edge_data)[0]
 
 
-def _same(run: Run, k: int, rows: np.ndarray) -> list[bool]:
-    """Which of the tables that a layer sends are its own input."""
-    found: list[bool] = []
+def _read_by(run: Run, k: int, rows: np.ndarray) -> tuple[list[str], list[bool]]:
+    """What layer `k` reads of `edge_data`, and which of the tables that it sends are its own input."""
+    found: list[Any] = []
 
-    def look(params: PyTree, rows: Array) -> None:
-        found.extend(unchanged(layer_of(run.model, params, k), rows))
+    def look(params: PyTree, rows: Array, edge_data: EdgeData) -> None:
+        apply = layer_of(run.model, params, k)
+        found.extend((names_read(apply, rows, edge_data), unchanged(apply, rows, edge_data)))
 
-    jax.eval_shape(look, run.params, jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype))
-    return found
+    two = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype)
+    jax.eval_shape(look, run.params, two, _shapes(run.graph))
+    names, same = found
+    return names, same
+
+
+def _shapes(graph: Graph) -> dict[str, np.ndarray]:
+    """Two rows of zeros like those of each array of `edge_data`."""
+    return {name: np.zeros((2, *x.shape[1:]), x.dtype) for name, x in graph.edge_data.items()}

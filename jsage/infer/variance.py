@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jsage.graph.adjacency import Adjacency
-from jsage.sampling import batches, fit_rooms, reads_rows, sample_blocks_by_node, whole_blocks
-from jsage.typing import HostArray, PRNGKey
+from jsage.infer.apply_exact import apply_whole
+from jsage.sampling import batches, fit_rooms, sample_blocks_by_node, whole_blocks
+from jsage.typing import HostArray, LayeredModel, PRNGKey
 
 BATCH, REPEATS = 256, 5
 
@@ -110,9 +111,8 @@ def _exactly(model: Any, params: PyTree, graph: Adjacency, features: Array, seed
     """Outputs from whole neighbourhoods, the rows that each batch's seeds read, and seconds a seed."""
     outputs, costs, seconds = [], [], []
     for batch in seeds:
-        rooms, last = fit_rooms(graph, batch, model.num_layers)
-        needed = last if reads_rows(model, *features.shape, len(batch), rooms) else None
-        call = partial(_whole, model, (rooms, needed), params, (graph, features), batch)
+        rooms = fit_rooms(graph, batch, model.num_layers)
+        call = partial(_whole, model, rooms, params, (graph, features), batch)
         out, taken = jax.block_until_ready(call())
         began = time.perf_counter()
         jax.block_until_ready(call())
@@ -165,7 +165,9 @@ def _sampled(model, fanouts, params, tables, key: PRNGKey, seeds):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _whole(model, sizes, params, tables, seeds):
-    (rooms, last), (graph, features) = sizes, tables
-    blocks, taken = whole_blocks(graph, seeds, rooms, last=last)
+def _whole(model, rooms, params, tables, seeds):
+    graph, features = tables
+    blocks, taken = whole_blocks(graph, seeds, rooms)
+    if isinstance(model, LayeredModel):
+        return apply_whole(model, params, features, blocks), taken
     return model.apply(params, features, blocks), taken

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
-from jsage.blocks import Block, Indexed, Tree, as_tree
+from jsage.blocks.block import block_ids, read_tables, slot_owners, with_ids
+from jsage.blocks.layout import Block
 from jsage.nn.decoders import Bilinear
 from jsage.typing import PRNGKey
 
@@ -86,6 +87,7 @@ def shuffle_batch(key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Bool[Arr
     the whole graph (`full_block`) that shuffles the rows of the feature table (Veličković et al., 2019,
     section 4.2). Padding is neither moved nor read.
 
+    >>> from jsage.blocks import Tree
     >>> block, h = Tree(jnp.array([[True, True, False]])), jnp.array([[1.0], [2.0], [3.0], [9.0]])
     >>> shuffle_batch(jax.random.key(0), h, [block], jnp.array([True]))[0].ravel()
     Array([3., 1., 2., 9.], dtype=float32)
@@ -99,6 +101,7 @@ def shuffle_patches(key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Bool[A
     What Veličković et al. (2019), section 4.2, do on large graphs: each patch is a graph of its own. Needs
     the trees of `sample_blocks`, in which seeds share no place, and raises ValueError for other blocks.
 
+    >>> from jsage.blocks import Tree
     >>> block = Tree(jnp.array([[True], [True]]))
     >>> h = jnp.array([[1.0], [2.0], [10.0], [20.0]])
     >>> shuffle_patches(jax.random.key(0), h, [block], jnp.array([True, True]))[0].ravel()
@@ -106,12 +109,13 @@ def shuffle_patches(key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Bool[A
     """
     owner = jnp.arange(mask.shape[0], dtype=jnp.int32)
     for k, block in reversed(list(enumerate(blocks))):
-        if not isinstance(block, Tree) and (k or not isinstance(block, Indexed)):
+        places = slot_owners(owner, block)
+        if places is None or (k and block_ids(block) is not None):
             raise ValueError(
                 f"patches are told apart in the trees of sample_blocks, got {type(block).__name__} as block "
                 f"{k}: use shuffle_batch"
             )
-        owner = jnp.concatenate([owner, jnp.repeat(owner, block.mask.shape[1])])
+        owner = places
     return _shuffle(key, h, blocks, mask, owner)
 
 
@@ -123,11 +127,10 @@ def _shuffle(
     for k in range(len(blocks) - 1, 0, -1):
         live = blocks[k].read(live, blocks[k - 1].num_dst)
     first, rest = blocks[0], tuple(blocks[1:])
-    if isinstance(first, Indexed):
-        ids, tree = as_tree(first)
+    if (ids := block_ids(first)) is not None:
+        _, tree = read_tables((), first)
         ids = take(ids, _permutation(key, tree.read(live, ids.size), owner))
-        dst, src = ids[: first.num_dst], ids[first.num_dst :].reshape(first.src.shape)
-        return h, (first._replace(dst=dst, src=src), *rest)
+        return h, (with_ids(first, ids), *rest)
     if h is None:
         raise ValueError(
             f"without features nodes are shuffled by their ids, which a {type(first).__name__} has none of"

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
-from jsage.blocks import Block, Indexed, as_tree
+from jsage.blocks.block import read_tables
+from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
 from jsage.nn.conv.sage import SAGEConv
 
@@ -132,10 +133,8 @@ class GraphSAGE(nn.Module):
         table = self.embed.embedding
         if h is None:
             return table, block
-        if isinstance(block, Indexed):  # rows are joined after they are read: never a copy of the tables
-            ids, block = as_tree(block)
-            h, table = take(h, ids), take(table, ids)
-        return jnp.concatenate([h, table.astype(h.dtype)], 1), block
+        rows, block = read_tables((h, table), block)  # joined after they are read: no table is copied
+        return jnp.concatenate([rows[0], rows[1].astype(h.dtype)], 1), block
 
 
 class Skip(nn.Module):

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import take
+from jsage.blocks.reductions import State
 from jsage.graph.search import bisect
-from jsage.infer.embed_all import layer_of
+from jsage.infer.embed_all import check_model, layer_of
 from jsage.infer.layer import Edges, Targets, begin, go_on, in_parts, receive, send
-from jsage.infer.tracing import Apply, State, answered
+from jsage.infer.tracing import Apply, Exchange, answered
 from jsage.parallel.exchange import ask, plan
 from jsage.parallel.features import ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
@@ -88,7 +89,7 @@ def embed_all(
     >>> jax.jit(on_mesh(run, mesh, given, jax.P("data")))(*given).shape
     (3, 4)
     """
-    rows = None if features is None else features.rows
+    model, rows = check_model(model), None if features is None else features.rows
     if model.identity is not None or rows is None:
         rows = model.apply(params, rows, graph.names[0].astype(jnp.int32), method="inputs")
     kept = []
@@ -118,10 +119,11 @@ def layer_rows(
            [1., 0., 0.],
            [0., 0., 0.]], dtype=float32)
     """
-    num_rows, tables = h.shape[0], send(apply, h)
+    data = dict(graph.edge_data)
+    num_rows, tables = h.shape[0], send(apply, h, data)
     budget = budget._replace(rows=min(budget.rows, num_rows))
     group = Targets(*(jnp.zeros(1, jnp.int32),) * 3)
-    width = jax.eval_shape(lambda: receive(apply, h, tables, group, Edges(jnp.zeros(1, jnp.int32))))
+    width = jax.eval_shape(lambda: receive(apply, h, tables, group, Edges(jnp.zeros(1, jnp.int32), data)))
     out = jnp.zeros((num_rows, *width.shape[1:]), width.dtype)
 
     def turn(work: Work) -> Work:
@@ -137,7 +139,7 @@ def layer_rows(
         return Work(stop, work.edge + read.num_edges, states, out, going)
 
     zero = jnp.zeros((), jnp.int32)
-    start = Work(zero, zero, begin(apply, h, tables), out, jnp.ones((), bool))
+    start = Work(zero, zero, begin(apply, h[:1], tables, data), out, jnp.ones((), bool))
     return jax.lax.while_loop(lambda work: work.going, turn, start).out
 
 
@@ -156,9 +158,9 @@ def _read(graph: ShardedGraph, tables: list[Array], work: Work, budget: Budget, 
     sources = to_place(tuple(take(word, edge) for word in graph.sources), num_rows)
     route = plan(Place(jnp.where(live, sources.owner, jax.lax.axis_size(axis)), sources.local), axis)
     rows = ask(route, lambda local: [take(table, local) for table in tables], budget.capacity, axis)
-    weight = graph.edge_data.get("weight")
+    data = {name: take(x, edge) for name, x in graph.edge_data.items()}
     ids = jnp.minimum(work.node, num_rows - budget.rows) + jnp.arange(budget.rows, dtype=jnp.int32)
-    return Turn(rows, Edges(slot, None if weight is None else take(weight, edge)), count, stop, ids)
+    return Turn(rows, Edges(slot, data), count, stop, ids)
 
 
 def _group(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
@@ -173,9 +175,12 @@ def _group(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) 
 def _piece(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
     """One node, of which these are the next edges, and perhaps the last."""
     first, end = take(graph.indptr, work.node), take(graph.indptr, work.node + 1)
-    states = go_on(apply, h, work.states, read.tables, read.num_edges, read.edges)
-    row = answered(apply, take(h, work.node[None]), (end - first)[None], states)
+    own, data = take(h, work.node[None]), read.edges.edge_data
+    states = go_on(apply, own, work.states, read.tables, read.num_edges, read.edges)
+    row = answered(apply, own, Exchange((end - first)[None], data, states))
     done = work.edge + read.num_edges == end
     rows = jnp.broadcast_to(row, (read.ids.shape[0], *row.shape[1:]))
-    again = jax.tree.map(lambda new, old: jnp.where(done, old, new), states, begin(apply, h, read.tables))
+    again = jax.tree.map(
+        lambda new, old: jnp.where(done, old, new), states, begin(apply, own, read.tables, data)
+    )
     return rows, (read.ids == work.node) & done, work.node + done, again

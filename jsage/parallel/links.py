@@ -93,7 +93,7 @@ def without_pairs(
     >>> mesh, placement = make_mesh(jax.devices()[:1]), contiguous(3, 1)
     >>> graph = shard_graph(from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=3), placement, mesh)
     >>> pair = replicate((jnp.array([0]), jnp.array([1]), jnp.array([True])), mesh)
-    >>> def degrees(graph, pair):
+    >>> def graph.degrees(pair):
     ...     left = without_pairs(graph, *pair, placement)
     ...     return left.degrees(jnp.arange(3))
     >>> jax.jit(on_mesh(degrees, mesh, (graph, pair)))(graph, pair)

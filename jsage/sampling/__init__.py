@@ -18,7 +18,6 @@ from jsage.sampling.draws import with_replacement as with_replacement
 from jsage.sampling.draws import without_replacement as without_replacement
 from jsage.sampling.exact import Room as Room
 from jsage.sampling.exact import fit_rooms as fit_rooms
-from jsage.sampling.exact import reads_rows as reads_rows
 from jsage.sampling.exact import whole_blocks as whole_blocks
 from jsage.sampling.importance import Ranking as Ranking
 from jsage.sampling.importance import count_visits as count_visits

@@ -13,7 +13,8 @@ from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Int, Integer, UInt32
 
 from jsage._internal.checks import check_fanout
-from jsage.blocks import Block, Indexed
+from jsage.blocks import Indexed
+from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import choose
 from jsage.sampling.neighbors import read_slots, stack_hops

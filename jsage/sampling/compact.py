@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import LEGAL, take
-from jsage.blocks import Block, Indexed
+from jsage.blocks import Indexed
+from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import append_slots, sample_blocks, sample_neighbors, stack_hops

@@ -6,19 +6,19 @@ and nothing recompiles. For inference: the pieces have no gradient.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.arrays import rounded, take, wide
-from jsage.blocks import Block, Segments
-from jsage.blocks.gather import messages
-from jsage.graph import Graph
+from jsage._internal.arrays import rounded, take
+from jsage.blocks import Segments
+from jsage.blocks.layout import Block, Size, few_rows
+from jsage.blocks.reductions import MAX, SUM, Asked, Reduction, State, finished, weighted_source
 from jsage.graph.adjacency import Adjacency
-from jsage.typing import EdgeData
+from jsage.typing import EdgeData, MessageFn
 
 PIECE = 512
 """Edges that are read at once."""
@@ -48,8 +48,6 @@ class Edges(NamedTuple):
 class Pieces(NamedTuple):
     """Every edge into `dst`, read from the graph piece by piece; `h` is the table of all nodes' rows.
 
-    Rows of ids beyond `h` are those of `more`: nodes in no table.
-
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> graph, dst = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([0, 2])
@@ -63,9 +61,6 @@ class Pieces(NamedTuple):
     graph: Adjacency
     dst: Int[Array, " num_dst"]
     degree: Int[Array, " num_dst"]
-    more: Float[Array, "num_more d"] | None = None
-    room: Int[Array, " room"] | None = None
-    """Its length is the number of edges that `sources` can hold (None: it cannot be called)."""
     edge_data: EdgeData = {}
     """Empty: data are read with the edges."""
 
@@ -76,58 +71,71 @@ class Pieces(NamedTuple):
 
     def own(self, h: Rows) -> Pooled:
         """The destinations' own rows."""
-        return table_rows(h, self.more, self.dst)
+        return take(h, self.dst)
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over all neighbours, in float32 at least."""
-        zeros = jnp.zeros((self.num_dst, h.shape[1]), wide(h))
-        return self._fold(h, zeros, lambda at, rows: at.add(rows, mode="drop")).astype(h.dtype)
+        return self.reduce(weighted_source, SUM, None, h)
 
     def max(self, h: Rows) -> Pooled:
         """The maximum over all neighbours, 0 where there are none."""
-        low = jnp.full((self.num_dst, h.shape[1]), -jnp.inf, h.dtype)
-        top = self._fold(h, low, lambda at, rows: at.max(rows, mode="drop"))
-        return jnp.where((self.degree > 0)[:, None], top, 0)
+        return self.reduce(weighted_source, MAX, None, h)
+
+    def reduce(
+        self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
+    ) -> PyTree:
+        """Messages reduced, a piece of the edges at a time; they have no gradient."""
+        asked = Asked(message, reduction, dst, src)
+        (state,), (like,) = self.states([asked], lambda ids: [jax.tree.map(lambda x: take(x, ids), src)])
+        return finished(reduction, state, self.degree, like, own)
+
+    def states(
+        self, asked: list[Asked], sent: Callable[[Array], list[PyTree]]
+    ) -> tuple[list[State], list[PyTree]]:
+        """The states of all destinations, and messages' shapes; `sent(ids)` are the rows of these sources."""
+        if any(one.reduction.scatter is None for one in asked):
+            raise TypeError(
+                "a reduction whose order counts needs a [num_dst, max degree] table, which whole "
+                "neighbourhoods in pieces are there to avoid: pass fanouts no smaller than any degree, which "
+                "read every neighbour too"
+            )
+
+        def bring(i: Any) -> tuple[list[PyTree], Array]:
+            edges = edges_into(self.graph, self.dst, self.degree, PIECE, i * PIECE)
+            at = jnp.minimum(edges.row, self.num_dst - 1)
+            rows = [jax.tree.map(lambda x: take(x, at), one.dst) for one in asked]
+            given = zip(asked, rows, sent(edges.src), strict=True)
+            data = dict(edges.edge_data)
+            return [one.message(mine, theirs, data) for one, mine, theirs in given], edges.row
+
+        def step(i: Array, states: list[State]) -> list[State]:
+            messages, row = bring(i)
+            given = zip(asked, states, messages, strict=True)
+            return [one.reduction.scatter(*pair, row) for one, *pair in given]  # type: ignore[misc]
+
+        like, _ = jax.eval_shape(bring, 0)
+        start = [one.reduction.start(x, self.num_dst) for one, x in zip(asked, like, strict=True)]
+        return jax.lax.fori_loop(0, (self.degree.sum() + PIECE - 1) // PIECE, step, start), like
+
+    def by_slot(self, num_src: Size) -> bool:
+        """Never: rows are read where they are."""
+        return False
+
+    def reads_again(self, num_src: Size) -> bool:
+        """Where the table is small beside the destinations."""
+        return few_rows(num_src, self.num_dst)
 
     def degrees(self) -> Int[Array, " num_dst"]:
         """The number of edges into each destination."""
         return self.degree
 
-    def slots(self, h: Rows) -> tuple[Array, Array]:
-        """Not to be had: raises TypeError."""
-        raise TypeError(
-            "slots need a [num_dst, max degree] table, which whole neighbourhoods in pieces are there to "
-            "avoid: pass fanouts no smaller than any degree, which read every neighbour too"
-        )
-
-    def sources(self, h: Rows) -> tuple[Float[Array, "rows d"], Block]:
-        """All rows, where the table is small beside the destinations; else a copy of those that are read."""
-        if isinstance(h.shape[0], int) and h.shape[0] <= 4 * self.num_dst:
-            more = jnp.zeros((0, h.shape[1])) if self.more is None else self.more
-            return jnp.concatenate([h, more.astype(h.dtype)]), self._replace(more=None)
-        if self.room is None:
-            raise NeedsRoom("this aggregator reads a row of every edge: give the last hop room for them")
-        edges = edges_into(self.graph, self.dst, self.degree, self.room.shape[0])
-        rows = jnp.concatenate([self.own(h), table_rows(h, self.more, edges.src)])
-        src = self.num_dst + jnp.arange(edges.src.shape[0], dtype=jnp.int32)
-        return rows, Segments(src, edges.row, self.degree, edges.edge_data)
+    def sources(self, h: PyTree) -> tuple[PyTree, "Pieces"]:
+        """`h` itself."""
+        return h, self
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Every row."""
         return jnp.ones(num_src, bool)
-
-    def _fold(self, h: Rows, start: Array, put: Callable[[Any, Array], Array]) -> Array:
-        def step(i: Array, total: Array) -> Array:
-            edges = edges_into(self.graph, self.dst, self.degree, PIECE, i * PIECE)
-            rows = table_rows(h, self.more, edges.src).astype(total.dtype)
-            return put(total.at[edges.row], messages(rows, edges.live, edges.edge_data.get("weight")))
-
-        pieces = (self.degree.sum() + PIECE - 1) // PIECE
-        return jax.lax.fori_loop(0, pieces, step, start)
-
-
-class NeedsRoom(TypeError):
-    """A layer wants the rows of all edges at once, and has not been told how many there may be."""
 
 
 def table_rows(
@@ -175,16 +183,12 @@ def whole_blocks(
     graph: Adjacency,
     seeds: Int[Array, " num_seeds"],
     rooms: Sequence[Room],
-    *,
-    more: Float[Array, "num_more d"] | None = None,
-    last: int | None = None,
 ) -> tuple[tuple[Block, ...], Int[Array, "hops 2"]]:
     """The blocks of `len(rooms) + 1` hops of whole neighbourhoods, and the room that each hop takes.
 
-    `rooms[i]` is that of hop `i + 1`; the last hop, next to the features, needs none, unless the first layer
-    reads a row of every edge (`Pool`, `project`): then `last` is the number of them. The blocks are right
+    `rooms[i]` is that of hop `i + 1`; the last hop, next to the features, needs none. The blocks are right
     where every hop has its room: the second result holds `(edges, nodes)` of each hop, the last one's nodes
-    0. `more` holds rows of ids beyond the feature table.
+    0.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -204,15 +208,14 @@ def whole_blocks(
         taken.append(jnp.stack([degree.sum(), count]))
         nodes = found
     degree = jnp.where(jnp.arange(nodes.shape[0]) < count, graph.degrees(nodes), 0)
-    room = None if last is None else jnp.zeros(last, jnp.int8)
     taken.append(jnp.stack([degree.sum(), jnp.zeros_like(count)]))
-    return (Pieces(graph, nodes, degree, more, room), *blocks), jnp.stack(taken)
+    return (Pieces(graph, nodes, degree), *blocks), jnp.stack(taken)
 
 
 def fit_rooms(
     graph: Adjacency, seeds: Int[Array, " num_seeds"], hops: int, rooms: Sequence[Room] = ()
-) -> tuple[tuple[Room, ...], int]:
-    """Rooms for the whole neighbourhoods of these seeds, and one for the last hop; on the host.
+) -> tuple[Room, ...]:
+    """Rooms for the whole neighbourhoods of these seeds; on the host.
 
     Edges are counted hop by hop and rounded up to a power of two, so that few sizes are ever compiled.
     `rooms` are those of the first hops, where they are known.
@@ -220,35 +223,13 @@ def fit_rooms(
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> fit_rooms(from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([1]), 2)
-    ((Room(edges=1, nodes=2),), 4)
+    (Room(edges=1, nodes=2),)
     """
-    while True:
+    while len(rooms) < hops - 1:
         edges = rounded(int(_taken(graph, seeds, tuple(rooms))[-1, 0]))
-        if len(rooms) == hops - 1:
-            return tuple(rooms), edges
         before = rooms[-1].nodes if rooms else seeds.shape[0]
         rooms = (*rooms, Room(edges, min(before + edges, graph.id_limit)))
-
-
-@cache
-def reads_rows(model: Any, num_nodes: int, width: int, num_seeds: int, rooms: tuple[Room, ...]) -> bool:
-    """Whether a model's first layer reads the rows of all edges at once: found by shapes alone.
-
-    >>> from jsage import GraphSAGE
-    >>> reads_rows(GraphSAGE(hidden=8, out=2), 1000, 16, 1, (Room(edges=4, nodes=5),))
-    False
-    """
-
-    def start(indptr: Array, h: Array, seeds: Array) -> Any:
-        blocks, _ = whole_blocks(Graph(indptr, jnp.zeros(1, jnp.int32)), seeds, rooms)
-        return model.init(jax.random.key(0), h, blocks)
-
-    shapes = ((num_nodes + 1,), jnp.int32), ((num_nodes, width), jnp.float32), ((num_seeds,), jnp.int32)
-    try:
-        jax.eval_shape(start, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))
-    except NeedsRoom:
-        return True
-    return False
+    return tuple(rooms)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.host_table import HostTable
-from jsage.blocks import Block, Indexed
+from jsage.blocks import Indexed
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.sampling.compact import Capacities, compact, sample_compact_blocks
 from jsage.sampling.draws import without_replacement

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jsage.blocks import Block, Indexed
+from jsage.blocks import Indexed
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement

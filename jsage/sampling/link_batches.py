@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
-from jsage.blocks import Block
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import edges_of_rows
 from jsage.graph.search import bisect, edge_range

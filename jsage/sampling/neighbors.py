@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.checks import check_fanouts
-from jsage.blocks import Block, Indexed, Segments, Tree
+from jsage.blocks import Indexed, Segments, Tree
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement

@@ -28,7 +28,8 @@ from jax import export
 from jaxtyping import Array, Int, PyTree
 
 from jsage._internal.files import flush_directory
-from jsage.blocks import Block, as_tree
+from jsage.blocks import as_tree
+from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.graph.overlay import GraphOverlay

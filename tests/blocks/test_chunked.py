@@ -10,7 +10,7 @@ import reference
 from helpers import FANOUT, LAYOUTS, NUM_NODES, WIDTH, features, hop
 
 from jsage import aggregate
-from jsage.blocks import chunked
+from jsage.blocks import Indexed, chunked
 from jsage.nn import LSTM, Pool
 
 OUT = 3
@@ -94,7 +94,7 @@ def test_rows_that_are_not_read_may_hold_anything(layout, monkeypatch):
 def test_no_array_of_all_the_rows_is_made():
     wide, fanout = 2**10, 2**5
     shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct(sizes, dtype)  # noqa: E731
-    block = chunked.Indexed(
+    block = Indexed(
         shape(wide, dtype=jnp.int32),
         shape(wide, fanout, dtype=jnp.int32),
         shape(wide, fanout, dtype=jnp.bool_),

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features
+from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features, listed
 
 from jsage import aggregate
-from jsage.blocks import Block, degree_classes
+from jsage.blocks import degree_classes
+from jsage.blocks.layout import Block
 from jsage.graph import Graph, from_edges, symmetrize
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat
 from jsage.sampling import full_block
@@ -199,7 +200,7 @@ def test_clear_errors():
     with pytest.raises(ValueError, match=r"read one row a node, got 3 rows"):
         classes(False).sum(jnp.ones((3, 2)))
     with pytest.raises(TypeError, match=r"use full_block\(graph, slots=True\)"):
-        classes(False).slots(jnp.ones((NODES, 2)))
+        listed(jnp.ones((NODES, 2)), classes(False), 4)
     with pytest.raises(TypeError, match=r"use full_block\(graph, slots=True\)"):
         SAGEConv(2, aggregate=LSTM()).init(jax.random.key(0), jnp.ones((NODES, 2)), classes(False))
     with pytest.raises(ValueError, match=r"need a graph with nodes"):

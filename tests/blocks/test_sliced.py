@@ -9,7 +9,8 @@ import pytest
 from helpers import AWKWARD, graph
 
 from jsage._internal.arrays import take
-from jsage.blocks.sliced import MAX, SUM, Sliced, fold, pieces, sliced
+from jsage.blocks.reductions import MAX, SUM
+from jsage.blocks.sliced import Sliced, fold, pieces, sliced
 
 SIZES = [(512, 256), (3, 2), (1, 5)]
 
@@ -112,7 +113,7 @@ def test_a_fold_is_a_loop_over_the_neighbours(reduction):
 
     @jax.jit
     def run(table, edges):
-        return fold(edges, lambda nodes: lambda src, weight: take(table, src) * weight, reduction)
+        return fold(edges, lambda nodes: lambda line: take(table, line.src) * line.weight, reduction)
 
     np.testing.assert_allclose(run(table, edges), expected, rtol=1e-5, atol=1e-4)
 
@@ -124,9 +125,9 @@ def test_slots_that_all_rows_have_and_those_that_some_have(more: int):
     indptr = np.concatenate([[0], np.cumsum(degrees)])
     rng = np.random.default_rng(0)
     indices, table = rng.integers(0, 82, indptr[-1]), rng.normal(size=(82, 2)).astype(np.float32)
-    found = jax.jit(
-        lambda table, edges: fold(edges, lambda nodes: lambda src, weight: take(table, src), SUM)
-    )(table, sliced(indptr, indices, rows=2))
+    found = jax.jit(lambda table, edges: fold(edges, lambda nodes: lambda line: take(table, line.src), SUM))(
+        table, sliced(indptr, indices, rows=2)
+    )
     expected = [table[indices[a:b]].astype(np.float64).sum(0) for a, b in itertools.pairwise(indptr)]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -139,7 +140,7 @@ def test_own_rows_are_those_of_the_node_in_every_piece():
 
     def above(nodes):
         mine = take(table, nodes)
-        return lambda src, weight: (take(table, src) > mine).astype(jnp.int32)
+        return lambda line: (take(table, line.src) > mine).astype(jnp.float32)
 
     expected = [sum(int(s > v) for s in indices[a:b]) for v, (a, b) in enumerate(itertools.pairwise(indptr))]
     assert fold(edges, above, SUM).ravel().tolist() == expected

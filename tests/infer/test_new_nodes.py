@@ -1,6 +1,5 @@
 """Nodes in no table: the same outputs as on the graph rebuilt with them in it."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 import reference
 
-from jsage import aggregate
+from jsage import aggregate, embed_all
 from jsage.graph import Graph, from_edges
 from jsage.graph.adjacency import Adjacency
 from jsage.graph.overlay import NewNodes, overlay
-from jsage.infer import apply_blocks, embed_new
+from jsage.infer import apply_blocks, embed_new, new_nodes
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat
 from jsage.sampling import full_block, sample_blocks_by_node
 
@@ -188,25 +187,14 @@ def test_a_graph_without_nodes_or_edges_takes_new_ones():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-class Counted(nn.Module):
-    """A model that counts its traces."""
-
-    note: Callable[[int], None]
-    num_layers: int = 2
-
-    @nn.compact
-    def __call__(self, h, blocks):
-        self.note(1)
-        return GraphSAGE(hidden=4, out=2, name="sage")(h, blocks)
-
-
 @pytest.mark.parametrize("fanouts", [None, (3, 2)])
 def test_requests_of_any_size_within_the_capacity_compile_once(fanouts):
     graph, table, rng = graphs()[0], rows(), np.random.default_rng(6)
-    sage = {"params": {"sage": whole(MODELS["mean"], graphs()[1], table)[0]["params"]}}
-    traces: list[int] = []
-    embed = partial(embed_new, Counted(traces.append), sage, graph, jnp.asarray(table[:N]))
-    counts = []
+    params, traces = whole(MODELS["mean"], graphs()[1], table)[0], []
+    model = GraphSAGE(hidden=4, out=2, act=lambda rows: traces.append(1) or nn.relu(rows))
+    embed = partial(embed_new, model, params, graph, jnp.asarray(table[:N]))
+    program = new_nodes._whole if fanouts is None else new_nodes._sampled
+    counts, before = [], program._cache_size()
     for number in range(30):
         nodes, edges = rng.integers(1, 9), rng.integers(0, 33)
         edges = rng.integers(0, N + nodes, (2, edges))
@@ -215,12 +203,26 @@ def test_requests_of_any_size_within_the_capacity_compile_once(fanouts):
         counts.append(len(traces))
         if fanouts is None and number % 15 == 0:
             rebuilt = from_edges(*np.concatenate([OLD, edges], 1), N + int(nodes))
-            both = np.concatenate([table[:N], features])
-            params = {"params": sage["params"]["sage"]}
-            expected = jax.jit(MODELS["mean"].apply)(params, both, (full_block(rebuilt),) * 2)
-            np.testing.assert_allclose(out, np.asarray(expected)[N:], rtol=1e-4, atol=1e-4)
-    assert counts[0] == counts[-1]
-    assert len(traces) <= 2  # once by shapes, to see what the first layer reads; once to compile
+            both = jnp.concatenate([table[:N], features])
+            expected = MODELS["mean"].apply(params, both, (full_block(rebuilt),) * 2)[N:]
+            np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+    assert 0 < counts[0] == counts[-1]
+    assert program._cache_size() == before + 1
+
+
+def test_a_model_that_is_not_made_of_layers_says_what_it_lacks():
+    class Bare(nn.Module):
+        num_layers: int = 2
+
+        def layer(self, k, h, block):
+            return h
+
+    given = graphs()[0], jnp.asarray(rows()[:N]), NewNodes(np.ones((1, WIDTH)), [0], [-1])
+    message = "Bare is no LayeredModel: it lacks identity, jump, inputs, finish"
+    with pytest.raises(TypeError, match=message):
+        embed_new(Bare(), {}, *given)
+    with pytest.raises(TypeError, match=message):
+        embed_all(Bare(), {}, *given[:2])
 
 
 GOOD = NewNodes(np.ones((2, WIDTH), np.float32), [0, -1], [-1, -2])

@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 
 from jsage import aggregate
 from jsage.blocks import Tree
+from jsage.blocks.shuffle import FEW, _permuted, shuffled
 from jsage.nn import LSTM, Pool
-from jsage.nn.aggregators import FEW, _permuted, shuffled
 from jsage.sampling import full_block
 
 quick = partial(

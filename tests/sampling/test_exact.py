@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AWKWARD, NUM_NODES, features, graph
+from helpers import AWKWARD, NUM_NODES, features, graph, listed
 
 from jsage.graph import from_edges
+from jsage.infer.apply_exact import apply_whole
 from jsage.nn import GraphSAGE, Pool, SAGEConv
 from jsage.sampling import Room, fit_rooms, full_block, whole_blocks
-from jsage.sampling.exact import PIECE, NeedsRoom, Pieces, distinct, edges_into
+from jsage.sampling.exact import PIECE, Pieces, distinct, edges_into
 
 SEEDS = np.array([5, 0, 5, 7], np.int32)
 
@@ -76,16 +77,15 @@ def test_a_model_gives_what_it_gives_on_the_whole_graph(num_layers: int, pool: b
     conv = partial(SAGEConv, aggregate=Pool(4)) if pool else SAGEConv
     model = GraphSAGE(hidden=4, out=3, num_layers=num_layers, conv=conv)
     full = (full_block(cut),) * num_layers
-    params = jax.jit(model.init)(jax.random.key(0), table, full)
-    rooms, last = fit_rooms(cut, jax.device_put(SEEDS), num_layers)
-    blocks, taken = jax.jit(partial(whole_blocks, rooms=rooms, last=last))(cut, SEEDS)
+    params = model.init(jax.random.key(0), table, full)
+    rooms = fit_rooms(cut, SEEDS, num_layers)
+    blocks, taken = whole_blocks(cut, SEEDS, rooms)
     for room, (edges, nodes) in zip(rooms, taken.tolist(), strict=False):
         assert edges <= room.edges
         assert nodes <= room.nodes
-    assert np.asarray(taken)[-1, 0] <= last
-    apply = jax.jit(model.apply)
-    expected = np.asarray(apply(params, table, full))[SEEDS]
-    np.testing.assert_allclose(apply(params, table, blocks), expected, rtol=1e-5, atol=1e-5)
+    expected = model.apply(params, table, full)[SEEDS]
+    for apply in (model.apply, partial(apply_whole, model)):
+        np.testing.assert_allclose(jax.jit(apply)(params, table, blocks), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_too_little_room_shows_in_what_is_taken():
@@ -94,13 +94,10 @@ def test_too_little_room_shows_in_what_is_taken():
     assert np.asarray(taken)[0, 0] == NUM_NODES - 1 > 2
 
 
-def test_rows_of_all_edges_need_room_where_the_table_is_large():
-    cut = from_edges([0], [1], 1000)
-    block = Pieces(cut, jax.device_put(SEEDS), jax.device_put(0 * SEEDS))
-    with pytest.raises(NeedsRoom, match="give the last hop room"):
-        block.sources(jnp.zeros((1000, 2)))
+def test_an_order_that_counts_needs_sampled_blocks():
+    block = Pieces(graph("random"), SEEDS, graph("random").degrees(SEEDS))
     with pytest.raises(TypeError, match="pass fanouts no smaller than any degree"):
-        block.slots(jnp.zeros((1000, 2)))
+        listed(jnp.zeros((NUM_NODES, 2)), block, 4)
 
 
 def test_distinct_ids_and_their_places():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, DRAWS, FANOUT, NUM_NODES, features, graph
+from helpers import AGGREGATORS, AWKWARD, DRAWS, FANOUT, NUM_NODES, features, graph, listed
 from scipy import stats
 
 from jsage.blocks import Indexed, Tree
@@ -123,10 +123,10 @@ def test_rows_go_from_block_to_block(name: str):
     first, *trees = blocks(key(2), sampled, seeds, FANOUTS)
     h = np.asarray(first.dst)[:, None].astype(np.float32)
     for tree in trees:
-        own, (slots, _) = jax.tree.map(np.asarray, read_tree(tree, h))
+        own, _ = jax.tree.map(np.asarray, read_tree(tree, h))
         mask, below = np.asarray(tree.mask), h[tree.num_dst :]
         ends = np.asarray(tree.edge_data["ends"])
-        np.testing.assert_array_equal(slots[mask][:, 0], ends[mask][:, 0])
+        np.testing.assert_array_equal(np.asarray(tree.slot_rows(h))[mask][:, 0], ends[mask][:, 0])
         np.testing.assert_array_equal(np.broadcast_to(own, mask.shape)[mask], ends[mask][:, 1])
         assert (below.reshape(mask.shape) == own)[~mask].all()  # a padded slot is its own destination
         h = own
@@ -210,7 +210,7 @@ def test_temporaries_do_not_grow_with_the_graph(draw: str):
 @jax.jit
 def everything(block, table):
     pooled = {name: aggregate(table, block) for name, aggregate in AGGREGATORS.items()}
-    return pooled, block.own(table), block.degrees(), block.slots(table)
+    return pooled, block.own(table), block.degrees(), listed(table, block, 16)
 
 
 @on_all_graphs
@@ -239,7 +239,7 @@ def test_a_full_block_is_every_neighbourhood(name: str):
 def test_a_full_block_makes_the_table_of_slots_only_where_asked():
     assert full_block(graph("random")).order is None
     with pytest.raises(TypeError, match="slots=True"):
-        full_block(graph("random")).slots(jnp.asarray(features(0)))
+        listed(jnp.asarray(features(0)), full_block(graph("random")), 16)
 
 
 def test_no_implicit_promotion(strict_dtypes):

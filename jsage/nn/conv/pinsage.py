@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from jsage.blocks import Block
+from jsage.blocks import aggregate
+from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
 from jsage.nn.conv.sage import l2_normalize
 
@@ -52,6 +53,6 @@ class PinSAGEConv(nn.Module):
 
 
 def _weighted_mean(h: Array, block: Block) -> Array:
-    total = block.sum(jnp.ones((h.shape[0], 1), jnp.float32))
+    total = aggregate.sum(jnp.ones((h.shape[0], 1), jnp.float32), block)
     some = total != 0
-    return jnp.where(some, block.sum(h) / jnp.where(some, total, 1), 0).astype(h.dtype)
+    return jnp.where(some, aggregate.sum(h, block) / jnp.where(some, total, 1), 0).astype(h.dtype)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax.core import Scope
 from jaxtyping import Array, DTypeLike, Float
 
-from jsage.blocks import Block, Tree
 from jsage.blocks import aggregate as aggregates
+from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
 from jsage.typing import AggregateFn
 
@@ -62,7 +62,7 @@ class SAGEConv(nn.Module):
     ) -> Float[Array, "num_dst d_out"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
         drop: Callable[[Array], Array] = nn.Dropout(self.dropout, deterministic=deterministic)
-        if _reads_again(h, block):
+        if block.reads_again(h.shape[0]):
             h, drop = drop(h), lambda rows: rows
         out = self._neighbours(h, block, drop)
         if self.aggregate is not aggregates.gcn if self.self_term is None else self.self_term:
@@ -78,7 +78,7 @@ class SAGEConv(nn.Module):
         if self.project:
             rows, block = block.sources(h)
             h = relu(nn.Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
-        elif self.aggregate in LINEAR and _reads_again(h, block) and self.features < h.shape[1]:
+        elif self.aggregate in LINEAR and block.reads_again(h.shape[0]) and self.features < h.shape[1]:
             rows, block = block.sources(h)
             return self.aggregate(dense(rows), block)
         return dense(drop(self.aggregate(h, block)))
@@ -89,15 +89,6 @@ class SAGEConv(nn.Module):
 
 LINEAR = (aggregates.sum, aggregates.mean, aggregates.gcn)
 """Aggregators that commute with a matrix on the rows."""
-
-
-def _reads_again(h: Array, block: Block) -> bool:
-    """Whether a block reads rows many times over, so that transforming each of them once is less work.
-
-    A table whose size is a symbol (`jax.export`) is taken to be a large one.
-    """
-    known = isinstance(h.shape[0], int)
-    return known and h.shape[0] <= 4 * block.num_dst and not isinstance(block, Tree)
 
 
 def l2_normalize(rows: Float[Array, "rows d"]) -> Float[Array, "rows d"]:

@@ -1,0 +1,269 @@
+"""Reductions over a table of slots, or over a list of edges, with gradients that keep no message.
+
+The gradient walks over the slots again, computes each message anew and pulls the cotangent through it: by the
+final state, then by the message's own derivative. Padded slots reach neither a value nor a gradient.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import core
+from jaxtyping import Array, Bool, Int, PyTree
+
+from jsage._internal.arrays import LEGAL, take, wide
+from jsage.blocks.reductions import Reduction, column, finished, where
+from jsage.typing import EdgeData, MessageFn
+
+Consts: TypeAlias = list[Array]
+Rows: TypeAlias = tuple[PyTree, PyTree, PyTree]
+"""What a message reads: the destinations' rows, the sources' and the edges'."""
+
+
+class Slots(NamedTuple):
+    """Slots in order: slot `i` of all destinations, then slot `i + 1`."""
+
+    mask: Bool[Array, "fanout num_dst"]
+    edge_data: EdgeData
+    """`[fanout, num_dst, ...]`."""
+    src: Int[Array, "fanout num_dst"] | None
+    """Positions of the sources in a table; None: rows are given slot by slot, as `edge_data` is."""
+
+
+def slot_major(mask: Array, edge_data: EdgeData, src: Array | None) -> Slots:
+    """Slots in order, from arrays with a row a destination.
+
+    >>> slot_major(jnp.array([[True, False]]), {"x": jnp.ones((1, 2, 3))}, None).edge_data["x"].shape
+    (2, 1, 3)
+    """
+    turn = partial(jax.tree.map, lambda x: jnp.swapaxes(x, 0, 1))
+    return Slots(mask.T, turn(dict(edge_data)), turn(src))
+
+
+def hoist(function: Callable[..., Any], *like: Any) -> tuple[Callable[..., Any], Consts]:
+    """`run(consts, *given)` for inputs of these shapes, which closes over no array, and the arrays it takes.
+
+    >>> scale = jnp.float32(2)
+    >>> run, consts = hoist(lambda x: scale * x, jnp.ones(3))
+    >>> run(consts, jnp.ones(3))
+    Array([2., 2., 2.], dtype=float32)
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*like)
+    structure = jax.tree.structure(shapes)
+
+    def run(consts: Consts, *given: Any) -> Any:
+        return structure.unflatten(core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(given)))
+
+    return run, [jnp.asarray(x) for x in closed.consts]
+
+
+def some_rows(tree: PyTree, rows: Any, axis: int = 0) -> PyTree:
+    """The shapes of so many rows of each array, which has its rows along `axis`.
+
+    >>> some_rows(jnp.ones((5, 4, 3)), 7, axis=1).shape
+    (7, 3)
+    """
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[axis + 1 :]), x.dtype), tree)
+
+
+def reduce_slots(
+    message: MessageFn, reduction: Reduction, slots: Slots, dst: PyTree, src: PyTree, own: PyTree = None
+) -> PyTree:
+    """Each destination's messages reduced, a slot at a time; `own` is one message more a destination.
+
+    >>> from jsage.blocks.reductions import SUM
+    >>> slots = slot_major(jnp.array([[True, True], [True, False]]), {}, jnp.array([[0, 1], [2, 2]]))
+    >>> add = lambda dst, src, edge: dst + src
+    >>> reduce_slots(add, SUM, slots, jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0, 30.0]))
+    Array([32., 32.], dtype=float32)
+    """
+    num_dst = slots.mask.shape[1]
+    like = (
+        some_rows(dst, num_dst),
+        some_rows(src, num_dst, axis=0 if slots.src is not None else 1),
+        some_rows(slots.edge_data, num_dst, axis=1),
+    )
+    run, consts = hoist(message, *like)
+    return _reduced(run, reduction, slots, (consts, dst, src, own))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _reduced(message, reduction, slots, given):
+    return _forward(message, reduction, slots, given)[0]
+
+
+def _forward(message, reduction, slots, given):
+    consts, dst, src, own = given
+
+    def step(state, slot):
+        return reduction.step(state, message(consts, *_read(slot, dst, src)), slot[0].mask), None
+
+    first = jax.eval_shape(lambda: message(consts, *_read(_slot(slots, src, 0), dst, src)))
+    start = reduction.start(first, slots.mask.shape[1])
+    state, _ = jax.lax.scan(step, start, _slots(slots, src))
+    out = finished(reduction, state, slots.mask.sum(0, dtype=jnp.int32), first, own)
+    state = state if own is None else reduction.step(state, own, None)
+    return out, (slots, given, state)
+
+
+def _backward(message, reduction, saved, cotangent):
+    slots, (consts, dst, src, own), state = saved
+    gradient = reduction.gradient
+
+    def again(slot):
+        """The rows that a slot reads, 0 in the padding, and its messages."""
+        rows = where(slot[0].mask, _read(slot, dst, src), 0)
+        return rows, message(consts, *rows)
+
+    tally = None
+    if gradient.tally is not None:
+        some = lambda slot: where(slot[0].mask, gradient.tally(state, again(slot)[1]), 0)  # noqa: E731
+        add = lambda total, slot: (jax.tree.map(jnp.add, total, some(slot)), None)  # noqa: E731
+        none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: some(_slot(slots, src, 0))))
+        tally, _ = jax.lax.scan(add, none if own is None else gradient.tally(state, own), _slots(slots, src))
+    settled = gradient.settle(state, tally, cotangent)
+
+    def step(carry, slot):
+        d_consts, d_dst, d_src = carry
+        rows, sent = again(slot)
+        pulled = where(slot[0].mask, cast(gradient.pull(settled, sent), sent), 0)
+        d = jax.vjp(message, consts, *rows)[1](pulled)
+        more, to_dst, to_src, to_edge = d[0], *where_float(slot[0].mask, d[1:])
+        carry = add_rows(d_consts, more), add_rows(d_dst, to_dst)
+        if slots.src is None:
+            return (*carry, d_src), (to_src, to_edge)
+        return (*carry, add_rows(d_src, to_src, slot[0].src)), (None, to_edge)
+
+    start = blank(consts), blank(dst), None if slots.src is None else blank(src)
+    (d_consts, d_dst, d_table), (d_rows, d_edge) = jax.lax.scan(step, start, _slots(slots, src))
+    d_slots = jax.tree.map(lambda _: None, slots)._replace(edge_data=like(d_edge, slots.edge_data))
+    d_src = like(d_rows if slots.src is None else d_table, src)
+    d_own = None if own is None else cast(gradient.pull(settled, own), own)
+    return d_slots, (like(d_consts, consts), like(d_dst, dst), d_src, d_own)
+
+
+_reduced.defvjp(_forward, _backward)
+
+
+def _slots(slots: Slots, src: PyTree) -> tuple[Slots, PyTree]:
+    """What a scan goes over."""
+    return slots, src if slots.src is None else None
+
+
+def _slot(slots: Slots, src: PyTree, i: int) -> tuple[Slots, PyTree]:
+    return jax.tree.map(lambda x: x[i], _slots(slots, src))
+
+
+def _read(slot: tuple[Slots, PyTree], dst: PyTree, src: PyTree) -> Rows:
+    part, given = slot
+    if (ids := part.src) is not None:
+        given = jax.tree.map(lambda x: take(x, ids), src)
+    return dst, given, part.edge_data
+
+
+def reduce_list(
+    reduction: Reduction, message: PyTree, dst: Int[Array, " rows"], degree: Array, own: PyTree = None
+) -> PyTree:
+    """Messages that are all there, reduced; `dst[e]` reads message `e`, and `num_dst` is padding.
+
+    >>> from jsage.blocks.reductions import SUM
+    >>> reduce_list(SUM, jnp.array([1.0, 2.0, 4.0]), jnp.array([1, 0, 1]), jnp.array([1, 2]))
+    Array([2., 5.], dtype=float32)
+    """
+    return _listed(reduction, message, dst, degree, own)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _listed(reduction, message, dst, degree, own):
+    return _list_forward(reduction, message, dst, degree, own)[0]
+
+
+def _list_forward(reduction, message, dst, degree, own):
+    state = reduction.scatter(reduction.start(message, degree.shape[0]), message, dst)
+    out = finished(reduction, state, degree, message, own)
+    state = state if own is None else reduction.step(state, own, None)
+    return out, (message, dst, degree, own, state)
+
+
+def _list_backward(reduction, saved, cotangent):
+    message, dst, degree, own, state = saved
+    gradient, num_dst = reduction.gradient, degree.shape[0]
+    mask = dst < num_dst
+    at = partial(jax.tree.map, lambda x: x.at[dst].get(mode="clip"))
+    tally = None
+    if gradient.tally is not None:
+        tally = jax.tree.map(
+            lambda x: jax.ops.segment_sum(x, dst, num_dst), gradient.tally(at(state), message)
+        )
+        tally = tally if own is None else jax.tree.map(jnp.add, tally, gradient.tally(state, own))
+    settled = gradient.settle(state, tally, cotangent)
+    pulled = where(mask, cast(gradient.pull(at(settled), message), message), 0)
+    return pulled, None, None, None if own is None else cast(gradient.pull(settled, own), own)
+
+
+_listed.defvjp(_list_forward, _list_backward)
+
+
+def is_float(x: Any) -> bool:
+    """Whether an array has a gradient.
+
+    >>> is_float(jnp.ones(1)), is_float(jnp.arange(1))
+    (True, False)
+    """
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def blank(tree: PyTree) -> PyTree:
+    """Zeros to sum gradients in, in float32 at least; one number for an array that has none.
+
+    >>> blank({"x": jnp.ones(2, jnp.bfloat16), "id": jnp.arange(3)})["x"].dtype
+    dtype('float32')
+    """
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)) if is_float(x) else jnp.zeros(()), tree)
+
+
+def add_rows(total: PyTree, rows: PyTree, at: Int[Array, " rows"] | None = None) -> PyTree:
+    """Add cotangents to `blank` arrays, at these positions where they are given.
+
+    >>> add_rows(jnp.zeros(2), jnp.ones(2), jnp.array([1, 1]))
+    Array([0., 2.], dtype=float32)
+    """
+
+    def add(total: Array, x: Any) -> Array:
+        if not is_float(x):
+            return total
+        x = x.astype(total.dtype)
+        return total + x if at is None else total.at[at].add(x, **LEGAL)
+
+    return jax.tree.map(add, total, rows)
+
+
+def where_float(mask: Array, cotangents: PyTree) -> PyTree:
+    """Cotangents where the mask is set and 0 elsewhere; a number in place of those of integers.
+
+    >>> where_float(jnp.array([True, False]), jnp.array([2.0, jnp.nan]))
+    Array([2., 0.], dtype=float32)
+    """
+    return jax.tree.map(
+        lambda x: jnp.where(column(mask, x), x, 0) if is_float(x) else jnp.zeros((), jnp.int32), cotangents
+    )
+
+
+def cast(rows: PyTree, other: PyTree) -> PyTree:
+    """Rows in the dtypes of others.
+
+    >>> cast(jnp.ones(1), jnp.ones(1, jnp.bfloat16)).dtype
+    dtype(bfloat16)
+    """
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), rows, other)
+
+
+def like(totals: PyTree, tree: PyTree) -> PyTree:
+    """Summed cotangents in the dtypes of what they belong to; None for integers.
+
+    >>> like({"id": jnp.zeros(()), "x": jnp.ones(1)}, {"id": jnp.arange(1), "x": jnp.ones(1)})
+    {'id': None, 'x': Array([1.], dtype=float32)}
+    """
+    return jax.tree.map(lambda x, total: total.astype(x.dtype) if is_float(x) else None, tree, totals)
