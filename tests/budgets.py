@@ -37,7 +37,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_links": 270,
     "test_losses": 260,
     "test_negatives": 80,
-    "test_new_nodes": 190,
+    "test_new_nodes": 370,
     "test_benchmark_new_nodes": 160,
     "test_aggregators": 200,
     "test_parallel_links": 70,

@@ -242,20 +242,8 @@ def _forward(message, reduction, given, block):
 
 def _backward(message, reduction, saved, cotangent):
     (consts, dst, src, own), block, state = saved
-    gradient, tally = reduction.gradient, None
-    if gradient.tally is not None:
-
-        def ties(nodes):
-            mine, top = _rows(dst, nodes), _rows(state, nodes)
-
-            def read(line, _):
-                sent = message(consts, mine, _rows(src, line.src), _edge_rows(block, line))
-                return gradient.tally(top, sent), ()
-
-            return read
-
-        tally, _ = fold_with(block.forward, ties, SUM, ())
-        tally = tally if own is None else jax.tree.map(jnp.add, tally, gradient.tally(state, own))
+    gradient = reduction.gradient
+    tally = _tally(message, gradient, (consts, dst, src, own), block, state)
     settled = gradient.settle(state, tally, cotangent)
     pull = partial(_pulled, message, gradient, consts)
 
@@ -290,6 +278,25 @@ def _backward(message, reduction, saved, cotangent):
 
 
 _reduced.defvjp(_forward, _backward)
+
+
+def _tally(message, gradient, rows, block, state):
+    """What `settle` needs of all messages beforehand, where it needs any."""
+    consts, dst, src, own = rows
+    if gradient.tally is None:
+        return None
+
+    def ties(nodes):
+        mine, top = _rows(dst, nodes), _rows(state, nodes)
+
+        def read(line, _):
+            sent = message(consts, mine, _rows(src, line.src), _edge_rows(block, line))
+            return gradient.tally(top, sent), ()
+
+        return read
+
+    tally, _ = fold_with(block.forward, ties, SUM, ())
+    return tally if own is None else jax.tree.map(jnp.add, tally, gradient.tally(state, own))
 
 
 def _pulled(message, gradient, consts, rows, final, mask):

@@ -61,6 +61,15 @@ class Reduction(NamedTuple):
     """Whether each column is reduced by itself: zeros beside a row do no harm."""
 
 
+def some_rows(tree: PyTree, rows: Any, axis: int = 0) -> PyTree:
+    """The shapes of so many rows of each array, which has its rows along `axis`.
+
+    >>> some_rows(jnp.ones((5, 4, 3)), 7, axis=1).shape
+    (7, 3)
+    """
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[axis + 1 :]), x.dtype), tree)
+
+
 class Asked(NamedTuple):
     """One reduction that a layer asks for."""
 

@@ -14,7 +14,7 @@ from jax import core
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage._internal.arrays import LEGAL, take, wide
-from jsage.blocks.reductions import Reduction, column, finished, where
+from jsage.blocks.reductions import Reduction, column, finished, some_rows, where
 from jsage.typing import EdgeData, MessageFn
 
 Consts: TypeAlias = list[Array]
@@ -57,15 +57,6 @@ def hoist(function: Callable[..., Any], *like: Any) -> tuple[Callable[..., Any],
         return structure.unflatten(core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(given)))
 
     return run, [jnp.asarray(x) for x in closed.consts]
-
-
-def some_rows(tree: PyTree, rows: Any, axis: int = 0) -> PyTree:
-    """The shapes of so many rows of each array, which has its rows along `axis`.
-
-    >>> some_rows(jnp.ones((5, 4, 3)), 7, axis=1).shape
-    (7, 3)
-    """
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[axis + 1 :]), x.dtype), tree)
 
 
 def reduce_slots(

@@ -38,7 +38,6 @@ def rows(folder, tmp_path_factory):
     return {(row["op"], row["layout"], row["pass"]): row for row in found["rows"]}
 
 
-@pytest.mark.slow
 def test_a_row_for_every_form(rows):
     expected = {
         (op, layout, way)
@@ -56,14 +55,12 @@ def test_a_row_for_every_form(rows):
     assert rows["mean", "classes", "forward"]["build_seconds"] > 0
 
 
-@pytest.mark.slow
 def test_all_layouts_compute_the_same(rows):
     for (op, _, way), row in rows.items():
         expected = rows[op, "classes", way]["checksum"]
         assert row["checksum"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_the_checksum_is_that_of_the_mean(rows, dataset):
     degree = np.maximum(np.asarray(in_degrees(dataset.graph)), 1)[:, None]
     dst = np.repeat(np.arange(300), np.asarray(in_degrees(dataset.graph)))

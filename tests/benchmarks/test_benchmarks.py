@@ -148,7 +148,6 @@ class TestWorkers:
 
 
 class TestSample:
-    @pytest.mark.slow
     def test_rows_name_every_way(self, dataset, monkeypatch):
         monkeypatch.setattr(sample, "KEYS", ("philox4x32",))
         seeds = jnp.asarray(dataset.train)[:32].reshape(4, 8)

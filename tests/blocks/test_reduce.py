@@ -18,7 +18,6 @@ from jsage import GraphSAGE, embed_all, embed_new, parallel
 from jsage.blocks import Tree, as_segments, degree_classes
 from jsage.blocks.reductions import MAX, SOFTMAX_SUM, SUM
 from jsage.graph import Graph, NewNodes, contiguous, from_edges
-from jsage.graph.adjacency import degrees
 from jsage.infer import Streaming, embed_to_file
 from jsage.sampling import full_block, sample_blocks, sample_blocks_by_node
 from jsage.sampling.exact import Pieces
@@ -221,7 +220,7 @@ def test_neighborhoods_in_pieces_are_those_of_a_list(name):
     reduction, message = REDUCTIONS[name]
     table = jnp.asarray(features(5, NODES, 5))
     read = lambda block, dst: block.reduce(partial(message, params), reduction, dst, table)  # noqa: E731
-    found = quick(read)(Pieces(graph, seeds, degrees(graph, seeds)), dst[seeds])
+    found = quick(read)(Pieces(graph, seeds, graph.degrees(seeds)), dst[seeds])
     close(found, quick(read)(full_block(graph), dst)[seeds])
 
 

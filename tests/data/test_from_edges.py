@@ -180,7 +180,6 @@ def crashing(monkeypatch, number: int) -> Callable[[], int]:
     return lambda: calls
 
 
-@pytest.mark.slow
 def test_a_crash_at_every_flush_and_rename(tmp_path, monkeypatch):
     """Each call crashes a little later than the one before, and goes on with what that one left."""
     edges = np.stack([np.arange(200) % 30, np.arange(200) ** 2 % 30], 1)
@@ -205,7 +204,6 @@ def test_a_crash_at_every_flush_and_rename(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph", "whole"]
 
 
-@pytest.mark.slow
 def test_a_crash_at_any_one_flush(tmp_path, monkeypatch):
     edges = np.stack([np.arange(100) % 30, np.arange(100) ** 2 % 30], 1)
 

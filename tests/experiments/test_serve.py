@@ -305,7 +305,6 @@ class TestBadRequests:
         assert server.post("/embed", {"nodes": [3]}).status_code == 200
 
 
-@pytest.mark.slow
 def test_the_benchmark_counts_wrong_answers(served, server):
     rows = served.rows[[3]]
     asked = [benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), rows + wrong) for wrong in (0, 1)]
@@ -316,7 +315,6 @@ def test_the_benchmark_counts_wrong_answers(served, server):
     assert benchmark.load(server.url.removeprefix("http://"), "embed", asked[:1], 2, 0.2)["wrong"] == 0
 
 
-@pytest.mark.slow
 def test_the_soak_s_bodies_are_refused_and_counted(served, server, monkeypatch):
     monkeypatch.setattr(soak, "BIG", 50_000)
     new = benchmark.encoded({"features": [[0.0] * WIDTH], "src": [], "dst": []})

@@ -246,6 +246,7 @@ def test_a_step_costs_what_the_batch_costs(name: str):
     assert held(10**6) == held(10**4)
 
 
+@pytest.mark.slow
 def test_it_learns_communities_without_labels():
     data = power_law_communities(1000, 15_000, num_classes=4, num_features=16, mixing=Mixing(homophily=0.7))
     labels, everything = np.asarray(data.labels), (full_block(data.graph),) * 2

@@ -421,12 +421,14 @@ def auc(exclude_in_training: bool, sampled: Graph, exclude: bool) -> float:
     return auroc(np.asarray(found), np.arange(len(pairs)) < len(parts.test))
 
 
+@pytest.mark.slow
 def test_training_has_converged():
     _, losses = trained(True)
     assert losses[-5:].mean() > 0.98 * losses[10:15].mean()
     assert losses[-5:].mean() < 2 * np.log(2) + 0.01  # no worse than knowing nothing
 
 
+@pytest.mark.slow
 def test_chance_where_the_edges_under_supervision_are_excluded():
     """Held-out pairs, hidden from the graph or in it: 2 700 of them, so a standard error of 0.008."""
     whole, parts, _ = chance()
@@ -434,6 +436,7 @@ def test_chance_where_the_edges_under_supervision_are_excluded():
     assert abs(auc(True, whole, True) - 0.5) < 0.03
 
 
+@pytest.mark.slow
 def test_the_leak_that_exclusion_closes():
     """The same training and the same pairs, never trained on, without exclusion: the model reads them off."""
     whole, parts, _ = chance()

@@ -24,7 +24,7 @@ neighbors = {
     name: jax.jit(partial(sample_neighbors, draw=draw), static_argnums=3) for name, draw in DRAWS.items()
 }
 blocks = jax.jit(sample_blocks, static_argnums=3)
-read_tree = jax.jit(lambda tree, h: (tree.own(h), tree.slots(h)))
+read_tree = jax.jit(lambda tree, h: (tree.own(h), tree.slot_rows(h)))
 
 
 def key(seed: int) -> jax.Array:
@@ -123,10 +123,10 @@ def test_rows_go_from_block_to_block(name: str):
     first, *trees = blocks(key(2), sampled, seeds, FANOUTS)
     h = np.asarray(first.dst)[:, None].astype(np.float32)
     for tree in trees:
-        own, _ = jax.tree.map(np.asarray, read_tree(tree, h))
+        own, slots = jax.tree.map(np.asarray, read_tree(tree, h))
         mask, below = np.asarray(tree.mask), h[tree.num_dst :]
         ends = np.asarray(tree.edge_data["ends"])
-        np.testing.assert_array_equal(np.asarray(tree.slot_rows(h))[mask][:, 0], ends[mask][:, 0])
+        np.testing.assert_array_equal(slots[mask][:, 0], ends[mask][:, 0])
         np.testing.assert_array_equal(np.broadcast_to(own, mask.shape)[mask], ends[mask][:, 1])
         assert (below.reshape(mask.shape) == own)[~mask].all()  # a padded slot is its own destination
         h = own
