@@ -57,8 +57,9 @@ def svd_factors(graph: Graph, num_users: int, ranks: tuple[int, ...] = RANKS) ->
 
 def singular(matrix: csr_matrix, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(U, s, V)` of the largest `rank` singular values, largest first; all of them from a dense matrix."""
-    if rank < min(matrix.shape):
-        start = np.random.default_rng(0).normal(size=min(matrix.shape))
+    shape: Any = matrix.shape
+    if rank < min(shape):
+        start = np.random.default_rng(0).normal(size=min(shape))
         found: Any = svds(matrix, rank, v0=start)
         left, values, right = found
         return left[:, ::-1], values[::-1], right[::-1].T
