@@ -6,6 +6,7 @@ All graphs have `NUM_NODES` nodes, so one compiled function serves them all.
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jsage import aggregate

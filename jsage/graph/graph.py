@@ -1,7 +1,7 @@
 """A graph as the in-neighbours of every node, in two int32 arrays; made on the host, in NumPy, once."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Graph(NamedTuple):
     edge_data: EdgeData = {}
 
     @property
-    def num_nodes(self) -> int:
+    def num_nodes(self) -> int | Any:  # a symbol in exported programs
         """The number of nodes, isolated ones included."""
         return self.indptr.shape[0] - 1
 
@@ -41,7 +41,7 @@ class Graph(NamedTuple):
         return self.indices.shape[0]
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:  # a symbol in exported programs
         """A bound on ids: the number of nodes."""
         return self.num_nodes
 

@@ -31,6 +31,11 @@ quick = partial(
 """For programs that run once: compiled quickly rather than well."""
 
 
+def signed(ids):
+    """Ids as `NewNodes` has them: new node `i` is `-1 - i`."""
+    return np.where(ids < KNOWN, ids, KNOWN - 1 - ids)
+
+
 def plain(params, dst, src, edge):
     """A message of all three rows, whole numbers of the edge among them."""
     kind = jnp.where(edge["kind"] > 0, 1.0, 0.5)[:, None]
@@ -400,7 +405,7 @@ def test_attention_of_new_nodes(fanouts):
     """Of all edges they are the last six: what the rebuilt graph gives."""
     graph, table, given = world()
     last = {name: x[-6:] for name, x in given.items()}
-    new = NewNodes(table[KNOWN:], last.pop("src"), last.pop("dst"), last)
+    new = NewNodes(table[KNOWN:], signed(last.pop("src")), signed(last.pop("dst")), last)
     found = embed_new(MODEL, variables(), known(), jnp.asarray(table[:KNOWN]), new, fanouts)
     close(found, expected(graph, table)[KNOWN:])
 
@@ -505,7 +510,7 @@ def test_new_nodes_of_a_convolution_that_transforms_first(hidden):
     init = quick(partial(model.init_with_output, jax.random.key(0)))
     rows, params = init(jnp.asarray(table), full)
     last = {name: x[-6:] for name, x in given.items()}
-    new = NewNodes(table[KNOWN:], last.pop("src"), last.pop("dst"), last)
+    new = NewNodes(table[KNOWN:], signed(last.pop("src")), signed(last.pop("dst")), last)
     for fanouts in (None, (64, 64)):
         found = embed_new(model, params, known(), jnp.asarray(table[:KNOWN]), new, fanouts)
         close(found, rows[KNOWN:])

@@ -195,7 +195,7 @@ def test_neighbors_to_parquet_and_back(tmp_path, nodes):
 @pytest.mark.parametrize("rows", [0, 5])
 def test_embeddings_there_and_back(tmp_path, dtype, rows: int, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("jsage.infer.nearest._ROWS", 2)  # three row groups
+    monkeypatch.setattr(sys.modules["jsage.infer.nearest"], "_ROWS", 2)  # three row groups
     table = jax.device_put(whole(rows, 4).astype(dtype))
     save_embeddings(tmp_path / "rows.npy", table)
     save_embeddings(str(tmp_path / "rows.parquet"), np.asarray(table))
