@@ -8,8 +8,8 @@ all nodes of its batch, with `capacity` slots for each owner: the most ids that 
 in the first half of the batches, and 4 %, as `measure_capacities` has it. The other half is counted.
 
 * kind `bytes`: what a device sends a seed, with each id asked for once (`once`) or as often as it comes, with
-  and without copies of the `num_hot` nodes of most edges. `ideal_bytes`: each distinct row of another device
-  once, nothing for slots that are left over. `efficiency` is the one over the other.
+  and without copies of the `num_cached` nodes of most edges. `ideal_bytes`: each distinct row of another
+  device once, nothing for slots that are left over. `efficiency` is the one over the other.
 * kind `weak`: seeds a device fixed, more and more devices. `waste` is the share of slots that are left over,
   `overflow` the share of ids that waited for another round, `safe_capacity` the slots that the rule without
   a graph gives.
@@ -27,9 +27,9 @@ from benchmarks.ahead import BATCH, FANOUTS, count
 from benchmarks.common import integers, run
 from benchmarks.make_graph import SIZES
 from jsage import data
-from jsage.parallel import Load, exchanged
+from jsage.parallel import Workload, exchange_bytes
 from jsage.parallel.capacity import SLACK
-from jsage.parallel.memory import rounded
+from jsage.parallel.memory import round_up
 
 ID = 4
 SHARES = (0.0, 0.01, 0.1)
@@ -38,7 +38,7 @@ EXCHANGES = ("hop 1", "hop 2", "features")
 
 
 class Rows(NamedTuple):
-    """In-neighbours on the host."""
+    """In-neighbors on the host."""
 
     indptr: np.ndarray
     indices: np.ndarray
@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> list[dict]:
             drawn(graph, max(options.shards), options.seeds, number) for number in range(options.batches)
         ]
         given = {"num_nodes": num_nodes, "num_edges": len(graph.indices), "seeds": options.seeds}
-        load = Load(num_nodes, len(graph.indices), options.bytes_shards, 256, seeds=options.seeds)
+        load = Workload(num_nodes, len(graph.indices), options.bytes_shards, 256, seeds=options.seeds)
         found += [given | row for row in bytes_rows(graph, batches, load)]
         for shards in options.shards:
             found += [given | row for row in weak(graph, batches, load._replace(shards=shards))]
@@ -87,7 +87,7 @@ def drawn(graph: Rows, shards: int, num_seeds: int, number: int) -> list[list[np
 def frontiers(
     rng: np.random.Generator, graph: Rows, seeds: np.ndarray, fanouts: Sequence[int]
 ) -> list[np.ndarray]:
-    """The ids before each hop and at the end: each hop adds up to `fanout` neighbours of every id."""
+    """The ids before each hop and at the end: each hop adds up to `fanout` neighbors of every id."""
     found = [seeds]
     for fanout in fanouts:
         found.append(np.concatenate([found[-1], neighbors(rng, graph, found[-1], fanout)]))
@@ -151,11 +151,11 @@ def tally(
 
 def capacities_of(counts: np.ndarray, sizes: Sequence[int]) -> tuple[int, ...]:
     """One for each exchange, as `measure_capacities` has them."""
-    return tuple(rounded(SLACK * most, size) for most, size in zip(counts.max((1, 2)), sizes, strict=True))
+    return tuple(round_up(SLACK * most, size) for most, size in zip(counts.max((1, 2)), sizes, strict=True))
 
 
 def ideal(
-    batch: Sequence[Sequence[np.ndarray]], graph: Rows, owner: np.ndarray, hot: np.ndarray, load: Load
+    batch: Sequence[Sequence[np.ndarray]], graph: Rows, owner: np.ndarray, hot: np.ndarray, load: Workload
 ) -> int:
     """Bytes for every distinct row that another device owns: its id out, its answer back."""
     total = 0
@@ -172,7 +172,7 @@ def ideal(
     return total
 
 
-def bytes_rows(graph: Rows, batches: Sequence[list[list[np.ndarray]]], load: Load) -> Iterator[dict]:
+def bytes_rows(graph: Rows, batches: Sequence[list[list[np.ndarray]]], load: Workload) -> Iterator[dict]:
     """A row for each size of the cache, with ids asked for once or as often as they come."""
     shards = load.shards
     owner, batches = owners(graph, shards)["hashed"], [batch[:shards] for batch in batches]
@@ -183,11 +183,11 @@ def bytes_rows(graph: Rows, batches: Sequence[list[list[np.ndarray]]], load: Loa
         for once in (True, False):
             counts = [tally(batch, owner, hot, once) for batch in batches]
             slots = capacities_of(np.max(counts[:half], 0), load.frontiers)
-            sent = sum(exchanged(load._replace(capacities=slots))) * (shards - 1) / shards
+            sent = sum(exchange_bytes(load._replace(capacities=slots))) * (shards - 1) / shards
             yield {
                 "kind": "bytes",
                 "shards": shards,
-                "num_hot": int(hot.sum()),
+                "num_cached": int(hot.sum()),
                 "once": once,
                 "capacities": list(slots),
                 "asked": float(np.mean(counts, 0)[-1].sum(1).mean() / load.seeds),
@@ -197,7 +197,7 @@ def bytes_rows(graph: Rows, batches: Sequence[list[list[np.ndarray]]], load: Loa
             }
 
 
-def weak(graph: Rows, batches: Sequence[list[list[np.ndarray]]], load: Load) -> Iterator[dict]:
+def weak(graph: Rows, batches: Sequence[list[list[np.ndarray]]], load: Workload) -> Iterator[dict]:
     """A row for each placement and exchange, without copies."""
     shards, half = load.shards, len(batches) // 2
     for placement, owner in owners(graph, shards).items():

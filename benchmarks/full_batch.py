@@ -27,7 +27,7 @@ from jaxtyping import Array
 from benchmarks.common import memory_bytes, parser, peak_rss_bytes, reset_peak_rss, run, summary
 from benchmarks.peers.process import Worker
 from jsage import aggregate, data
-from jsage.blocks import degree_classes
+from jsage.blocks import sliced_full_block
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.sampling import full_block
@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> list[dict]:
     with ExitStack() as stack:
         if options.peer_python:
             worker = stack.enter_context(peer(options))
-            said = worker.ask({})
+            said = worker.request({})
             for form in said["forms"]:
                 extra[f"pyg {form}"] = {"versions": said["versions"]}
                 for op, way in product(OPS, PASSES):
@@ -110,7 +110,7 @@ def compare(answers: dict[Form, list[dict]], lacking: dict[Form, str]) -> dict[F
 
 
 def classes(graph: Graph, features: np.ndarray) -> dict[Form, Call]:
-    return in_jax("classes", degree_classes(graph), features)
+    return in_jax("classes", sliced_full_block(graph), features)
 
 
 def segments(graph: Graph, features: np.ndarray) -> dict[Form, Call]:

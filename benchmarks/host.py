@@ -31,7 +31,7 @@ from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
-from jsage.sampling import compacted, epoch, host_loader, measure_capacities, sample_blocks
+from jsage.sampling import deduplicated_loss, epoch, host_loader, measure_capacities, sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import HostArray
 
@@ -144,14 +144,14 @@ def start(model: GraphSAGE, fanouts: Sequence[int], width: int, graph: Graph) ->
     return init_state(jax.random.fold_in(key, 1), params, OPTIMIZER)
 
 
-def host_update(model: GraphSAGE, labels: Array, state: TrainState, group: host_loader.Group) -> Any:
+def host_update(model: GraphSAGE, labels: Array, state: TrainState, group: host_loader.BatchGroup) -> Any:
     """The steps of a group on rows that were fetched."""
 
     def loss_fn(params, stats, batch, key):
         value, sums = loss(model, batch.rows, labels, params, batch.blocks, batch.batch)
         return value, (sums, stats)
 
-    return host_loader.scanned(make_update(loss_fn, OPTIMIZER))(state, group)
+    return host_loader.scan_group(make_update(loss_fn, OPTIMIZER))(state, group)
 
 
 def device_epoch(
@@ -171,7 +171,7 @@ def device_epoch(
     def trees(params, stats, batch, key):
         return on_blocks(params, stats, sample_blocks(key, tables.graph, batch[0], fanouts), batch, key)
 
-    loss_fn = trees if capacities is None else compacted(on_blocks, tables.graph, fanouts, capacities)
+    loss_fn = trees if capacities is None else deduplicated_loss(on_blocks, tables.graph, fanouts, capacities)
     return train_epoch(make_update(loss_fn, OPTIMIZER), state, batches)
 
 

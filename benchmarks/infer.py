@@ -1,4 +1,4 @@
-"""Every node's embedding from whole neighbourhoods, beside PyG on the same machine, taking turns.
+"""Every node's embedding from whole neighborhoods, beside PyG on the same machine, taking turns.
 
     python -m benchmarks.infer --graph graphs/products --peer-python PYTHON --json infer.json
 
@@ -81,7 +81,7 @@ def measure(request: dict, options: argparse.Namespace) -> tuple[dict, dict, dic
 def rounds(
     sides: dict[str, tuple[Any, list[str]]], request: dict, options: argparse.Namespace
 ) -> tuple[dict[Form, list[dict]], dict[Form, str | None], dict[str, dict]]:
-    said = {side: worker.ask({}) for side, (worker, _) in sides.items()}
+    said = {side: worker.request({}) for side, (worker, _) in sides.items()}
     lacking: dict[Form, str | None] = {
         (side, form): said[side]["forms"][form] for side, (_, forms) in sides.items() for form in forms
     }
@@ -89,7 +89,7 @@ def rounds(
     for _ in range(1 + options.rounds):
         for side, form in answers:
             if lacking[side, form] is None:
-                answer = sides[side][0].ask({**request, "form": form})
+                answer = sides[side][0].request({**request, "form": form})
                 lacking[side, form] = answer.get("error")
                 answers[side, form].append(answer)
     versions = {side: {"versions": said[side]["versions"]} if side == "pyg" else {} for side in sides}
@@ -128,14 +128,14 @@ def resume(request: dict, options: argparse.Namespace) -> str:
     Path(request["target"]).unlink()
     with Worker(sys.executable, "benchmarks.peers.jsage_infer", folder, cpu()) as doomed:
         try:
-            answer = doomed.ask({**request, "kill_at": 0.5})
+            answer = doomed.request({**request, "kill_at": 0.5})
             raise ValueError(f"the run that was to be killed ended by itself: {answer}")
         except RuntimeError:
             pass
     if Path(request["target"]).exists():
         raise ValueError("the killed run left a file under the result's name")
     with Worker(sys.executable, "benchmarks.peers.jsage_infer", folder, cpu()) as second:
-        answer = second.ask(request)
+        answer = second.request(request)
     if "error" in answer:
         raise ValueError(f"the killed run could not be resumed: {answer['error']}")
     return answer["sha256"]

@@ -4,7 +4,7 @@
     python -m benchmarks.make_graph reddit OUT      # Reddit
     python -m benchmarks.make_graph products OUT    # ogbn-products
 
-Degrees and neighbours are those of `jsage.data.power_law_communities`; exponents are chosen so that a
+Degrees and neighbors are those of `jsage.data.power_law_communities`; exponents are chosen so that a
 minibatch meets the same node about as often as it should: see `SIZES`.
 """
 

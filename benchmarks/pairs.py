@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from benchmarks.step import Blocks
 from experiments.unsupervised.objectives import draw_partners
-from jsage.data import Dataset, place_features
+from jsage.data import Dataset, to_device_table
 from jsage.graph import Graph, in_degrees, sort_rows
 from jsage.losses import info_nce as info_nce_loss
 from jsage.losses import link_cross_entropy as link_loss
@@ -71,7 +71,7 @@ class Kind(NamedTuple):
     shared: int = 0
     """How many negatives the batch shares."""
     exclude: bool = False
-    """Whether the pairs' own edges are left out of the neighbourhoods."""
+    """Whether the pairs' own edges are left out of the neighborhoods."""
 
     def count(self, seeds: int) -> int:
         """The number of pairs in a batch."""
@@ -152,7 +152,7 @@ def place(dataset: Dataset) -> PairTables:
         raise ValueError("the step needs features: make a graph with benchmarks.make_graph")
     graph = sort_rows(dataset.graph._replace(edge_data={}))
     noise, starts = by_degree(graph), choice(np.flatnonzero(in_degrees(graph)))
-    return jax.device_put(PairTables(graph, place_features(dataset.features), starts, noise))  # pyright: ignore[reportArgumentType]
+    return jax.device_put(PairTables(graph, to_device_table(dataset.features), starts, noise))  # pyright: ignore[reportArgumentType]
 
 
 def some_edges(graph: Graph, seeds: int, steps: int) -> Array:
@@ -217,4 +217,4 @@ KINDS = {
     "links": Kind(by_edges, no_edges, links, ends=3, exclude=True),
     "links_kept": Kind(by_edges, no_edges, links, ends=3),
 }
-"""`links_kept` leaves the pairs' own edges in their neighbourhoods: what taking them out costs."""
+"""`links_kept` leaves the pairs' own edges in their neighborhoods: what taking them out costs."""

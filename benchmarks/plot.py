@@ -17,7 +17,7 @@ KINDS = {
     "fanouts": ("fanouts", lambda row: ",".join(map(str, row["fanouts"]))),
     "depth": ("fanouts", lambda row: ",".join(map(str, row["fanouts"]))),
 }
-COLOURS = {"trees": "#1b6ca8", "compacted": "#d1495b"}
+COLORS = {"trees": "#1b6ca8", "compacted": "#d1495b"}
 
 
 def draw(reports: list[dict], target: Path) -> None:
@@ -36,11 +36,11 @@ def draw(reports: list[dict], target: Path) -> None:
 def panel(axes: Any, kind: str, rows: list[dict]) -> None:
     title, label = KINDS[kind]
     places = list(dict.fromkeys(label(row) for row in rows))
-    for form, colour in COLOURS.items():
+    for form, color in COLORS.items():
         mine = [row for row in rows if row["form"] == form]
         if mine:
             at = [places.index(label(row)) for row in mine]
-            axes.plot(at, [1e3 * row["seconds_min"] for row in mine], "o-", color=colour, label=form)
+            axes.plot(at, [1e3 * row["seconds_min"] for row in mine], "o-", color=color, label=form)
     if kind == "nodes":
         explained = [1e3 * row["explained_seconds"] for row in rows]
         axes.plot(range(len(rows)), explained, "--", color="grey", label="explained by caches")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling --graph graphs/arxiv --json scaling.json
 
-Rows of kind `nodes` are on uniform random graphs made here: every neighbour of a batch is somewhere else in
+Rows of kind `nodes` are on uniform random graphs made here: every neighbor of a batch is somewhere else in
 the tables, the worst there is for caches. Larger tables fit caches less, so a step is slower however it is
 written: `explained_seconds` is the smallest graph's step plus what its reads of features and edges cost more
 at the rates at which this graph's tables are read at random, and `ratio_beyond_caches` compares the step to
@@ -150,7 +150,7 @@ def compiled(case: Case, hidden: int) -> tuple[Callable[[], Any], dict]:
 
 
 def random_tables(num_nodes: int, degree: int, num_features: int, seed: int = 0) -> Tables:
-    """`degree` in-neighbours of each node, uniformly at random; features repeat after 2^16 rows."""
+    """`degree` in-neighbors of each node, uniformly at random; features repeat after 2^16 rows."""
     rng = np.random.default_rng(seed)
     indptr = np.arange(num_nodes + 1, dtype=np.int32) * np.int32(degree)
     indices = rng.integers(0, num_nodes, num_nodes * degree, dtype=np.int32)

@@ -169,7 +169,7 @@ def encoded(body: Any) -> bytes:
 def options() -> argparse.ArgumentParser:
     """The command line."""
     made = parser("serve", __doc__)
-    made.add_argument("--fanouts", type=integers, default=(10, 10), help="neighbours drawn a hop (10,10)")
+    made.add_argument("--fanouts", type=integers, default=(10, 10), help="neighbors drawn a hop (10,10)")
     made.add_argument("--hidden", type=int, default=256, help="width of the hidden layers (256)")
     made.add_argument("--sizes", type=integers, default=(1, 16, 128), help="batch sizes (1,16,128)")
     made.add_argument("--nodes", type=int, default=1, help="nodes of a request (1)")

@@ -20,18 +20,18 @@ from jsage.blocks import Tree
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
 from jsage.parallel import (
-    Load,
-    Place,
+    Location,
     ShardedFeatures,
     ShardedGraph,
-    across,
-    bill,
+    Workload,
+    estimate_memory,
     fetch,
+    global_loss,
     make_mesh,
     on_mesh,
     sample_blocks,
 )
-from jsage.parallel.features import Hot
+from jsage.parallel.features import CachedRows
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import Metrics
 
@@ -57,7 +57,7 @@ class Case(NamedTuple):
     aggregator: str
     dtype: str
     num_classes: int
-    load: Load
+    load: Workload
 
     @property
     def model(self) -> GraphSAGE:
@@ -93,13 +93,13 @@ def rows(chosen: argparse.Namespace, devices: Sequence[Any], topology: str) -> I
 def cases(chosen: argparse.Namespace, chips: int) -> Iterator[Case]:
     """Those that the command line names; ValueError for an aggregator that is not there."""
     size = SIZES[str(chosen.graph)]
-    load = Load(
+    load = Workload(
         chosen.num_nodes or size.num_nodes,
         chosen.num_edges or size.num_edges,
         chips,
         chosen.num_features,
         lanes=chosen.lanes,
-        num_hot=chosen.num_hot,
+        num_cached=chosen.num_cached,
         seeds=chosen.seeds,
         fanouts=ahead.FANOUTS,
         steps=STEPS,
@@ -118,13 +118,13 @@ def measure(case: Case, devices: Sequence[Any], topology: str) -> dict:
     compiled = compile_epoch(case, make_mesh(devices))
     memory: Any = compiled.memory_analysis()
     text = compiled.as_text() or ""
-    items = bill(load)
+    items = estimate_memory(load)
     return {
         "topology": topology,
         "device": devices[0].device_kind,
         "chips": len(devices),
         **{name: getattr(case, name) for name in ("aggregator", "dtype", "num_classes")},
-        **{name: getattr(load, name) for name in ("num_nodes", "num_edges", "width", "seeds", "num_hot")},
+        **{name: getattr(load, name) for name in ("num_nodes", "num_edges", "width", "seeds", "num_cached")},
         "fanouts": list(load.fanouts),
         "capacities": list(load.slots),
         "compile_seconds": time.perf_counter() - began,
@@ -206,10 +206,10 @@ def epoch(case: Case, state: TrainState, tables: Tables, batches: PyTree) -> tup
         sums = {"loss": losses.sum(), "weight": jnp.float32(live.sum()), "overflow": overflow}
         return masked_mean(losses, live), (sums, stats)
 
-    return train_epoch(make_update(across(loss_fn), OPTIMIZER), state, batches)
+    return train_epoch(make_update(global_loss(loss_fn), OPTIMIZER), state, batches)
 
 
-def graph_shapes(load: Load) -> ShardedGraph:
+def graph_shapes(load: Workload) -> ShardedGraph:
     """As `shard_graph` gives them, of all shards."""
     num_edges, num_rows = load.shards * load.edges, load.shards * load.rows
     words = [ahead.shape(num_edges)]
@@ -223,15 +223,19 @@ def feature_shapes(case: Case, mesh: Mesh) -> ShardedFeatures:
     """As `shard_features` gives them."""
     load, dtype = case.load, jnp.dtype(case.dtype)
     table = laid(ahead.shape(load.shards * load.rows, load.width, dtype=dtype), mesh, *mesh.axis_names)
-    copies = ahead.shape(load.num_hot, load.width, dtype=dtype)
-    hot = Hot(copies, ahead.shape(load.num_hot), ahead.shape(load.shards + 1)) if load.num_hot else None
+    copies = ahead.shape(load.num_cached, load.width, dtype=dtype)
+    hot = (
+        CachedRows(copies, ahead.shape(load.num_cached), ahead.shape(load.shards + 1))
+        if load.num_cached
+        else None
+    )
     return ShardedFeatures(table, laid(hot, mesh))
 
 
-def batch_shapes(load: Load) -> tuple[Place, Array, Array]:
+def batch_shapes(load: Workload) -> tuple[Location, Array, Array]:
     """Seeds, their labels, and which are live."""
     ids = ahead.shape(load.steps, load.shards * load.seeds)
-    return Place(ids, ids), ids, ahead.shape(*ids.shape, dtype=jnp.bool_)
+    return Location(ids, ids), ids, ahead.shape(*ids.shape, dtype=jnp.bool_)
 
 
 def laid(shapes: PyTree, mesh: Mesh, *axes: str | None) -> PyTree:

@@ -121,7 +121,7 @@ def stop(address: str, process: Any, asked: dict[str, list[Request]], options: a
 
 
 def until_refused(address: str, asked: list[Request], seed: int) -> Counter[str]:
-    """Ask over one connection, made anew where the service closed it, until it takes none."""
+    """Ask over one connection, made again where the service closed it, until it takes none."""
     counts: Counter[str] = Counter()
     random = np.random.default_rng(seed)
     connection = http.client.HTTPConnection(address, timeout=30)

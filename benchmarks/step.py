@@ -20,11 +20,11 @@ from jaxtyping import Array
 
 from jsage import aggregate
 from jsage.blocks.layout import Block
-from jsage.data import Dataset, place_features
+from jsage.data import Dataset, to_device_table
 from jsage.graph import Graph
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
-from jsage.sampling import Capacities, compacted, sample_blocks, sample_compact_blocks
+from jsage.sampling import Capacities, deduplicated_loss, sample_blocks, sample_compact_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import AggregateFn, PRNGKey
 
@@ -97,7 +97,7 @@ def make_step(
 
         loss_fn = on_trees
         if capacities is not None:
-            loss_fn = compacted(given_blocks, tables.graph, fanouts, capacities)
+            loss_fn = deduplicated_loss(given_blocks, tables.graph, fanouts, capacities)
         return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 
     def update(state, tables, blocks, batch):
@@ -114,7 +114,7 @@ def place(dataset: Dataset, dtype: Any = None) -> Tables:
     if dataset.features is None or dataset.labels is None:
         raise ValueError("the step needs features and labels: make a graph with benchmarks.make_graph")
     graph, labels = jax.device_put((dataset.graph, dataset.labels))
-    features = place_features(dataset.features)
+    features = to_device_table(dataset.features)
     return Tables(graph, features if dtype is None else features.astype(dtype), labels)
 
 

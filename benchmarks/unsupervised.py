@@ -5,7 +5,7 @@
 All steps embed as many nodes with the same model, on trees; `labels` has a second row, of as many nodes as
 there are pairs. Under `skip_gram` pairs come from walks, and a batch shares 20 negatives by degree; under
 `info_nce` the negatives are the other pairs' partners. `links` are edges of the graph, each with a negative
-by degree that is no edge, and are out of every neighbourhood of their step; under `links_kept` they are in.
+by degree that is no edge, and are out of every neighborhood of their step; under `links_kept` they are in.
 A step draws all of it itself. All calls take turns; parts are programs of their own that scan as the step
 does. `positives` are the walks; `traces` counts how often the step was traced.
 """
@@ -153,7 +153,7 @@ def drawing(part: Callable, key: PRNGKey, tables: PairTables, batches: Any) -> A
 def options() -> argparse.ArgumentParser:
     made = parser("unsupervised", __doc__)
     made.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what pairs are")
-    made.add_argument("--fanouts", type=integers, default=(25, 10), help="neighbours a hop (default: 25,10)")
+    made.add_argument("--fanouts", type=integers, default=(25, 10), help="neighbors a hop (default: 25,10)")
     made.add_argument("--seeds", type=int, default=1024, help="nodes that a step embeds (default: 1024)")
     made.add_argument("--hidden", type=int, default=256, help="width of the layers (default: 256)")
     made.add_argument("--steps", type=int, default=16, help="steps a scan (default: 16)")

@@ -5,7 +5,7 @@
 
 The options are those of `experiments.classify`. The test nodes are in no table while the model is trained:
 neither their features nor their edges. Their outputs by `embed_new` are scored (`test_mean` in the JSON)
-beside those on the graph rebuilt with them (`rebuilt_mean`), whole neighbourhoods both: the scores agree.
+beside those on the graph rebuilt with them (`rebuilt_mean`), whole neighborhoods both: the scores agree.
 """
 
 import sys
@@ -25,7 +25,7 @@ from experiments.common.learners import mlp, sage, sage_model
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
 from jsage import data
-from jsage.blocks import degree_classes
+from jsage.blocks import sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, induced_subgraph
 from jsage.graph.overlay import NewNodes
@@ -50,7 +50,7 @@ def main(config: Config) -> dict:
     dataset, _ = load(config)
     if dataset.features is None or config.aggregator == "lstm":
         raise ValueError(
-            "inductive reads features and whole neighbourhoods: it needs a data set with features, and an "
+            "inductive reads features and whole neighborhoods: it needs a data set with features, and an "
             "aggregator other than lstm"
         )
     task = task_of(dataset, config)
@@ -97,8 +97,8 @@ def cut(dataset: Dataset) -> Split:
 
 
 def exactly(model: GraphSAGE, variables: Any, graph: Graph, dataset: Dataset) -> np.ndarray:
-    """All nodes' outputs from whole neighbourhoods of an ordinary graph."""
-    blocks = (degree_classes(graph),) * model.num_layers
+    """All nodes' outputs from whole neighborhoods of an ordinary graph."""
+    blocks = (sliced_full_block(graph),) * model.num_layers
     return np.asarray(jax.jit(model.apply)(variables, jnp.asarray(dataset.features), blocks))
 
 

@@ -63,8 +63,8 @@ def main(config: Config) -> dict:
         raise ValueError("--edges, --num-nodes and --out must be given")
     began = time.perf_counter()
     placement = PLACEMENTS[config.placement](config.num_nodes, config.shards)
-    with bars() as tell:
-        sorting = Sorting(memory_bytes=int(config.memory), progress=tell)
+    with bars() as report:
+        sorting = Sorting(memory_bytes=int(config.memory), progress=report)
         try:
             source, symmetrize = edge_files(config.edges), config.symmetrize
             shard_edges(config.out, source, placement, tables(config), symmetrize=symmetrize, sorting=sorting)
@@ -101,13 +101,13 @@ def bars() -> Iterator[Callable[[Progress], None]]:
     console, tasks = Console(stderr=True), {}
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
 
-        def tell(progress: Progress) -> None:
+        def report(progress: Progress) -> None:
             stage, done, total = progress
             if stage not in tasks:
                 tasks[stage] = shown.add_task(STAGES[stage], total=total)
             shown.update(tasks[stage], completed=done)
 
-        yield tell
+        yield report
 
 
 def parse(arguments: list[str] | None = None) -> Config:

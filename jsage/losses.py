@@ -1,4 +1,4 @@
-"""Losses, one value a row: dead rows cost exactly nothing, whatever they hold, and get no gradient.
+"""Losses, one value a row: invalid rows cost exactly nothing, whatever they hold, and get no gradient.
 
 Every loss is `(scores, labels, mask) -> [b]`, computed in float32. The rows of a padded batch are told by the
 mask; a label of -1 is unknown. So a recipe reads
@@ -9,7 +9,7 @@ mask; a label of -1 is unknown. So a recipe reads
 
 The contrastive ones take scored pairs. A row is one positive pair and its negatives: `(positive [b],
 negatives [b, q], mask [b], negative_mask [b, q]) -> [b]`. Scores are logits. Negatives count by their mean
-over the row's live ones, so rows with few of them weigh like the others; without any, a loss of differences
+over the row's valid ones, so rows with few of them weigh like the others; without any, a loss of differences
 is 0.
 """
 
@@ -39,7 +39,7 @@ def cross_entropy(
     `q` is 1 at the label; with `smoothing` `ε` it is `1 - ε` there and `ε / C` at every class (Szegedy et
     al., 2016, section 7). Raises ValueError for an `ε` outside [0, 1).
 
-    Rows labelled -1 are dead. Divide by the number of rows, not by the sum of weights: `class_weights`
+    Rows labelled -1 are invalid. Divide by the number of rows, not by the sum of weights: `class_weights`
     average to 1 over the rows that they were made from.
 
     >>> logits = jnp.array([[0.0, 0.0], [9.0, 9.0], [jnp.nan, 1.0]])
@@ -148,7 +148,7 @@ def margin(
 def bpr(
     positive: Losses, negatives: Negatives, mask: Live, negative_mask: LiveNegatives | None = None
 ) -> Losses:
-    """Bayesian personalised ranking: `E_n -log σ(z_u·z_v - z_u·z_n)`, without the weight decay.
+    """Bayesian personalized ranking: `E_n -log σ(z_u·z_v - z_u·z_n)`, without the weight decay.
 
     Rendle et al. (2009), BPR-Opt in section 4.1; there with one negative a row.
 
@@ -194,7 +194,7 @@ def info_nce(
 ) -> Losses:
     """In-batch softmax: `-log (exp(s_ii / τ) / Σ_j exp(s_ij / τ))`, each row's positive on the diagonal.
 
-    `j` runs over `i` itself and the live rows that `negative_mask[i]` allows (None: all of them): leave out
+    `j` runs over `i` itself and the valid rows that `negative_mask[i]` allows (None: all of them): leave out
     what is a true pair of `i` too. For the loss in both directions add the one of `scores.T`. Raises
     ValueError for a temperature, given as a number, that is not positive.
 
@@ -270,7 +270,7 @@ def positive_weights(labels: Shaped[HostArray, "n c"]) -> Float[np.ndarray, " c"
 
 
 def _cleared(scores: Array, live: Array) -> Array:
-    """Zeros in the dead places before the loss, so that NaN there cannot reach a gradient as 0 · NaN."""
+    """Zeros in the invalid places before the loss, so that NaN there cannot reach a gradient as 0 · NaN."""
     return jnp.where(live, scores.astype(jnp.float32), 0.0)
 
 
@@ -281,7 +281,7 @@ def _error(predictions: Array, targets: Array, mask: Array) -> Array:
 def _cleared_pairs(
     positive: Array, negatives: Array, mask: Array, negative_mask: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Scores, 0 in the dead places, and the live negatives."""
+    """Scores, 0 in the invalid places, and the live negatives."""
     live = jnp.broadcast_to(mask[:, None], negatives.shape)
     if negative_mask is not None:
         live = live & negative_mask

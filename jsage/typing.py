@@ -45,7 +45,7 @@ result, a tree of arrays. Messages do not see one another.
 """
 
 Metrics: TypeAlias = dict[str, Scalar]
-"""Named sums over the live rows of a batch; divide by the sum of weights once, at the end."""
+"""Named sums over the valid rows of a batch; divide by the sum of weights once, at the end."""
 
 LossFn: TypeAlias = Callable[[PyTree, PyTree, Any, PRNGKey], tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
 """`(params, stats, batch, key) -> (loss, (metrics, stats))`; `stats` holds variables that are not trained."""

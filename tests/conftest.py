@@ -113,6 +113,6 @@ def data_folder() -> Path:
 
 @pytest.fixture
 def strict_dtypes():
-    """No implicit dtype promotion: for the floors that hold no optimiser."""
+    """No implicit dtype promotion: for the floors that hold no optimizer."""
     with jax.numpy_dtype_promotion("strict"):
         yield

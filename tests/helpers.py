@@ -1,4 +1,4 @@
-"""Tables that tests are parametrised over: a new graph, layout, draw or aggregator gets every test by a line.
+"""Tables that tests are parametrized over: a new graph, layout, draw or aggregator gets every test by a line.
 
 All graphs have `NUM_NODES` nodes, so one compiled function serves them all.
 """
@@ -109,7 +109,7 @@ def hop(name: str, *, weighted: bool = False) -> Indexed:
 
 
 def messages(block: Indexed, table: np.ndarray, row: int) -> np.ndarray:
-    """The live neighbours' rows of one destination times their weights, by plain float64 NumPy."""
+    """The live neighbors' rows of one destination times their weights, by plain float64 NumPy."""
     block = jax.tree.map(np.asarray, block)
     live = block.mask[row]
     rows = np.asarray(table, np.float64)[block.src[row][live]]

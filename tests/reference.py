@@ -1,6 +1,6 @@
 """GraphSAGE in float64 NumPy, one node at a time: Algorithm 1 of Hamilton et al. (2017), and its options.
 
-It reads plain neighbour lists and a flax parameter tree, and shares no code with jsage. Which parts a
+It reads plain neighbor lists and a flax parameter tree, and shares no code with jsage. Which parts a
 layer has (self term, bias, projection, skips) is read off the parameters that are there.
 """
 
@@ -14,15 +14,15 @@ Row = np.ndarray
 
 
 class Hop(NamedTuple):
-    """What each destination reads: the position of its own row, and of its neighbours', with weights."""
+    """What each destination reads: the position of its own row, and of its neighbors', with weights."""
 
     own: list[int]
-    neighbours: list[list[int]]
+    neighbors: list[list[int]]
     weights: list[list[float]]
 
 
 def slots(own: Sequence[int], src: Any, mask: Any, weight: Any = None) -> Hop:
-    """Neighbour lists from a table of slots."""
+    """Neighbor lists from a table of slots."""
     src, mask = np.asarray(src), np.asarray(mask)
     weight = np.ones(mask.shape) if weight is None else np.asarray(weight, np.float64)
     live = [np.flatnonzero(row) for row in mask]
@@ -34,13 +34,13 @@ def slots(own: Sequence[int], src: Any, mask: Any, weight: Any = None) -> Hop:
 
 
 def tree(mask: Any, weight: Any = None) -> Hop:
-    """Neighbour lists of a hop whose rows are its destinations followed by every slot."""
+    """Neighbor lists of a hop whose rows are its destinations followed by every slot."""
     mask = np.asarray(mask)
     return slots(range(len(mask)), len(mask) + np.arange(mask.size).reshape(mask.shape), mask, weight)
 
 
 def edges(src: Any, dst: Any, num_nodes: int, weight: Any = None) -> Hop:
-    """Neighbour lists of a whole graph, each in the order of the edges."""
+    """Neighbor lists of a whole graph, each in the order of the edges."""
     weight = np.ones(len(src)) if weight is None else np.asarray(weight, np.float64)
     into = [[e for e in range(len(dst)) if dst[e] == v] for v in range(num_nodes)]
     return Hop(
@@ -51,12 +51,12 @@ def edges(src: Any, dst: Any, num_nodes: int, weight: Any = None) -> Hop:
 
 
 def reached(hops: Sequence[Hop], seeds: Sequence[bool]) -> list[list[bool]]:
-    """For each hop, which of its destinations the live seeds reach: the others are padding."""
+    """For each hop, which of its destinations the valid seeds reach: the others are padding."""
     live = [list(seeds)]
     for hop, below in zip(hops[:0:-1], hops[-2::-1], strict=True):
         read: set[int] = set()
         for v in np.flatnonzero(live[0]):
-            read |= {hop.own[v], *hop.neighbours[v]}
+            read |= {hop.own[v], *hop.neighbors[v]}
         live.insert(0, [position in read for position in range(len(below.own))])
     return live
 
@@ -144,7 +144,7 @@ def graphsage(
     seeds: Sequence[bool] | None = None,
     **conv: bool,
 ) -> np.ndarray:
-    """The whole model; batch norm takes its own batch's live rows where `seeds` says which those are."""
+    """The whole model; batch norm takes its own batch's valid rows where `seeds` says which those are."""
     params, stats = variables["params"], variables.get("batch_stats", {})
     if "embed" in params:
         table = params["embed"]["embedding"]
@@ -174,7 +174,7 @@ def graphsage(
 
 
 def moments(h: np.ndarray, live: Sequence[bool]) -> tuple[Row, Row]:
-    """Mean and biased variance over the live rows."""
+    """Mean and biased variance over the valid rows."""
     rows = np.stack([row for row, here in zip(h, live, strict=True) if here])
     return rows.mean(0), rows.var(0)
 

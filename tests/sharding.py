@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsage.parallel import Place, make_mesh, split
+from jsage.parallel import Location, make_mesh, split
 
 DEVICES = 8
 
@@ -27,7 +27,7 @@ class Listed(NamedTuple):
             local[self.globals(shard)] = np.arange((self.owner == shard).sum())
         return self.owner.astype(np.int32)[ids], local[ids]
 
-    def nodes(self, place: Place) -> np.ndarray:
+    def nodes(self, place: Location) -> np.ndarray:
         """The ids at places."""
         owner, local = self.locate(np.arange(len(self.owner)))
         table = np.full((self.shards, self.rows), -1)
@@ -46,9 +46,9 @@ def placements(num_nodes: int) -> dict[str, Listed]:
     return {name: Listed(owner, rows) for name, owner in owners.items()}
 
 
-def places(placement: Listed, ids: np.ndarray, dim: int = 0) -> Place:
+def places(placement: Listed, ids: np.ndarray, dim: int = 0) -> Location:
     """Where nodes are, the ids split over the devices."""
-    return split(Place(*(jnp.asarray(x) for x in placement.locate(np.asarray(ids)))), make_mesh(), dim)
+    return split(Location(*(jnp.asarray(x) for x in placement.locate(np.asarray(ids)))), make_mesh(), dim)
 
 
 def stretched(tree, lengths: dict[int, int]):

@@ -1,4 +1,4 @@
-"""Closed forms in float64, gradients, NaN in what is dead, extreme scores."""
+"""Closed forms in float64, gradients, NaN in what is invalid, extreme scores."""
 
 from functools import partial
 

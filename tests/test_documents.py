@@ -74,7 +74,6 @@ def test_python_is_an_example_that_runs(page: Path):
     assert runs or not blocks, f"{label(page)} has code that nothing runs"
 
 
-@pytest.mark.xfail(reason="new nodes as -1 - i and block.reduce are documented, and not there yet")
 def test_no_example_is_skipped():
     skipped = [label(page) for page in PAGES if "+SKIP" in page.read_text()]
     assert not skipped

@@ -1,4 +1,4 @@
-"""Closed forms in float64, gradients, NaN in dead rows, extreme logits."""
+"""Closed forms in float64, gradients, NaN in invalid rows, extreme logits."""
 
 import sys
 from functools import partial

@@ -24,7 +24,7 @@ ALLOCATORS: dict[str, dict[str, str]] = {
         "MALLOC_TOP_PAD_": str(2**28),
     },
 }
-"""Unless its thresholds are raised, glibc maps large arrays anew, and gives their pages back once freed."""
+"""Unless its thresholds are raised, glibc maps large arrays again, and gives their pages back once freed."""
 OURS = ("jsage", "scan")
 
 Side = tuple[Worker, dict]
@@ -47,7 +47,7 @@ def under(allocator: str, options: argparse.Namespace) -> list[dict]:
         Worker(sys.executable, "benchmarks.peers.jsage_step", folder, environment) as ours,
         Worker(options.peer_python, "benchmarks.peers.pyg_step", folder, environment) as theirs,
     ):
-        sides = {"jsage": (ours, ours.ask({})), "pyg": (theirs, theirs.ask({}))}
+        sides = {"jsage": (ours, ours.request({})), "pyg": (theirs, theirs.request({}))}
         rows = [row for fanouts in options.fanouts for row in measure(sides, fanouts, options)]
     return [{"allocator": allocator, **row} for row in rows]
 
@@ -61,7 +61,7 @@ def measure(sides: dict[str, Side], fanouts: tuple[int, ...], options: argparse.
     for _ in range(1 + options.rounds):
         for side, form in answers:
             if lacking[side, form] is None:
-                answer = sides[side][0].ask({"form": form, **request})
+                answer = sides[side][0].request({"form": form, **request})
                 lacking[side, form] = answer.get("error")
                 answers[side, form].append(answer)
     versions = {"pyg": {"versions": sides["pyg"][1]["versions"]}}

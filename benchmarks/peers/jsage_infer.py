@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.common import versions
 from benchmarks.peers.process import peak_rss_bytes, reset_peak_rss, serve
 from jsage import data
-from jsage.infer import Progress, Streaming, embed_all, embed_to_file
+from jsage.infer import Progress, StreamOptions, embed_all, embed_to_file
 from jsage.nn import GraphSAGE
 
 FORMS = ("device", "file")
@@ -41,7 +41,7 @@ class Inference:
             out = np.asarray(jax.block_until_ready(embed_all(model, params, graph, features)))
         else:
             progress = None if "kill_at" not in request else kill_at(request["kill_at"], model.num_layers)
-            embed_to_file(target, model, params, graph, features, Streaming(progress=progress))
+            embed_to_file(target, model, params, graph, features, StreamOptions(progress=progress))
             out = np.load(target, mmap_mode="r")
         answer = {"seconds": time.perf_counter() - start, "peak_rss_bytes": peak_rss_bytes()}
         return {**answer, "rows": out[request["check"]].tolist(), "sha256": digest(target, request["form"])}

@@ -78,7 +78,7 @@ class Run:
         return float(sum(s["loss"] for s in sums)) / float(sum(s["weight"] for s in sums))
 
     def _next(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next `count` batches; shuffles anew, as an epoch does, whenever there are too few."""
+        """The next `count` batches; shuffles again, as an epoch does, whenever there are too few."""
         while len(self._seeds) < count:
             self._key, key = jax.random.split(self._key)
             more = self._shuffle(key, self._train)

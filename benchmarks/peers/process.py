@@ -36,7 +36,7 @@ class Worker:
         self._process.kill()
         self._process.communicate()
 
-    def ask(self, request: dict) -> dict:
+    def request(self, request: dict) -> dict:
         """The answer; `{"error": ...}` where the worker failed. RuntimeError if it is gone."""
         process = self._process
         assert process.stdin is not None
@@ -79,7 +79,7 @@ def peak_rss_bytes() -> int:
 
 
 def reset_peak_rss() -> None:
-    """Start `peak_rss_bytes` anew from what is held now (Linux; elsewhere nothing happens)."""
+    """Start `peak_rss_bytes` again from what is held now (Linux; elsewhere nothing happens)."""
     if _STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")
 

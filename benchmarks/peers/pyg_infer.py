@@ -1,13 +1,13 @@
 """Whole-graph inference in PyG, for `benchmarks.infer`: run by an interpreter with torch and torch_geometric.
 
-Forms, all of two `SAGEConv` layers with mean aggregation, on every node's whole neighbourhood:
+Forms, all of two `SAGEConv` layers with mean aggregation, on every node's whole neighborhood:
 
 * `sparse`: the transposed adjacency as a `torch.sparse` CSR tensor, so that each layer is a sparse product;
 * `sparse_projected`: the same by hand, with the second layer's matrix put before its product where that
   makes the rows shorter: what a user who knows the algebra would write;
 * `torch_sparse`: the adjacency as a `torch_sparse.SparseTensor`;
 * `segments`: the edges as a sorted `EdgeIndex`;
-* `loader`: `NeighborLoader` over every node with all its neighbours, layer by layer, as PyG's examples write
+* `loader`: `NeighborLoader` over every node with all its neighbors, layer by layer, as PyG's examples write
   `inference()`.
 """
 

@@ -5,7 +5,7 @@ Forms, all over the same `NeighborLoader`:
 * `default`: every layer on the whole sampled subgraph, as PyG's examples write it;
 * `trimmed`: `trim_to_layer` before each layer;
 * `bipartite`: each layer reads a hop's sources and writes its destinations only, edges as `edge_index`;
-* `bipartite_csr`: the same, edges as a `torch_sparse.SparseTensor`, so that messages are never materialised.
+* `bipartite_csr`: the same, edges as a `torch_sparse.SparseTensor`, so that messages are never materialized.
 """
 
 import contextlib
@@ -174,7 +174,7 @@ def train(form: Any, net: Net, optimizer: torch.optim.Optimizer, batches: Iterat
 
 
 def sampler() -> str:
-    """What draws neighbours: NeighborLoader prefers pyg-lib."""
+    """What draws neighbors: NeighborLoader prefers pyg-lib."""
     return "pyg-lib" if pyg.WITH_PYG_LIB else "torch-sparse" if pyg.WITH_TORCH_SPARSE else "none"
 
 

@@ -58,9 +58,9 @@ class LabelOptions(DataOptions):
 class EncoderOptions:
     """What makes embeddings."""
 
-    aggregator: str = option("gcn", "how neighbours are reduced", list(AGGREGATORS))
+    aggregator: str = option("gcn", "how neighbors are reduced", list(AGGREGATORS))
     fanouts: tuple[int, ...] = option(
-        (10, 10), "neighbours drawn a hop, the seeds' own first; the last repeats"
+        (10, 10), "neighbors drawn a hop, the seeds' own first; the last repeats"
     )
     hidden: int = option(64, "width of the hidden layers")
     dropout: float = option(0.6, "rate on every layer's inputs")
@@ -71,7 +71,7 @@ class ModelOptions(EncoderOptions):
     """A GraphSAGE."""
 
     layers: int = option(2, "number of layers, one hop each")
-    norm: str = option("none", "normalisation of the hidden layers", list(NORMS))
+    norm: str = option("none", "normalization of the hidden layers", list(NORMS))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.common.config import LabelOptions, LearnerOptions
 from experiments.common.learners import Tables
 from jsage import data
-from jsage.blocks import Block, degree_classes
+from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
 from jsage.nn import l2_normalize
@@ -76,4 +76,4 @@ def whole(graph: Graph, width: int, config: LearnerOptions) -> Block | None:
     if config.aggregator == "lstm":
         slots = graph.num_nodes * int(in_degrees(graph).max(initial=0))
         return full_block(graph, slots=True) if slots * width <= MESSAGES or config.full_batch else None
-    return full_block(graph) if graph.num_edges * width <= MESSAGES else degree_classes(graph)
+    return full_block(graph) if graph.num_edges * width <= MESSAGES else sliced_full_block(graph)

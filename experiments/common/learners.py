@@ -39,7 +39,7 @@ class Learner(NamedTuple):
 
 
 def weigh(dataset: Dataset, training_graph: Graph, config: EncoderOptions) -> tuple[Dataset, Graph]:
-    """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalisation."""
+    """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalization."""
     if config.aggregator != "gcn":
         return dataset, training_graph
     graph = symmetric_weights(dataset.graph)
@@ -61,7 +61,7 @@ def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | Non
 
 
 def sage(config: LearnerOptions, width: int, num_nodes: int, *, identity: bool) -> Learner:
-    """GraphSAGE: trained on sampled neighbours, exact at inference unless the graph is too large."""
+    """GraphSAGE: trained on sampled neighbors, exact at inference unless the graph is too large."""
     model = sage_model(config, width, (num_nodes, config.identity) if identity else None)
 
     def whole(variables, tables, **options):

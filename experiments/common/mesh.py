@@ -18,7 +18,17 @@ from jsage.blocks import Tree
 from jsage.data import Dataset
 from jsage.graph import from_edges
 from jsage.nn import GraphSAGE
-from jsage.parallel import Budget, Place, ShardedFeatures, embed_all, fetch, on_mesh, replicate, specs, split
+from jsage.parallel import (
+    Budget,
+    Location,
+    ShardedFeatures,
+    embed_all,
+    fetch,
+    on_mesh,
+    replicate,
+    specs,
+    split,
+)
 from jsage.parallel.infer import EDGES
 from jsage.sampling import batches
 from jsage.train import TrainState, init_state
@@ -59,13 +69,13 @@ def variables(model: nn.Module, config: EncoderOptions, width: int, key: jax.Arr
     return dict(model.init(key, jnp.zeros((sizes[-1], width)), blocks))
 
 
-def places(tables: Any, nodes: np.ndarray) -> Place:
+def places(tables: Any, nodes: np.ndarray) -> Location:
     """Where nodes of the splits are."""
-    return Place(*(jnp.asarray(x[nodes]) for x in (tables.splits.owner, tables.splits.local)))
+    return Location(*(jnp.asarray(x[nodes]) for x in (tables.splits.owner, tables.splits.local)))
 
 
 def padded(seeds: Any, mask: Any, devices: int) -> tuple[np.ndarray, np.ndarray]:
-    """Batches whose size is a multiple of the number of devices: dead seeds at the end of each."""
+    """Batches whose size is a multiple of the number of devices: invalid seeds at the end of each."""
     room = ((0, 0), (0, -seeds.shape[1] % devices))
     return np.pad(np.asarray(seeds), room, mode="edge"), np.pad(np.asarray(mask), room)
 
@@ -104,7 +114,7 @@ def make_predict(model: GraphSAGE, tables: Any, mesh: Mesh, traces: Counter[str]
         traces["predict"] += 1
         return embed_all(model, variables, graph, ShardedFeatures(rows), budget)
 
-    def pick(rows: jax.Array, seeds: Place) -> jax.Array:
+    def pick(rows: jax.Array, seeds: Location) -> jax.Array:
         return fetch(ShardedFeatures(rows), seeds, max(1, 2 * seeds.owner.shape[0] // mesh.size))[0]
 
     programs: dict[Any, Any] = {}

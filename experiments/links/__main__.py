@@ -1,4 +1,4 @@
-"""Train GraphSAGE to predict links, beside a features-only MLP, common neighbours and other heuristics.
+"""Train GraphSAGE to predict links, beside a features-only MLP, common neighbors and other heuristics.
 
     python -m experiments.links                                   # the digits' graph: under a minute
     python -m experiments.links --dataset cora.npz --runs 5
@@ -6,11 +6,11 @@
     python -m experiments.links --devices 8                       # graph and features split over a mesh
 
 A random 85/5/10 split of an undirected graph's edges, with fixed negatives; the edges of a batch are in no
-neighbourhood of its step. Events with times are split in their order, 70/15/15, one random destination is
-the negative, and a node's neighbours are its latest events before the one asked about: EdgeBank stands
+neighborhood of its step. Events with times are split in their order, 70/15/15, one random destination is
+the negative, and a node's neighbors are its latest events before the one asked about: EdgeBank stands
 beside. The model with the best validation AUC is tested.
 
-On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn anew. A step
+On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn again. A step
 holds the features of all nodes that its pairs and negatives draw: wide ones take a smaller `--batch-size`.
 """
 
@@ -52,7 +52,7 @@ def main(config: Config) -> dict:
     size = 0
     for seed in range(config.runs):
         problem = make(dataset, seed, config)
-        if config.devices:  # anew for each split, whose shards have other sizes
+        if config.devices:  # again for each split, whose shards have other sizes
             programs["GraphSAGE"], tables = mesh.place_tables(problem.tables, config)
             problem = problem._replace(tables=tables)
         for name, maker in makers.items():

@@ -1,4 +1,4 @@
-"""What predicts links without learning: neighbours in common, degrees, and pairs that were seen before."""
+"""What predicts links without learning: neighbors in common, degrees, and pairs that were seen before."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ from jsage.graph import Graph, edges
 
 
 def heuristics(graph: Graph, pairs: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of pairs in an undirected graph, by the degrees `d` and the common neighbours of their ends.
+    """Scores of pairs in an undirected graph, by the degrees `d` and the common neighbors of their ends.
 
-    Common neighbours count 1 each, `1 / log d` (Adamic and Adar, 2003) or `1 / d` (resource allocation: Zhou
+    Common neighbors count 1 each, `1 / log d` (Adamic and Adar, 2003) or `1 / d` (resource allocation: Zhou
     et al., 2009); preferential attachment is `d_u · d_v` (Liben-Nowell and Kleinberg, 2007).
     """
     from scipy.sparse import csr_matrix
@@ -21,9 +21,9 @@ def heuristics(graph: Graph, pairs: np.ndarray) -> dict[str, np.ndarray]:
     degree = np.asarray(joined.sum(1)).ravel()
     u, v = pairs.T
     common = joined[u].multiply(joined[v]).tocsr()
-    busy = np.maximum(degree, 2)  # a common neighbour has two neighbours at least
+    busy = np.maximum(degree, 2)  # a common neighbor has two neighbors at least
     return {
-        "common neighbours": np.asarray(common.sum(1)).ravel(),
+        "common neighbors": np.asarray(common.sum(1)).ravel(),
         "Adamic-Adar": common @ (1 / np.log(busy)),
         "resource allocation": common @ (1 / busy),
         "preferential attachment": degree[u] * degree[v],

@@ -26,12 +26,12 @@ class Config(RunOptions, MeshOptions, TrainingOptions, EncoderOptions):
     decoder: str | None = option(
         None, "the score of two embeddings; mlp unless given, bilinear for events", DECODERS
     )
-    aggregator: str = option("mean", "how neighbours are reduced", SLOTLESS)
-    fanouts: tuple[int, ...] = option((10, 10), "neighbours drawn a hop, one layer each")
+    aggregator: str = option("mean", "how neighbors are reduced", SLOTLESS)
+    fanouts: tuple[int, ...] = option((10, 10), "neighbors drawn a hop, one layer each")
     hidden: int = option(128, "width of the layers, the embeddings and the decoder")
     identity: int = option(64, "width of learned embeddings, for graphs without features")
     epochs: int = option(60, "epochs at most")
-    pairs: int = option(10_000, "training pairs an epoch at most, drawn anew")
+    pairs: int = option(10_000, "training pairs an epoch at most, drawn again")
     batch_size: int = option(1024, "pairs a step")
     negatives: int = option(1, "negatives a pair")
     noise: str = option(

@@ -106,7 +106,7 @@ def link_model(config: Config, identity: tuple[int, int] | None = None) -> LinkM
 
 
 def sage(config: Config, tables: Tables) -> Learner:
-    """GraphSAGE on sampled neighbours without the edges of the batch, or on what was before each event."""
+    """GraphSAGE on sampled neighbors without the edges of the batch, or on what was before each event."""
     model = link_model(config, (tables.graph.num_nodes, config.identity) if tables.features is None else None)
 
     def embed(variables, tables, batch, time, key) -> Any:
@@ -130,7 +130,7 @@ def sage(config: Config, tables: Tables) -> Learner:
 
 
 def exactly(model: LinkModel, config: Config) -> tuple[Callable, Callable]:
-    """`predict` and `embed` of GraphSAGE: whole neighbourhoods, or the latest events before each time."""
+    """`predict` and `embed` of GraphSAGE: whole neighborhoods, or the latest events before each time."""
 
     def past(variables, tables, seeds, when) -> Any:
         blocks = past_blocks(tables.graph, seeds, when, config.fanouts)

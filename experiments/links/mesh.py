@@ -28,13 +28,13 @@ from jsage.losses import link_cross_entropy, masked_mean
 from jsage.parallel import (
     ShardedFeatures,
     ShardedGraph,
-    across,
     fetch,
+    global_loss,
+    local_share,
     locate,
     make_mesh,
     measure_capacities,
-    own_draw,
-    own_key,
+    per_device_key,
     replicate,
     sample_blocks,
     shard_features,
@@ -88,7 +88,7 @@ def compile_programs(tables: Any, placement: Placement, config: Config, mesh: Me
     def run(state: TrainState, given: tuple, batches: Any) -> tuple[TrainState, dict]:
         traces["epoch"] += 1
         loss = partial(loss_of, (model, placement, capacities, config), given)
-        return train_epoch(make_update(across(loss), optimizer), state, batches)
+        return train_epoch(make_update(global_loss(loss), optimizer), state, batches)
 
     program = make_program(run, mesh)
 
@@ -130,13 +130,13 @@ def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, ke
     (model, placement, capacities, config), (graph, features, sampler) = given, tables
     pairs, mask = batch
     noise, draw, drop = jax.random.split(key, 3)
-    negatives = own_draw(noise, sampler, (len(pairs), width(config)))
+    negatives = local_share(noise, sampler, (len(pairs), width(config)))
     batch = LinkBatch(pairs[:, 0], pairs[:, 1], negatives, mask)
     left = without_pairs(graph, batch.src, batch.dst, mask, placement)
     seeds = locate(placement, batch.seeds)
     ids, blocks, hops = sample_blocks(draw, left, seeds, config.fanouts, capacities[:-1])
     rows, last = fetch(features, ids, capacities[-1])
-    options = {"method": "embed", "deterministic": False, "rngs": {"dropout": own_key(drop)}}
+    options = {"method": "embed", "deterministic": False, "rngs": {"dropout": per_device_key(drop)}}
     one, other, far = split(model.apply({"params": params}, rows, blocks, **options), batch)
     score = partial(model.apply, {"params": params}, method="score")
     ends = jnp.split(far, 2, axis=1) if config.noise == "pairs" else (one, far)

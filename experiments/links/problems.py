@@ -13,7 +13,7 @@ from experiments.links.config import Config
 from experiments.links.learners import Tables
 from experiments.links.scores import Pairs
 from jsage import data
-from jsage.blocks import degree_classes
+from jsage.blocks import sliced_full_block
 from jsage.data import Dataset, TimeSplit, split_edges, split_edges_by_time
 from jsage.graph import Graph, add_self_loops, edges, from_edges, in_degrees, sort_rows, symmetrize
 from jsage.nn import l2_normalize
@@ -56,7 +56,7 @@ def edge_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     graph = split.graph
     width = config.hidden if dataset.features is None else max(config.hidden, dataset.features.shape[1])
     small = graph.num_edges * width <= datasets.MESSAGES
-    full = full_block(graph) if small else degree_classes(graph)
+    full = full_block(graph) if small else sliced_full_block(graph)
     known = sort_rows(add_self_loops(graph))
     noise = negatives.by_degree(graph) if config.noise == "degree" else negatives.uniform(graph.num_nodes)
     features = None if dataset.features is None else jnp.asarray(dataset.features)

@@ -31,7 +31,7 @@ from experiments.pod.processes import together
 from experiments.pod.programs import compile_programs, make_model, measure
 from experiments.pod.tables import Source, make_tables, open_source
 from jsage.data import lanes_of
-from jsage.parallel import Load, bill, make_mesh
+from jsage.parallel import Workload, estimate_memory, make_mesh
 from jsage.recipes.plots import save_plots
 from jsage.recipes.report import baseline, print_tables, summarize
 
@@ -91,7 +91,7 @@ def memory_of_each_device(source: Source, config: Config) -> dict[str, int]:
     total, shards = sum(source.edges), placement.shards
     model = make_model(config, 1)
     shapes = jax.eval_shape(lambda: variables(model, config, source.width, jax.random.key(0)))
-    load = Load(
+    load = Workload(
         placement.num_nodes,
         total,
         shards,
@@ -99,13 +99,13 @@ def memory_of_each_device(source: Source, config: Config) -> dict[str, int]:
         itemsize=4,
         lanes=1 if config.devices else lanes_of(),
         uneven=most * shards / max(total, 1),
-        num_hot=config.cache,
+        num_cached=config.cache,
         seeds=-(-config.batch_size // shards),
         fanouts=config.fanouts,
         num_parameters=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)),
     )
     weights = {"weights": 4 * most} if config.aggregator == "gcn" else {}
-    return bill(load) | weights | {"inference": 8 * config.hidden * placement.rows}
+    return estimate_memory(load) | weights | {"inference": 8 * config.hidden * placement.rows}
 
 
 def print_memory(source: Source, items: dict[str, int]) -> None:

@@ -16,7 +16,7 @@ from experiments.pod.config import Config
 from experiments.pod.tables import Tables
 from jsage.losses import labelled, masked_mean
 from jsage.nn import BatchNorm, GraphSAGE
-from jsage.parallel import across, fetch, measure_capacities, own_key, sample_blocks, split
+from jsage.parallel import fetch, global_loss, measure_capacities, per_device_key, sample_blocks, split
 from jsage.recipes.tasks import Task
 from jsage.sampling import epoch as shuffle
 from jsage.train import TrainState, make_update, train_epoch
@@ -53,7 +53,7 @@ def compile_programs(
     def run(state: TrainState, graph: Any, features: Any, given: Any) -> tuple[TrainState, dict]:
         traces["epoch"] += 1
         loss = partial(loss_of, (model, task, config.fanouts, capacities), (graph, features))
-        return train_epoch(update(across(loss)), state, given)
+        return train_epoch(update(global_loss(loss)), state, given)
 
     program = make_program(run, mesh)
 
@@ -70,13 +70,13 @@ def compile_programs(
 
 
 def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
-    """The loss of one device's seeds, and its sums: neighbours and rows come from their owners."""
+    """The loss of one device's seeds, and its sums: neighbors and rows come from their owners."""
     (model, task, fanouts, capacities), (graph, features) = given, tables
     seeds, labels, mask = batch
     draw, drop, order = jax.random.split(key, 3)
     ids, blocks, hops = sample_blocks(draw, graph, seeds, fanouts, capacities[:-1])
     rows, last = fetch(features, ids, capacities[-1])
-    rngs = {"dropout": own_key(drop), "order": own_key(order)}
+    rngs = {"dropout": per_device_key(drop), "order": per_device_key(order)}
     options = {"deterministic": False, "rngs": rngs, "mutable": ["batch_stats"]}
     outputs, stats = model.apply({"params": params, **stats}, rows, blocks, mask=mask, **options)
     live = labelled(labels, mask) if task.name != "regression" else mask

@@ -19,7 +19,7 @@ from jsage.nn import l2_normalize
 from jsage.parallel import (
     ShardedFeatures,
     ShardedGraph,
-    copy_hottest,
+    cache_rows,
     open_features,
     open_graph,
     open_nodes,
@@ -84,7 +84,7 @@ def place_tables(source: Source, config: Config, mesh: Mesh) -> tuple[ShardedGra
         features = shard_features(np.asarray(source.dataset.features), source.placement, mesh)
     if config.aggregator == "gcn":
         graph = symmetric_weights(graph, mesh)
-    return graph, copy_hottest(graph, features, config.cache, mesh) if config.cache else features
+    return graph, cache_rows(graph, features, config.cache, mesh) if config.cache else features
 
 
 def locate(source: Source, mesh: Mesh) -> NodeSplits:

@@ -1,4 +1,4 @@
-"""Recommend items to users by GraphSAGE on their graph, beside popularity, SVD and matrix factorisation.
+"""Recommend items to users by GraphSAGE on their graph, beside popularity, SVD and matrix factorization.
 
     python -m experiments.recommend                                 # made to order: taste and popularity
     python -m experiments.recommend --dataset fb15k_237.npz --runs 5
@@ -7,7 +7,7 @@
 Users are the heads of a relation and items its tails. Unless `--relation` names one, it is that with the
 most triples among those whose heads are never its tails. A tenth of each user's items is for validation,
 a fifth for testing, and all other items compete with them. The epoch with the best validation NDCG@10 is
-tested; so is the best of the decompositions, over ranks and normalisations.
+tested; so is the best of the decompositions, over ranks and normalizations.
 """
 
 import sys
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     svd: Factors
 
 
-MAKERS = {"GraphSAGE": sage, "matrix factorisation": table}
+MAKERS = {"GraphSAGE": sage, "matrix factorization": table}
 
 
 def main(config: Config) -> dict:
@@ -51,7 +51,7 @@ def main(config: Config) -> dict:
     makers = {name: maker(config, data.num_users, data.num_items) for name, maker in MAKERS.items()}
     programs = {name: compile_programs(learner, config) for name, learner in makers.items()}
     runs: dict[str, list[Run]] = {name: [] for name in programs}
-    scores: Scores = {name: [] for name in ("GraphSAGE", "popularity", "SVD", "matrix factorisation")}
+    scores: Scores = {name: [] for name in ("GraphSAGE", "popularity", "SVD", "matrix factorization")}
     title = ""
     for seed in range(config.runs):
         problem = make_problem(data, seed)

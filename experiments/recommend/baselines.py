@@ -40,7 +40,7 @@ def svd_factors(graph: Graph, num_users: int, ranks: tuple[int, ...] = RANKS) ->
     degree = np.maximum(np.asarray(in_degrees(graph)), 1).astype(float)
     weights = {
         "plain": np.ones(len(user)),
-        "normalised": (degree[user] * degree[num_users + item]) ** -0.5,
+        "normalized": (degree[user] * degree[num_users + item]) ** -0.5,
     }
     top = min(max(ranks), num_users, num_items)
     popular = jnp.asarray(degree[num_users:, None] ** 0.5, jnp.float32)
@@ -50,7 +50,7 @@ def svd_factors(graph: Graph, num_users: int, ranks: tuple[int, ...] = RANKS) ->
         for rank in sorted({min(rank, top) for rank in ranks}):
             users = jnp.asarray(left * np.where(np.arange(top) < rank, values, 0.0))
             found[f"{name}, rank {rank}"] = Factors(users, jnp.asarray(right))
-            if name == "normalised":
+            if name == "normalized":
                 found[f"{name} and back, rank {rank}"] = Factors(users, jnp.asarray(right) * popular)
     return found
 

@@ -12,7 +12,7 @@ class Config(RunOptions):
 
     dataset: str = option("taste", "taste, or an .npz file with users and items, or with typed edges")
     relation: str | None = option(None, "the edge type to recommend by; see the rule above unless given")
-    fanouts: tuple[int, ...] = option((10, 10), "neighbours drawn a hop, one layer each")
+    fanouts: tuple[int, ...] = option((10, 10), "neighbors drawn a hop, one layer each")
     width: int = option(64, "width of the embeddings")
     batch_size: int = option(128, "users a step")
     positives: int = option(4, "items of each user that are asked for in a step, at most")

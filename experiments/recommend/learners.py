@@ -1,4 +1,4 @@
-"""What is trained to recommend: GraphSAGE on users and items, or two tables of rows without neighbours."""
+"""What is trained to recommend: GraphSAGE on users and items, or two tables of rows without neighbors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class Learner(NamedTuple):
 class Recommender(nn.Module):
     """GraphSAGE without matrices between its layers: the mean of a node's row and of every layer's.
 
-    A layer is `aggregate.gcn`, `(h_v + sum_u h_u) / (1 + number of neighbours)` (Hamilton et al., 2017,
+    A layer is `aggregate.gcn`, `(h_v + sum_u h_u) / (1 + number of neighbors)` (Hamilton et al., 2017,
     equation 2); without matrices and non-linearities, and with the mean over layers, as He et al. (2020,
     LightGCN) found best. Items have learned rows. Users have none, they are what their items say, unless
     there is no layer.
@@ -79,7 +79,7 @@ class Recommender(nn.Module):
 
 
 def sage(config: Config, num_users: int, num_items: int) -> Learner:
-    """GraphSAGE: sampled neighbours without the pairs asked for; whole neighbourhoods at inference."""
+    """GraphSAGE: sampled neighbors without the pairs asked for; whole neighborhoods at inference."""
     model = Recommender(num_users, num_items, config.width, len(config.fanouts))
 
     def embed(variables, tables, batch, key) -> Any:
@@ -91,7 +91,7 @@ def sage(config: Config, num_users: int, num_items: int) -> Learner:
 
 
 def table(config: Config, num_users: int, num_items: int) -> Learner:
-    """Matrix factorisation: a learned row for each user and each item, trained by the same loss."""
+    """Matrix factorization: a learned row for each user and each item, trained by the same loss."""
     model = Recommender(num_users, num_items, config.width, 0)
 
     def embed(variables, tables, batch, key) -> Any:

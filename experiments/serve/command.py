@@ -132,7 +132,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given("--export", type=Path, help="a new folder to keep the artefact and the graph in")
     given("--dataset", default="digits", help="what to train on, as experiments.classify takes it")
     given("--epochs", type=int, default=60, help="passes over the training nodes, at most (60)")
-    given("--fanouts", type=numbers, default=(10, 10), help="neighbours drawn a hop (10,10)")
+    given("--fanouts", type=numbers, default=(10, 10), help="neighbors drawn a hop (10,10)")
     given("--sizes", type=numbers, default=(1, 16, 128), help="batch sizes (1,16,128)")
     given("--platforms", type=names, default=("cpu",), help="platforms of the artefact (cpu)")
     given("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")

@@ -63,7 +63,7 @@ def draw_partners(keys: tuple[Array, Array], graph: Graph, src: Array, length: i
     """`(dst, mask)`: for each start one of the nodes that a walk from it visits.
 
     The node is drawn uniformly from the places of the walk that are not the start: a pair has the
-    probability that the paper's 50 walks a node give it. Starts whose walk leads nowhere are dead.
+    probability that the paper's 50 walks a node give it. Starts whose walk leads nowhere are invalid.
     """
     walk, pick = keys
     partners, live = positive_pairs(walk, graph, src, walks=1, length=length)
@@ -106,7 +106,7 @@ def by_pairs(learner: Learner, loss: Callable[..., Array], config: Config) -> Me
 
 
 def by_infomax(learner: Learner, config: Config, identity: tuple[int, int] | None) -> Method:
-    """Deep Graph Infomax on sampled neighbourhoods, around the encoder that `learner` has."""
+    """Deep Graph Infomax on sampled neighborhoods, around the encoder that `learner` has."""
     model = DeepGraphInfomax(sage_model(config, config.width, identity))
 
     def apply(variables, tables, seeds, key):
@@ -135,7 +135,7 @@ def by_infomax(learner: Learner, config: Config, identity: tuple[int, int] | Non
 
 
 def lookup(width: int, num_nodes: int) -> Learner:
-    """An encoder that knows no features and no neighbours: one learned row a node, as DeepWalk has."""
+    """An encoder that knows no features and no neighbors: one learned row a node, as DeepWalk has."""
     table = nn.Embed(num_nodes, width)
 
     def forward(variables, tables, seeds, mask, key):

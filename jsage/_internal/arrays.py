@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-LEGAL: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+IN_BOUNDS: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
 """How `array.at[ids]` reads and writes where ids are known to be legal: nothing checks or changes them."""
 
 
@@ -17,23 +17,23 @@ def take(table: Array, ids: Int[Array, "..."]) -> Array:
     >>> take(jnp.array([10, 20, 30]), jnp.array([2, 0]))
     Array([30, 10], dtype=int32)
     """
-    return table.at[ids].get(**LEGAL)
+    return table.at[ids].get(**IN_BOUNDS)
 
 
-def wide(rows: Array | jax.ShapeDtypeStruct) -> np.dtype:
+def accumulator_dtype(rows: Array | jax.ShapeDtypeStruct) -> np.dtype:
     """The dtype that sums of rows accumulate in: float32 at least.
 
     >>> import jax.numpy as jnp
-    >>> wide(jnp.zeros(3, jnp.bfloat16))
+    >>> accumulator_dtype(jnp.zeros(3, jnp.bfloat16))
     dtype('float32')
     """
     return np.promote_types(rows.dtype, np.float32)
 
 
-def rounded(count: int) -> int:
+def round_up(count: int) -> int:
     """The least power of two that is no smaller, 1 at least.
 
-    >>> rounded(0), rounded(5), rounded(8)
+    >>> round_up(0), round_up(5), round_up(8)
     (1, 8, 8)
     """
     return 1 << max(count - 1, 0).bit_length()

@@ -11,11 +11,11 @@ from jaxtyping import Array, Shaped
 from jsage.typing import HostArray
 
 
-class Mirror:
+class DeviceMirror:
     """An array on the host whose changed rows are sent to its copy on the device."""
 
     def __init__(self, values: HostArray, capacity: int) -> None:
-        self.host = longer(np.asarray(values), capacity)
+        self.host = pad_rows(np.asarray(values), capacity)
         self._device: Array | None = None
         self._changed: list[np.ndarray] = []
 
@@ -26,14 +26,14 @@ class Mirror:
 
     def lengthen(self, capacity: int) -> None:
         """Make room; the new rows are 0."""
-        self.host, self._device = longer(self.host, capacity), None
+        self.host, self._device = pad_rows(self.host, capacity), None
 
     def replace(self, values: np.ndarray) -> None:
         """Set all rows."""
         self.host, self._device = values, None
 
     def device(self) -> Array:
-        """The copy, with all changes; it takes the place of the one given before, which is dead."""
+        """The copy, with all changes; it takes the place of the one given before, which is gone."""
         rows = np.unique(np.concatenate([np.empty(0, np.int64), *self._changed])).astype(np.int32)
         self._changed = []
         if self._device is None or 4 * len(rows) > len(self.host):
@@ -45,10 +45,10 @@ class Mirror:
         return self._device
 
 
-def longer(values: Shaped[np.ndarray, "rows *rest"], capacity: int) -> Shaped[np.ndarray, "capacity *rest"]:
+def pad_rows(values: Shaped[np.ndarray, "rows *rest"], capacity: int) -> Shaped[np.ndarray, "capacity *rest"]:
     """A copy with rows of 0 at its end.
 
-    >>> longer(np.array([1, 2]), 4)
+    >>> pad_rows(np.array([1, 2]), 4)
     array([1, 2, 0, 0])
     """
     out = np.zeros((capacity, *values.shape[1:]), values.dtype)

@@ -63,7 +63,7 @@ class Record:
     {'done': 2}
     >>> Record(folder, {"seed": 2})
     Traceback (most recent call last):
-    ValueError: ... was left by another run: its seed is 1, expected 2; delete it to start anew, or write ...
+    ValueError: ... was left by another run: its seed is 1, expected 2; delete it to start again, or write ...
     """
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
@@ -92,13 +92,13 @@ class Record:
         except (ValueError, KeyError, TypeError, AttributeError):
             whole, content = False, {}
         if not whole:
-            raise ValueError(f"{self.file} is damaged: delete the folder {self.file.parent} to start anew")
+            raise ValueError(f"{self.file} is damaged: delete the folder {self.file.parent} to start again")
         for key in sorted({*self.run, *content["run"]}):
             expected, found = self.run.get(key), content["run"].get(key)
             if expected != found:
                 raise ValueError(
                     f"{self.file.parent} was left by another run: its {key} is {found}, expected {expected}; "
-                    "delete it to start anew, or write to another path"
+                    "delete it to start again, or write to another path"
                 )
         return content["state"]
 

@@ -8,8 +8,8 @@ from jsage.blocks.block import as_segments as as_segments
 from jsage.blocks.block import as_tree as as_tree
 from jsage.blocks.block import edge_list as edge_list
 from jsage.blocks.chunked import by_chunk as by_chunk
-from jsage.blocks.full import Classes as Classes
-from jsage.blocks.full import degree_classes as degree_classes
+from jsage.blocks.full import SlicedBlock as SlicedBlock
+from jsage.blocks.full import sliced_full_block as sliced_full_block
 from jsage.blocks.layout import Block as Block
 from jsage.blocks.reductions import MAX as MAX
 from jsage.blocks.reductions import SOFTMAX_SUM as SOFTMAX_SUM

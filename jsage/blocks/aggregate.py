@@ -1,7 +1,7 @@
 """Aggregators without parameters: `(h, block) -> pooled`, the same on every layout.
 
-`m_u` is neighbour `u`'s row times the edge's weight, where there is one. A destination without
-neighbours pools to 0 (with `gcn`: to its own row). Aggregators with parameters live in `jsage.nn`.
+`m_u` is neighbor `u`'s row times the edge's weight, where there is one. A destination without
+neighbors pools to 0 (with `gcn`: to its own row). Aggregators with parameters live in `jsage.nn`.
 """
 
 from typing import TypeAlias
@@ -28,9 +28,9 @@ def sum(h: Rows, block: Block) -> Pooled:
 
 
 def mean(h: Rows, block: Block) -> Pooled:
-    """`sum_u m_u / number of neighbours` (Hamilton et al., 2017, section 3.3).
+    """`sum_u m_u / number of neighbors` (Hamilton et al., 2017, section 3.3).
 
-    Weights multiply, they do not normalise: the divisor is the number of live slots.
+    Weights multiply, they do not normalize: the divisor is the number of valid slots.
 
     >>> import jax.numpy as jnp
     >>> from jsage.blocks import Tree
@@ -52,7 +52,7 @@ def max(h: Rows, block: Block) -> Pooled:
 
 
 def gcn(h: Rows, block: Block) -> Pooled:
-    """`(h_v + sum_u m_u) / (1 + number of neighbours)` (Hamilton et al., 2017, equation 2).
+    """`(h_v + sum_u m_u) / (1 + number of neighbors)` (Hamilton et al., 2017, equation 2).
 
     It holds the destination's own row, so a layer with it has no self term.
 

@@ -1,8 +1,8 @@
 """The layouts of one hop, and how each gathers and reduces.
 
-A block joins destinations to the sources that they read: up to `fanout` neighbour slots a destination,
-and a mask of the live ones. `h` holds one row a source. All layouts answer the calls of `Block`. An
-`edge_data["weight"]` (one number a slot) multiplies the neighbours' rows in all of them. A padded slot
+A block joins destinations to the sources that they read: up to `fanout` neighbor slots a destination,
+and a mask of the valid ones. `h` holds one row a source. All layouts answer the calls of `Block`. An
+`edge_data["weight"]` (one number a slot) multiplies the neighbors' rows in all of them. A padded slot
 points at its own destination and is never read.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.arrays import take, wide
+from jsage._internal.arrays import accumulator_dtype, take
 from jsage.blocks.chunked import add_at, cut_rows, reduce_in_order
 from jsage.blocks.gather import gather_max, gather_sum, messages, segment_max, slot_max
 from jsage.blocks.layout import Block, Size, few_rows, plain_reduction
@@ -27,7 +27,7 @@ Pooled: TypeAlias = Float[Array, "num_dst d"]
 
 
 class Tree(NamedTuple):
-    """Sources are the destinations followed by every slot, in order: reading neighbours is a reshape.
+    """Sources are the destinations followed by every slot, in order: reading neighbors is a reshape.
 
     >>> import jax.numpy as jnp
     >>> block = Tree(mask=jnp.array([[True, True], [True, False]]))
@@ -49,11 +49,11 @@ class Tree(NamedTuple):
         return h[: self.num_dst]
 
     def sum(self, h: Rows) -> Pooled:
-        """The sum over live slots."""
-        return self._messages(h).sum(1, dtype=wide(h)).astype(h.dtype)
+        """The sum over valid slots."""
+        return self._messages(h).sum(1, dtype=accumulator_dtype(h)).astype(h.dtype)
 
     def max(self, h: Rows) -> Pooled:
-        """The maximum over live slots."""
+        """The maximum over valid slots."""
         if "weight" not in self.edge_data:
             self._check(h)
             return slot_max(self.slot_rows(h), self.mask)
@@ -101,7 +101,7 @@ class Tree(NamedTuple):
         return False
 
     def degrees(self) -> Int[Array, " num_dst"]:
-        """The number of live slots."""
+        """The number of valid slots."""
         return self.mask.sum(1, dtype=jnp.int32)
 
     def sources(self, h: Rows) -> tuple[Rows, "Tree"]:
@@ -110,7 +110,7 @@ class Tree(NamedTuple):
         return _only_read(self, h), self
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
-        """Live destinations and their live slots."""
+        """Valid destinations and their valid slots."""
         return jnp.concatenate([live, (self.mask & live[:, None]).ravel()])
 
     def _messages(self, h: Rows) -> Float[Array, "num_dst fanout d"]:
@@ -152,11 +152,11 @@ class Indexed(NamedTuple):
         return take(h, self.dst)
 
     def sum(self, h: Rows) -> Pooled:
-        """The sum over live slots, one slot at a time: no `[num_dst, fanout, d]` array."""
+        """The sum over valid slots, one slot at a time: no `[num_dst, fanout, d]` array."""
         return gather_sum(h, self.src, self.mask, self.edge_data.get("weight"))
 
     def max(self, h: Rows) -> Pooled:
-        """The maximum over live slots, one slot at a time."""
+        """The maximum over valid slots, one slot at a time."""
         return gather_max(h, self.src, self.mask, self.edge_data.get("weight"))
 
     def reduce(
@@ -197,7 +197,7 @@ class Indexed(NamedTuple):
         return few_rows(num_src, self.num_dst)
 
     def degrees(self) -> Int[Array, " num_dst"]:
-        """The number of live slots."""
+        """The number of valid slots."""
         return self.mask.sum(1, dtype=jnp.int32)
 
     def sources(self, h: Rows) -> tuple[Sources, "Block"]:
@@ -209,7 +209,7 @@ class Indexed(NamedTuple):
         return rows, tree
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
-        """The rows at live destinations' own positions and at their live slots."""
+        """The rows at valid destinations' own positions and at their valid slots."""
         slots = self.mask & live[:, None]
         return jnp.zeros(num_src, bool).at[self.dst].max(live).at[self.src].max(slots)
 
@@ -286,7 +286,7 @@ class Segments(NamedTuple):
         return few_rows(num_src, self.num_dst)
 
     def degrees(self) -> Int[Array, " num_dst"]:
-        """The number of live edges into each destination."""
+        """The number of valid edges into each destination."""
         return self.degree
 
     def sources(self, h: Rows) -> tuple[Rows, "Segments"]:
@@ -294,14 +294,14 @@ class Segments(NamedTuple):
         return _only_read(self, h), self
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
-        """The rows at live destinations' own positions and at the sources of their edges."""
+        """The rows at valid destinations' own positions and at the sources of their edges."""
         own = jnp.arange(self.num_dst) if self.position is None else self.position
         edges = live.at[self.dst].get(mode="fill", fill_value=False)
         return jnp.zeros(num_src, bool).at[own].max(live).at[self.src].max(edges)
 
     def _messages(self, h: Rows) -> Float[Array, "num_edges d"]:
         """Every edge's row times its weight, in float32 at least; so its gradient is summed in that too."""
-        h = h.astype(wide(h))
+        h = h.astype(accumulator_dtype(h))
         return messages(take(h, self.src), self.dst < self.num_dst, self.edge_data.get("weight"))
 
 

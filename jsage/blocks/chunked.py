@@ -1,4 +1,4 @@
-"""Few destinations at a time: what needs a copy of every neighbour's row never holds all of them at once."""
+"""Few destinations at a time: what needs a copy of every neighbor's row never holds all of them at once."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from jsage.blocks.slotwise import Slots, add_rows, blank, hoist, is_float, like,
 from jsage.typing import EdgeData, MessageFn
 
 LIMIT = 2**20
-"""How many numbers of neighbours' rows are held at once: 4 MB in float32."""
+"""How many numbers of neighbors' rows are held at once: 4 MB in float32."""
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.arrays import take, wide
+from jsage._internal.arrays import accumulator_dtype, take
 from jsage.blocks.layout import Size, few_rows, plain_reduction
 from jsage.blocks.reductions import MAX, SUM, Reduction, finished, where
 from jsage.blocks.sliced import LIMIT, ROWS, Line, Message, Sliced, fold, fold_with, sliced
@@ -22,15 +22,15 @@ from jsage.typing import EdgeData, MessageFn
 Rows: TypeAlias = Float[Array, "num_nodes d"]
 
 
-class Classes(NamedTuple):
-    """A block that holds every edge of a graph: all nodes read their whole neighbourhoods.
+class SlicedBlock(NamedTuple):
+    """A block that holds every edge of a graph: all nodes read their whole neighborhoods.
 
     For full-batch training and exact inference. It holds no `[num_nodes, max degree]` table, so reductions
-    whose order counts (the LSTM) are not available. Make one with `degree_classes`.
+    whose order counts (the LSTM) are not available. Make one with `sliced_full_block`.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
-    >>> block = degree_classes(from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3))
+    >>> block = sliced_full_block(from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3))
     >>> block.sum(jnp.eye(3))
     Array([[0., 1., 1.],
            [1., 0., 0.],
@@ -54,12 +54,12 @@ class Classes(NamedTuple):
         return h
 
     def sum(self, h: Rows) -> Rows:
-        """The sum over each node's neighbours, in float32 at least."""
+        """The sum over each node's neighbors, in float32 at least."""
         self._check(h)
         return _sum(h, self.forward, self.backward)
 
     def max(self, h: Rows) -> Rows:
-        """The maximum over each node's neighbours, 0 where there are none."""
+        """The maximum over each node's neighbors, 0 where there are none."""
         self._check(h)
         return _max(h, self)
 
@@ -97,7 +97,7 @@ class Classes(NamedTuple):
         return h, self
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
-        """Live nodes and the sources of their edges."""
+        """Valid nodes and the sources of their edges."""
         flags = live[:, None].astype(jnp.float32)
         return live | (fold(self.backward, lambda nodes: lambda line: take(flags, line.src), MAX)[:, 0] > 0)
 
@@ -109,16 +109,16 @@ class Classes(NamedTuple):
             )
 
 
-def degree_classes(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> Classes:
+def sliced_full_block(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> SlicedBlock:
     """A graph as one block in degree classes, on the host, once; its `edge_data` goes with it.
 
     Chunks have `rows` rows of at most `limit` slots. An `edge_data["weight"]` gets no gradient here
-    (`full_block` gives one). For a model of `L` layers pass `(degree_classes(graph),) * L`.
+    (`full_block` gives one). For a model of `L` layers pass `(sliced_full_block(graph),) * L`.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> graph = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3, weight=[1.0, 0.5, 2.0])
-    >>> degree_classes(graph).sum(jnp.eye(3))
+    >>> sliced_full_block(graph).sum(jnp.eye(3))
     Array([[0. , 1. , 0.5],
            [2. , 0. , 0. ],
            [0. , 0. , 0. ]], dtype=float32)
@@ -135,7 +135,7 @@ def degree_classes(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> Cla
     forward = sliced(*ways[0], rows=rows, limit=limit)
     symmetric = all(a is b or (a is not None and np.array_equal(a, b)) for a, b in zip(*ways, strict=True))
     backward = forward if symmetric else sliced(*ways[1], rows=rows, limit=limit)
-    return Classes(jnp.asarray(np.diff(ways[0][0])), forward, backward, data)
+    return SlicedBlock(jnp.asarray(np.diff(ways[0][0])), forward, backward, data)
 
 
 def _host(graph: Graph) -> tuple[Any, ...]:
@@ -150,7 +150,7 @@ def _scaled(rows: Array, weight: Array | None) -> Array:
 @jax.custom_vjp
 def _sum(h: Rows, forward: Sliced, backward: Sliced) -> Rows:
     def read(nodes: Array) -> Message:
-        return lambda line: _scaled(take(h, line.src), line.weight).astype(wide(h))
+        return lambda line: _scaled(take(h, line.src), line.weight).astype(accumulator_dtype(h))
 
     return fold(forward, read, SUM).astype(h.dtype)
 
@@ -168,22 +168,22 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 
 @jax.custom_vjp
-def _max(h: Rows, block: Classes) -> Rows:
+def _max(h: Rows, block: SlicedBlock) -> Rows:
     top = fold(block.forward, lambda nodes: lambda line: _scaled(take(h, line.src), line.weight), MAX)
     return jnp.where(block.degree[:, None] > 0, top, 0)
 
 
-def _max_forward(h: Rows, block: Classes):
+def _max_forward(h: Rows, block: SlicedBlock):
     top = _max(h, block)
     return top, (h, top, block)
 
 
-def _max_backward(saved: tuple[Rows, Rows, Classes], cotangent: Rows):
+def _max_backward(saved: tuple[Rows, Rows, SlicedBlock], cotangent: Rows):
     h, top, block = saved
 
     def won(nodes: Array) -> Message:
         mine = take(top, nodes)
-        return lambda line: (_scaled(take(h, line.src), line.weight) == mine).astype(wide(h))
+        return lambda line: (_scaled(take(h, line.src), line.weight) == mine).astype(accumulator_dtype(h))
 
     ties = fold(block.forward, won, SUM)
     share = cotangent.astype(ties.dtype) / jnp.maximum(ties, 1)
@@ -203,14 +203,14 @@ def _max_backward(saved: tuple[Rows, Rows, Classes], cotangent: Rows):
 _max.defvjp(_max_forward, _max_backward)
 
 
-def _like(block: Classes, dst: PyTree, src: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+def _like(block: SlicedBlock, dst: PyTree, src: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     """The shapes of what a chunk's messages read."""
     rows, weight = block.forward.node.shape[1], block.forward.weight
     weights = {} if weight is None else {"weight": jax.ShapeDtypeStruct((rows,), weight.dtype)}
     return some_rows(dst, rows), some_rows(src, rows), {**weights, **some_rows(dict(block.edge_data), rows)}
 
 
-def _edge_rows(block: Classes, line: Line) -> dict[str, Array]:
+def _edge_rows(block: SlicedBlock, line: Line) -> dict[str, Array]:
     found = {} if line.weight is None else {"weight": line.weight[:, 0]}
     if line.edge is None:
         return found

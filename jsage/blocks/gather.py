@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage._internal.arrays import LEGAL, take, wide
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
 
 Table: TypeAlias = Float[Array, "num_src d"]
 Slots: TypeAlias = Int[Array, "rows k"]
@@ -20,7 +20,7 @@ Weight: TypeAlias = Float[Array, "rows k"] | None
 Pooled: TypeAlias = Float[Array, "rows d"]
 
 CHUNK = 512
-"""Rows that `spread` adds at once."""
+"""Rows that `scatter_add_rows` adds at once."""
 UNROLL = 4
 """Slots that are read before the accumulator is written: on a CPU a fifth faster than one after another."""
 
@@ -28,7 +28,7 @@ UNROLL = 4
 def messages(
     rows: Float[Array, "*slots d"], mask: Bool[Array, "*slots"], weight: Float[Array, "*slots"] | None = None
 ) -> Float[Array, "*slots d"]:
-    """Live rows times their weight, 0 in the padding.
+    """Valid rows times their weight, 0 in the padding.
 
     >>> import jax.numpy as jnp
     >>> messages(jnp.array([[1.0], [2.0]]), jnp.array([True, False]), jnp.array([0.5, 0.5])).ravel()
@@ -42,7 +42,7 @@ def messages(
 
 @jax.custom_vjp
 def gather_sum(table: Table, src: Slots, mask: Live, weight: Weight = None) -> Pooled:
-    """`sum_i weight[r, i] * table[src[r, i]]` over the live slots of each row.
+    """`sum_i weight[r, i] * table[src[r, i]]` over the valid slots of each row.
 
     >>> import jax.numpy as jnp
     >>> table = jnp.array([[1.0], [10.0], [100.0]])
@@ -53,7 +53,7 @@ def gather_sum(table: Table, src: Slots, mask: Live, weight: Weight = None) -> P
     def add(i, total):
         return total + jnp.where(mask[:, i, None], _message(table, src, weight, i), 0).astype(total.dtype)
 
-    total = jnp.zeros((src.shape[0], table.shape[1]), wide(table))
+    total = jnp.zeros((src.shape[0], table.shape[1]), accumulator_dtype(table))
     return jax.lax.fori_loop(0, src.shape[1], add, total, unroll=UNROLL).astype(table.dtype)
 
 
@@ -69,7 +69,7 @@ def _sum_backward(saved, cotangent):
 
     if weight is not None or table.shape[0] > 2 * src.size:
         return slots(cotangent)
-    first = lambda cotangent: spread(cotangent, src, mask, table.shape[0]).astype(table.dtype)  # noqa: E731
+    first = lambda cotangent: scatter_add_rows(cotangent, src, mask, table.shape[0]).astype(table.dtype)  # noqa: E731
     # A CPU adds row after row, so copies are cheaper there; others add many rows at once.
     d_table = jax.lax.platform_dependent(cotangent, cpu=first, default=lambda c: slots(c)[0])
     return d_table, None, None, None
@@ -78,22 +78,24 @@ def _sum_backward(saved, cotangent):
 gather_sum.defvjp(_sum_forward, _sum_backward)
 
 
-def spread(rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int) -> Float[Array, "num_src d"]:
-    """`out[s] = sum of rows[r] over the live slots with src[r, i] == s`, in float32 at least.
+def scatter_add_rows(
+    rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int
+) -> Float[Array, "num_src d"]:
+    """`out[s] = sum of rows[r] over the valid slots with src[r, i] == s`, in float32 at least.
 
     The first slot of each source is found through a table of positions, and its row is copied there; only
     the rows of the others are added, so a table whose rows are mostly read once is written once.
 
     >>> import jax.numpy as jnp
     >>> rows, src = jnp.array([[1.0], [10.0]]), jnp.array([[2, 0], [2, 2]])
-    >>> spread(rows, src, jnp.array([[True, True], [True, False]]), 3).ravel()
+    >>> scatter_add_rows(rows, src, jnp.array([[True, True], [True, False]]), 3).ravel()
     Array([ 1.,  0., 11.], dtype=float32)
     """
     fanout, size = src.shape[1], src.size
     ids, live, slot = src.ravel(), mask.ravel(), jnp.arange(size, dtype=jnp.int32)
     first = jnp.full(num_src, size, jnp.int32)
-    first = first.at[ids].min(jnp.where(live, slot, size), **LEGAL)
-    wide_rows = rows.astype(wide(rows))
+    first = first.at[ids].min(jnp.where(live, slot, size), **IN_BOUNDS)
+    wide_rows = rows.astype(accumulator_dtype(rows))
     out = jnp.where((first < size)[:, None], take(wide_rows, jnp.minimum(first, size - 1) // fanout), 0)
     again = live & (take(first, ids) != slot)
     rank = jnp.cumsum(again, dtype=jnp.int32)
@@ -105,14 +107,14 @@ def spread(rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int) -
         here = jax.lax.dynamic_slice(listed, (i * CHUNK,), (CHUNK,))
         more = (i * CHUNK + jnp.arange(CHUNK, dtype=jnp.int32) < rank[-1])[:, None]
         read = jnp.where(more, take(wide_rows, here // fanout), 0)
-        return out.at[take(ids, here)].add(read, **LEGAL)
+        return out.at[take(ids, here)].add(read, **IN_BOUNDS)
 
     return jax.lax.fori_loop(0, (rank[-1] + CHUNK - 1) // CHUNK, add, out)
 
 
 @jax.custom_vjp
 def gather_max(table: Table, src: Slots, mask: Live, weight: Weight = None) -> Pooled:
-    """The maximum of `weight[r, i] * table[src[r, i]]` over the live slots; 0 for a row without any.
+    """The maximum of `weight[r, i] * table[src[r, i]]` over the valid slots; 0 for a row without any.
 
     The gradient is shared equally between ties, as that of `jnp.max` is.
 
@@ -157,7 +159,7 @@ gather_max.defvjp(_max_forward, _max_backward)
 def slot_max(
     rows: Float[Array, "num_dst fanout d"], mask: Bool[Array, "num_dst fanout"]
 ) -> Float[Array, "num_dst d"]:
-    """The maximum over live slots, 0 where there are none; the gradient is shared equally between ties.
+    """The maximum over valid slots, 0 where there are none; the gradient is shared equally between ties.
 
     `jnp.max` has the same gradient, but keeps masked copies of the rows for it; this keeps which slots won.
 
@@ -232,8 +234,11 @@ def _pull(table: Table, src: Slots, weight: Weight, cotangent_of):
             unread = d_row == 0
             d_weight = d_weight.at[:, i].set(jnp.where(unread, 0, d_row * row).sum(1).astype(weight.dtype))
             d_row = jnp.where(unread, 0, d_row * scale)
-        return d_table.at[src[:, i]].add(d_row, **LEGAL), d_weight
+        return d_table.at[src[:, i]].add(d_row, **IN_BOUNDS), d_weight
 
-    start = jnp.zeros(table.shape, wide(table)), None if weight is None else jnp.zeros_like(weight)
+    start = (
+        jnp.zeros(table.shape, accumulator_dtype(table)),
+        None if weight is None else jnp.zeros_like(weight),
+    )
     d_table, d_weight = jax.lax.fori_loop(0, src.shape[1], step, start)
     return d_table.astype(table.dtype), None, None, d_weight

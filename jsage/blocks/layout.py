@@ -33,11 +33,11 @@ class Block(Protocol):
         ...
 
     def sum(self, h: Rows) -> Pooled:
-        """The sum over each destination's live slots."""
+        """The sum over each destination's valid slots."""
         ...
 
     def max(self, h: Rows) -> Pooled:
-        """The maximum over each destination's live slots, 0 where there are none."""
+        """The maximum over each destination's valid slots, 0 where there are none."""
         ...
 
     def reduce(
@@ -60,15 +60,15 @@ class Block(Protocol):
         ...
 
     def degrees(self) -> Int[Array, " num_dst"]:
-        """The number of live slots."""
+        """The number of valid slots."""
         ...
 
     def sources(self, h: Rows) -> tuple[Sources, "Block"]:
-        """Rows that hold every neighbour at least once, and the block that reads them."""
+        """Rows that hold every neighbor at least once, and the block that reads them."""
         ...
 
     def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
-        """Which of `num_src` rows the live destinations read."""
+        """Which of `num_src` rows the valid destinations read."""
         ...
 
 
@@ -76,6 +76,7 @@ def plain_reduction(block: Any, message: MessageFn, reduction: Reduction, src: P
     """The block's `sum` or `max` where that is what `reduce` is asked for, else None.
 
     >>> from jsage.blocks import Tree
+    >>> import jax.numpy as jnp
     >>> block, rows = Tree(jnp.array([[True]])), jnp.ones((2, 3))
     >>> plain_reduction(block, weighted_source, SUM, rows, None) == block.sum
     True

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage._internal.arrays import wide
+from jsage._internal.arrays import accumulator_dtype
 from jsage.typing import EdgeData, MessageFn
 
 Message: TypeAlias = PyTree
@@ -156,7 +156,7 @@ def finished(reduction: Reduction, state: State, degree: Degree, message: Messag
 
 
 def _sum_start(message: Message, num_dst: int) -> State:
-    return jax.tree.map(lambda x: jnp.zeros((num_dst, *x.shape[1:]), wide(x)), message)
+    return jax.tree.map(lambda x: jnp.zeros((num_dst, *x.shape[1:]), accumulator_dtype(x)), message)
 
 
 def _sum_step(state: State, message: Message, mask: Mask | None) -> State:
@@ -217,7 +217,7 @@ MAX = Reduction(
         lambda settled, message: jax.tree.map(
             lambda top, share, x: jnp.where(x == top, share, 0), *settled, message
         ),
-        tally=partial(jax.tree.map, lambda top, x: (x == top).astype(wide(x))),
+        tally=partial(jax.tree.map, lambda top, x: (x == top).astype(accumulator_dtype(x))),
     ),
     columnwise=True,
 )
@@ -234,9 +234,11 @@ class Softmax(NamedTuple):
 
 def _softmax_start(message: Message, num_dst: int) -> Softmax:
     logit, value = message
-    dtype = wide(logit)
+    dtype = accumulator_dtype(logit)
     empty = jnp.zeros((num_dst, *logit.shape[1:]), dtype)
-    return Softmax(empty + jnp.finfo(dtype).min, empty, jnp.zeros((num_dst, *value.shape[1:]), wide(value)))
+    return Softmax(
+        empty + jnp.finfo(dtype).min, empty, jnp.zeros((num_dst, *value.shape[1:]), accumulator_dtype(value))
+    )
 
 
 def _softmax_join(a: Softmax, b: Softmax) -> Softmax:

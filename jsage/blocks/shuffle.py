@@ -69,7 +69,7 @@ def _pairs(k: int) -> tuple[Array, Array]:
 
 
 def shuffled(bits: UInt32[Array, "rows k"], mask: Bool[Array, "rows k"]) -> Int[Array, "rows k"]:
-    """A permutation of each row's live slots, every order equally likely, with the padding last.
+    """A permutation of each row's valid slots, every order equally likely, with the padding last.
 
     Two slots tie once in 2^31 draws, and then keep their order.
 

@@ -2,7 +2,7 @@
 
 Hardly a slot is padding (Kreutzer et al., 2014, "SELL-C-sigma"). A chunk is reduced slot by slot, several
 slots a pass where all its rows have them, and its results stay in the cache: no scatter, and nothing of size
-`[num_edges, d]`. A node of very many neighbours is cut into pieces, whose results are reduced that way too.
+`[num_edges, d]`. A node of very many neighbors is cut into pieces, whose results are reduced that way too.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from jsage.blocks.reductions import Reduction, where
 ROWS = 512
 """Rows of a chunk: at 128 floats each, their sums fit the cache of a core."""
 LIMIT = 256
-"""Slots of a row: a node of more neighbours is cut into pieces."""
+"""Slots of a row: a node of more neighbors is cut into pieces."""
 JOIN_ROWS = 64
 """Rows of a chunk of nodes in pieces, which are few and of very unlike degrees."""
 UNROLL = (8, 4, 2, 1)
@@ -44,7 +44,7 @@ Carried: TypeAlias = Callable[[Line, PyTree], tuple[PyTree, PyTree]]
 """`(line, carry) -> (message, carry)`."""
 
 
-class Pieces(NamedTuple):
+class RowChunks(NamedTuple):
     """Rows of at most `limit` slots in chunks, in ascending order of their widths; on the host.
 
     Row `r` reads entries `start[r] .. start[r] + degree[r] - 1` of `indices`, for node `node[r]`. Rows that
@@ -74,7 +74,7 @@ class Sliced(NamedTuple):
     weight: Float[Array, "slots rows"] | None
     node: Int[Array, "chunks rows"]
     degree: Int[Array, "chunks rows"]
-    """Live slots of each row."""
+    """Valid slots of each row."""
     first: Int[Array, " chunks+1"]
     place: Int[Array, " num_nodes"]
     """The row of each node, counted through the chunks."""
@@ -86,10 +86,10 @@ class Sliced(NamedTuple):
     """The number of each slot's edge, where it was asked for."""
 
 
-def pieces(indptr: np.ndarray, rows: int = ROWS, limit: int = LIMIT) -> Pieces:
+def row_chunks(indptr: np.ndarray, rows: int = ROWS, limit: int = LIMIT) -> RowChunks:
     """The nodes of a graph as rows of at most `limit` slots, sorted by degree, in chunks of `rows`.
 
-    >>> found = pieces(np.array([0, 5, 5, 7, 8]), rows=2, limit=4)
+    >>> found = row_chunks(np.array([0, 5, 5, 7, 8]), rows=2, limit=4)
     >>> found.node.tolist(), found.degree.tolist(), found.width.tolist()
     ([[1, 0], [3, 2], [0, 0]], [[0, 1], [1, 2], [4, 0]], [1, 2, 4])
     >>> found.place.tolist(), [part.tolist() for part in found.cut]
@@ -110,7 +110,7 @@ def pieces(indptr: np.ndarray, rows: int = ROWS, limit: int = LIMIT) -> Pieces:
     order = np.concatenate([order, filler])
     size = np.where(np.arange(order.size) < node.size, size[order], 0)
     cut = np.flatnonzero(count > 1).astype(np.int32)
-    return Pieces(
+    return RowChunks(
         node[order].astype(np.int32).reshape(shape),
         (indptr[node] + skip)[order].reshape(shape),
         size.astype(np.int32).reshape(shape),
@@ -136,7 +136,7 @@ def sliced(
     >>> edges.node.tolist(), edges.src.tolist()
     ([[1, 2, 0]], [[1, 0, 1], [1, 2, 2]])
     """
-    found = pieces(indptr, max(1, min(rows, len(indptr) - 1)), limit)
+    found = row_chunks(indptr, max(1, min(rows, len(indptr) - 1)), limit)
     first = np.concatenate([[0], np.cumsum(found.width)]).astype(np.int32)
     shape = max(first[-1], 1), found.node.shape[1]  # never without a line: loops over none are traced too
     src = np.zeros(shape, np.int32)

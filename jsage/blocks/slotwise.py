@@ -1,7 +1,7 @@
 """Reductions over a table of slots, or over a list of edges, with gradients that keep no message.
 
-The gradient walks over the slots again, computes each message anew and pulls the cotangent through it: by the
-final state, then by the message's own derivative. Padded slots reach neither a value nor a gradient.
+The gradient walks over the slots again, computes each message again and pulls the cotangent through it: by
+the final state, then by the message's own derivative. Padded slots reach neither a value nor a gradient.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import core
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage._internal.arrays import LEGAL, take, wide
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
 from jsage.blocks.reductions import Reduction, column, finished, some_rows, where
 from jsage.typing import EdgeData, MessageFn
 
@@ -212,7 +212,9 @@ def blank(tree: PyTree) -> PyTree:
     >>> blank({"x": jnp.ones(2, jnp.bfloat16), "id": jnp.arange(3)})["x"].dtype
     dtype('float32')
     """
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)) if is_float(x) else jnp.zeros(()), tree)
+    return jax.tree.map(
+        lambda x: jnp.zeros(x.shape, accumulator_dtype(x)) if is_float(x) else jnp.zeros(()), tree
+    )
 
 
 def add_rows(total: PyTree, rows: PyTree, at: Int[Array, " rows"] | None = None) -> PyTree:
@@ -226,7 +228,7 @@ def add_rows(total: PyTree, rows: PyTree, at: Int[Array, " rows"] | None = None)
         if not is_float(x):
             return total
         x = x.astype(total.dtype)
-        return total + x if at is None else total.at[at].add(x, **LEGAL)
+        return total + x if at is None else total.at[at].add(x, **IN_BOUNDS)
 
     return jax.tree.map(add, total, rows)
 

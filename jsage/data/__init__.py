@@ -5,7 +5,7 @@ from jsage.data.dataset import has_label as has_label
 from jsage.data.dataset import inductive as inductive
 from jsage.data.dataset import validate_dataset as validate_dataset
 from jsage.data.device_tables import lanes_of as lanes_of
-from jsage.data.device_tables import place_features as place_features
+from jsage.data.device_tables import to_device_table as to_device_table
 from jsage.data.device_tables import whole_lanes as whole_lanes
 from jsage.data.digits import digits as digits
 from jsage.data.edge_split import split_edges as split_edges

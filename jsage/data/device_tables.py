@@ -13,7 +13,7 @@ LANES = 128
 """Numbers in one row of a TPU's vector registers, whatever their dtype."""
 
 
-def place_features(
+def to_device_table(
     features: Float[HostArray, "num_nodes d"], device: Any = None, *, lanes: int | None = None
 ) -> Float[Array, "num_nodes d_padded"]:
     """The rows on a device, each padded with zeros to a multiple of `lanes`: 128 on a TPU, 1 elsewhere.
@@ -24,13 +24,13 @@ def place_features(
     rows need no copy. `device` is a device or a sharding, None the default device.
 
     A model simply sees wider features. The values that it computes do not depend on the weights of the zero
-    columns, and these get no gradient: they stay what they were initialised to (weight decay shrinks them),
+    columns, and these get no gradient: they stay what they were initialized to (weight decay shrinks them),
     and their fan-in makes the initial weights a little smaller. Parameters for one width fit no other.
 
     >>> import numpy as np
-    >>> place_features(np.ones((3, 100), np.float32), lanes=128).shape
+    >>> to_device_table(np.ones((3, 100), np.float32), lanes=128).shape
     (3, 128)
-    >>> place_features(np.ones((3, 100), np.float32), jax.devices("cpu")[0]).shape
+    >>> to_device_table(np.ones((3, 100), np.float32), jax.devices("cpu")[0]).shape
     (3, 100)
     """
     if lanes is None:

@@ -1,4 +1,4 @@
-"""A real data set inside the package: handwritten digits joined to their nearest neighbours."""
+"""A real data set inside the package: handwritten digits joined to their nearest neighbors."""
 
 import lzma
 from importlib import resources

@@ -9,8 +9,8 @@ import numpy as np
 from jsage.data.split_check import (
     EdgeSplit,
     TimeSplit,
-    among,
     distinct,
+    is_among,
     pair_ends,
     pair_numbers,
     verify_split,
@@ -48,7 +48,7 @@ def split_edges(graph: Graph, *, seed: int, val: float = 0.05, test: float = 0.1
         )
     parts = np.split(rng.permutation(known), np.cumsum(sizes))
     negatives = np.split(_non_edges(rng, known, n, sum(sizes)), [sizes[0]])
-    hidden = among(pair, np.sort(np.concatenate(parts[:2])))
+    hidden = is_among(pair, np.sort(np.concatenate(parts[:2])))
     data = {name: np.asarray(values)[~hidden] for name, values in graph.edge_data.items()}
     kept = _sorted_graph(src[~hidden], dst[~hidden], n, data)
     val_pairs, test_pairs, train_pairs = (_turned(rng, part) for part in parts)
@@ -100,7 +100,7 @@ def _check_shares(val: float, test: float) -> None:
 
 def _check_symmetric(src: np.ndarray, dst: np.ndarray) -> None:
     there, back = distinct(_directed(src, dst)), np.sort(_directed(dst, src))
-    if len(single := there[~among(there, back)]):
+    if len(single := there[~is_among(there, back)]):
         edge = int(single[0] >> 32), int(single[0] & 2**32 - 1)
         raise ValueError(
             f"an undirected graph has each edge in both directions, but {len(single)} have no reverse, the "

@@ -100,10 +100,10 @@ def distinct(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
 
-def among(values: Int[np.ndarray, " n"], table: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " n"]:
+def is_among(values: Int[np.ndarray, " n"], table: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " n"]:
     """Which values are in a table that ascends.
 
-    >>> among(np.array([3, 1, 9]), np.array([1, 2, 3])).tolist()
+    >>> is_among(np.array([3, 1, 9]), np.array([1, 2, 3])).tolist()
     [True, True, False]
     """
     at = np.searchsorted(table, values)
@@ -125,7 +125,7 @@ def _verify_pairs(split: EdgeSplit, graph: Graph) -> None:
         _check_apart(f"one of {name} is an edge of the graph", numbers[name], known)
     together = np.concatenate([numbers[name] for name in names[:3]])
     _check_same("train, val and test", pair_ends(together), pair_ends(distinct(known[src != dst])))
-    stays = among(known, np.sort(numbers["train"])) | (src == dst)
+    stays = is_among(known, np.sort(numbers["train"])) | (src == dst)
     _check_same("the training graph", (kept_src, kept_dst), (src[stays], dst[stays]))
 
 
@@ -170,7 +170,7 @@ def _check_pairs(name: str, pairs: np.ndarray) -> np.ndarray:
 
 
 def _check_apart(what: str, one: np.ndarray, other: np.ndarray) -> None:
-    if len(both := np.flatnonzero(among(one, np.sort(other)))):
+    if len(both := np.flatnonzero(is_among(one, np.sort(other)))):
         pair = _plain(np.stack(pair_ends(one[both[:1]]), 1)[0])
         raise ValueError(f"{what}: {pair}, row {both[0]}, the first of {len(both)}")
 

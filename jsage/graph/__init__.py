@@ -22,7 +22,7 @@ from jsage.graph.overlay import GraphOverlay as GraphOverlay
 from jsage.graph.overlay import NewNodes as NewNodes
 from jsage.graph.overlay import overlay as overlay
 from jsage.graph.partition import Hashed as Hashed
-from jsage.graph.partition import Located as Located
+from jsage.graph.partition import Location as Location
 from jsage.graph.partition import Placement as Placement
 from jsage.graph.partition import Ranges as Ranges
 from jsage.graph.partition import balanced as balanced

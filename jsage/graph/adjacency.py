@@ -4,7 +4,7 @@ A sampler asks nothing else, so whatever answers these two questions can be samp
 grows, one with new nodes beside it, one without some edges, one as of a time.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -23,7 +23,7 @@ class Adjacency(Protocol):
         ...
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """A bound on ids: all are below it, and not every id below it need be a node's."""
         ...
 

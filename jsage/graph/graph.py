@@ -1,4 +1,4 @@
-"""A graph as the in-neighbours of every node, in two int32 arrays; made on the host, in NumPy, once."""
+"""A graph as the in-neighbors of every node, in two int32 arrays; made on the host, in NumPy, once."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

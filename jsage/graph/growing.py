@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
 from jsage._internal.checks import check_ids, check_pairs
-from jsage._internal.device_mirror import Mirror, longer
+from jsage._internal.device_mirror import DeviceMirror, pad_rows
 from jsage.graph.adjacency import edges_of_rows
 from jsage.graph.graph import Graph, from_edges
 from jsage.typing import EdgeData, HostArray
@@ -37,7 +37,7 @@ class Grown(NamedTuple):
     edge_data: EdgeData
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """The capacity: one more than the largest id there can be."""
         return self.start.shape[0]
 
@@ -56,11 +56,11 @@ class GrowingGraph:
     """A graph with its features, to which nodes and edges are added and from which they are removed.
 
     Adding an edge costs constant time on average. Removing edges costs the degrees of their destinations,
-    removing nodes a pass over all edges: remove many at once. Ids never change and are not given anew: a
+    removing nodes a pass over all edges: remove many at once. Ids never change and are not given again: a
     removed node keeps its id, without edges and with features 0.
 
     `tables()` gives what programs read; its shapes change only when a capacity doubles. The tables given
-    before are dead then (jax raises an error where they are used).
+    before are gone then (jax raises an error where they are used).
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -79,15 +79,18 @@ class GrowingGraph:
         """Ids given so far: those of removed nodes too."""
         capacity = max(16, self.num_nodes + self.num_nodes // 2)
         degree = np.diff(np.asarray(graph.indptr))
-        self._features = Mirror(np.asarray(features, np.float32), capacity)
-        self._start, self._degree = Mirror(np.zeros(0, np.int32), capacity), Mirror(degree, capacity)
+        self._features = DeviceMirror(np.asarray(features, np.float32), capacity)
+        self._start, self._degree = (
+            DeviceMirror(np.zeros(0, np.int32), capacity),
+            DeviceMirror(degree, capacity),
+        )
         room = _power(degree)
-        self._room = longer(room, capacity)
+        self._room = pad_rows(room, capacity)
         self._used = int(room.sum())
         slots = max(64, self._used + self._used // 2)
         self._start.host[: self.num_nodes] = np.cumsum(room) - room
         values = {"": np.asarray(graph.indices), **{k: np.asarray(v) for k, v in graph.edge_data.items()}}
-        self._edges = {name: Mirror(rows[:0], slots) for name, rows in values.items()}
+        self._edges = {name: DeviceMirror(rows[:0], slots) for name, rows in values.items()}
         place = _runs(self._start.host[: self.num_nodes], degree)
         for name, rows in values.items():
             self._edges[name].host[place] = rows
@@ -138,7 +141,7 @@ class GrowingGraph:
         while capacity < self.num_nodes:
             capacity *= 2
         if capacity > len(self._room):
-            self._room = longer(self._room, capacity)
+            self._room = pad_rows(self._room, capacity)
             for mirror in (self._features, self._start, self._degree):
                 mirror.lengthen(capacity)
         self._features.write(new, rows)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage._internal.arrays import rounded, take
+from jsage._internal.arrays import round_up, take
 from jsage._internal.checks import check_ids, check_pairs
 from jsage.graph.adjacency import Adjacency, over_slots
 from jsage.typing import EdgeData, HostArray
@@ -59,7 +59,7 @@ class GraphOverlay(NamedTuple):
     edge_data: EdgeData = {}
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """Known and new nodes, with room for more new ones."""
         return self.graph.id_limit + self.features.shape[0]
 
@@ -111,7 +111,7 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     Array([2, 1, 1], dtype=int32)
     """
     features, src, dst = _checked(graph, new)
-    nodes, edges = new.capacity or (rounded(len(features)), rounded(len(src)))
+    nodes, edges = new.capacity or (round_up(len(features)), round_up(len(src)))
     if len(features) > nodes or len(src) > edges:
         raise ValueError(
             f"capacity is {nodes} new nodes and {edges} edges, got {len(features)} and {len(src)}: raise it, "

@@ -24,11 +24,11 @@ from jsage.typing import HostArray
 _LIMIT = 2**31
 
 
-class Located(NamedTuple):
+class Location(NamedTuple):
     """Where nodes are; both int32.
 
     >>> contiguous(7, 3).locate(np.array([0, 5]))
-    Located(owner=array([0, 1], dtype=int32), local=array([0, 2], dtype=int32))
+    Location(owner=array([0, 1], dtype=int32), local=array([0, 2], dtype=int32))
     """
 
     owner: Int[HostArray, "*shape"]
@@ -69,7 +69,7 @@ class Placement(ABC):
         """How many nodes a shard owns."""
 
     @abstractmethod
-    def locate(self, ids: Int[HostArray, "*shape"]) -> Located:
+    def locate(self, ids: Int[HostArray, "*shape"]) -> Location:
         """Each node's shard and its row there; NumPy ids out of range raise ValueError."""
 
     @abstractmethod
@@ -126,15 +126,15 @@ class Ranges(Placement):
         """How many nodes a shard owns."""
         return self.bounds[shard + 1] - self.bounds[shard]
 
-    def locate(self, ids: Int[HostArray, "*shape"]) -> Located:
+    def locate(self, ids: Int[HostArray, "*shape"]) -> Location:
         """The last shard that starts at or before each id, and how far behind its start the id is."""
         if isinstance(ids, jax.Array):
             bounds = self._on_device()
             owner = jnp.searchsorted(bounds[1:-1], ids, side="right", method="compare_all").astype(jnp.int32)
-            return Located(owner, ids.astype(jnp.int32) - bounds[owner])
+            return Location(owner, ids.astype(jnp.int32) - bounds[owner])
         ids, bounds = _checked(ids, self.num_nodes), np.asarray(self.bounds, np.int64)
         owner = np.searchsorted(bounds[1:], ids, side="right")
-        return Located(np.asarray(owner, np.int32), np.asarray(ids - bounds[owner], np.int32))
+        return Location(np.asarray(owner, np.int32), np.asarray(ids - bounds[owner], np.int32))
 
     def nodes(
         self, owner: Int[HostArray, "..."] | int, local: Int[HostArray, "..."]
@@ -170,14 +170,14 @@ class Hashed(Placement):
         """How many nodes a shard owns: `num_nodes / shards`, rounded up or down."""
         return (self.num_nodes - shard - 1) // self.shards + 1
 
-    def locate(self, ids: Int[HostArray, "*shape"]) -> Located:
+    def locate(self, ids: Int[HostArray, "*shape"]) -> Location:
         """`p(v) % shards` and `p(v) // shards`."""
         if isinstance(ids, jax.Array):
             _fits_int32(self.num_nodes)
             mixed, shards = permute(ids.astype(jnp.uint32), self.num_nodes, self.seed), np.uint32(self.shards)
-            return Located((mixed % shards).astype(jnp.int32), (mixed // shards).astype(jnp.int32))
+            return Location((mixed % shards).astype(jnp.int32), (mixed // shards).astype(jnp.int32))
         mixed = permute(_checked(ids, self.num_nodes), self.num_nodes, self.seed)
-        return Located(np.asarray(mixed % self.shards, np.int32), np.asarray(mixed // self.shards, np.int32))
+        return Location(np.asarray(mixed % self.shards, np.int32), np.asarray(mixed // self.shards, np.int32))
 
     def nodes(
         self, owner: Int[HostArray, "..."] | int, local: Int[HostArray, "..."]

@@ -1,6 +1,6 @@
 """Rows in ascending order, so that an edge is found by binary search: on the device, inside jit.
 
-`Graph` holds in-neighbours: the edges `u -> v` are looked for among the sources in row `v`.
+`Graph` holds in-neighbors: the edges `u -> v` are looked for among the sources in row `v`.
 """
 
 from collections.abc import Callable

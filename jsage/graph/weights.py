@@ -9,9 +9,9 @@ from jsage.graph.graph import Graph, edges, in_degrees, out_degrees
 def symmetric_weights(graph: Graph) -> Graph:
     """The graph with each weight times `sqrt((1 + in_degree(dst)) / (1 + out_degree(src)))`.
 
-    A mean over whole neighbourhoods then divides each message by the degrees of both ends, so that a hub
-    says less to each of its many neighbours: `aggregate.gcn` is `D^-1/2 (A + I) D^-1/2` of an undirected
-    graph (Kipf and Welling, 2017, equation 2). Sampled neighbours stand for all, as in any other mean.
+    A mean over whole neighborhoods then divides each message by the degrees of both ends, so that a hub
+    says less to each of its many neighbors: `aggregate.gcn` is `D^-1/2 (A + I) D^-1/2` of an undirected
+    graph (Kipf and Welling, 2017, equation 2). Sampled neighbors stand for all, as in any other mean.
     `edge_data["weight"]`, float32 `[num_edges]`, is set on the host; where there is none it counts as 1.
 
     >>> from jsage.graph import from_edges

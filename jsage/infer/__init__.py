@@ -9,7 +9,7 @@ from jsage.infer.nearest import save_embeddings as save_embeddings
 from jsage.infer.nearest import save_neighbors as save_neighbors
 from jsage.infer.new_nodes import apply_blocks as apply_blocks
 from jsage.infer.new_nodes import embed_new as embed_new
-from jsage.infer.parts import Streaming as Streaming
+from jsage.infer.parts import StreamOptions as StreamOptions
 from jsage.infer.resumable import Progress as Progress
 from jsage.infer.to_file import embed_to_file as embed_to_file
 from jsage.infer.variance import Spread as Spread

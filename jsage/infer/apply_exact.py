@@ -9,30 +9,30 @@ from jaxtyping import Array, Float, PyTree
 
 from jsage.blocks.reductions import Asked
 from jsage.infer.embed_all import layer_of
-from jsage.infer.tracing import Apply, Exchange, answered, heard
-from jsage.sampling.exact import PIECE, Pieces, edges_into, table_rows
+from jsage.infer.tracing import Apply, TracingBlock, apply_reduced, trace_reductions
+from jsage.sampling.exact import PIECE, StreamedBlock, edges_into, table_rows
 from jsage.typing import EdgeData
 
 
-def apply_whole(
+def apply_exact(
     model: Any,
     params: PyTree,
     features: Float[Array, "num_nodes d"],
     blocks: Sequence[Any],
     more: Float[Array, "num_more d"] | None = None,
 ) -> Float[Array, "num_seeds out"]:
-    """A model on the blocks of `whole_blocks`; ids beyond `features` are rows of `more`, nodes in no table.
+    """A model on the blocks of `exact_blocks`; ids beyond `features` are rows of `more`, nodes in no table.
 
     The first layer is run as in `embed_all`: what it sends is made of each piece's rows as they are read, so
     neither a transformed table nor a row for every edge exists, whatever the layer does before it aggregates.
 
     >>> from jsage import GraphSAGE, from_edges
-    >>> from jsage.sampling import fit_rooms, whole_blocks
+    >>> from jsage.sampling import measure_hop_sizes, exact_blocks
     >>> graph, seeds = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([1])
-    >>> blocks, _ = whole_blocks(graph, seeds, fit_rooms(graph, seeds, 2))
+    >>> blocks, _ = exact_blocks(graph, seeds, measure_hop_sizes(graph, seeds, 2))
     >>> model = GraphSAGE(hidden=8, out=2)
     >>> params = model.init(jax.random.key(0), jnp.eye(3), blocks)
-    >>> apply_whole(model, params, jnp.eye(3), blocks).shape
+    >>> apply_exact(model, params, jnp.eye(3), blocks).shape
     (1, 2)
     """
     first, *rest = blocks
@@ -48,15 +48,15 @@ def apply_whole(
     return model.apply(params, kept, method="finish") if model.jump else h
 
 
-def _first_layer(apply: Apply, block: Pieces, read: Callable[[Array], Array]) -> Array:
+def _first_layer(apply: Apply, block: StreamedBlock, read: Callable[[Array], Array]) -> Array:
     own, data = read(block.dst), dict(jax.eval_shape(partial(_edge_rows, block)))
 
     def listen(rows: Array) -> list[Asked]:
-        return heard(apply, rows, data, again=False)
+        return trace_reductions(apply, rows, data, again=False)
 
     states, _ = block.states(listen(own), lambda ids: [one.src for one in listen(read(ids))])
-    return answered(apply, own, Exchange(block.degree, data, states, again=False))
+    return apply_reduced(apply, own, TracingBlock(block.degree, data, states, again=False))
 
 
-def _edge_rows(block: Pieces) -> EdgeData:
+def _edge_rows(block: StreamedBlock) -> EdgeData:
     return edges_into(block.graph, block.dst, block.degree, PIECE).edge_data

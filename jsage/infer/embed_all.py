@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jsage._internal.arrays import take
 from jsage.graph import Graph
-from jsage.infer.layer import ROWS, Edges, Targets, in_parts, receive, send
+from jsage.infer.layer import ROWS, Edges, Targets, in_parts, layer_rows, source_tables
 from jsage.infer.tracing import Apply
 from jsage.typing import HostArray, LayeredModel
 
@@ -32,7 +32,7 @@ def embed_all(
     *,
     nodes: HostArray | None = None,
 ) -> Float[Array, "size out"]:
-    """Every node's output row from its whole neighbourhood, one layer at a time over all nodes.
+    """Every node's output row from its whole neighborhood, one layer at a time over all nodes.
 
     `model` is a `GraphSAGE`, or any other `jsage.typing.LayeredModel`; `features` is None for a model with
     identity embeddings alone. With `nodes` only their rows are returned, in that order, and each layer
@@ -194,8 +194,8 @@ def _layer(
     degree = jnp.where(jnp.arange(ids.size) < count, take(graph.indptr, ids + 1) - start, 0)
     own = ids if below.place is None else take(below.place, ids)
     edges = Edges(graph.indices, dict(graph.edge_data), below.place)
-    tables = send(apply, below.rows, edges.edge_data)
-    return receive(apply, below.rows, tables, Targets(own, start, degree), edges)
+    tables = source_tables(apply, below.rows, edges.edge_data)
+    return layer_rows(apply, below.rows, tables, Targets(own, start, degree), edges)
 
 
 @partial(jax.jit, static_argnums=0)

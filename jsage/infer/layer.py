@@ -1,4 +1,4 @@
-"""One layer over many nodes that read their whole neighbourhoods, in memory bounded whatever their degrees.
+"""One layer over many nodes that read their whole neighborhoods, in memory bounded whatever their degrees.
 
 Some ten thousand nodes at a time are sorted by degree and cut into classes of a thousand. A class is walked
 edge by edge, all its nodes at once, as long as its degrees are alike; else it is cut into smaller ones, and
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jsage._internal.arrays import take
 from jsage.blocks.reductions import State, read_many
 from jsage.blocks.sliced import unrolled
-from jsage.infer.tracing import Apply, Asked, Exchange, answered, heard
+from jsage.infer.tracing import Apply, Asked, TracingBlock, apply_reduced, trace_reductions
 from jsage.typing import EdgeData
 
 Table: TypeAlias = Float[Array, "num_src d"]
@@ -54,33 +54,33 @@ class Targets(NamedTuple):
     degree: Int[Array, " size"]
 
 
-def send(apply: Apply, h: Table, edge_data: EdgeData = {}) -> list[Array]:  # noqa: B006
-    """The tables that a layer reads of neighbours: `h` itself, or what it makes of each row beforehand.
+def source_tables(apply: Apply, h: Table, edge_data: EdgeData = {}) -> list[Array]:  # noqa: B006
+    """The tables that a layer reads of neighbors: `h` itself, or what it makes of each row beforehand.
 
     `edge_data` gives the shapes of what messages read of edges.
 
     >>> import jax.numpy as jnp
-    >>> [table] = send(lambda h, block: block.sum(2 * h), jnp.ones((3, 1)))
+    >>> [table] = source_tables(lambda h, block: block.sum(2 * h), jnp.ones((3, 1)))
     >>> table.ravel()
     Array([2., 2., 2.], dtype=float32)
     """
-    same = unchanged(apply, h[:1], edge_data)
-    make = lambda part: changed(apply, part, same, edge_data)  # noqa: E731
+    same = is_input(apply, h[:1], edge_data)
+    make = lambda part: made_tables(apply, part, same, edge_data)  # noqa: E731
     made = iter(in_parts(make, (h,), ROWS) if not all(same) else [])
     return [h if skip else next(made) for skip in same]
 
 
-def unchanged(apply: Apply, rows: Table, edge_data: EdgeData = {}) -> list[bool]:  # noqa: B006
+def is_input(apply: Apply, rows: Table, edge_data: EdgeData = {}) -> list[bool]:  # noqa: B006
     """Which of the tables that a layer sends are its own input as it is.
 
     >>> import jax.numpy as jnp
-    >>> unchanged(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)))
+    >>> is_input(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)))
     [True, False]
     """
-    return [sent is rows and not extra for sent, extra in _sent(heard(apply, rows, edge_data))]
+    return [sent is rows and not extra for sent, extra in _sent(trace_reductions(apply, rows, edge_data))]
 
 
-def changed(
+def made_tables(
     apply: Apply,
     rows: Table,
     same: list[bool],
@@ -89,10 +89,10 @@ def changed(
     """What a layer sends of these rows, but for the tables that are its input; padded to a good width.
 
     >>> import jax.numpy as jnp
-    >>> changed(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)), [True, False])
+    >>> made_tables(lambda h, block: block.sum(h) + block.sum(2 * h), jnp.ones((1, 2)), [True, False])
     [Array([[2., 2.]], dtype=float32)]
     """
-    sent = zip(_sent(heard(apply, rows, edge_data)), same, strict=True)
+    sent = zip(_sent(trace_reductions(apply, rows, edge_data)), same, strict=True)
     return [jnp.pad(x, ((0, 0), (0, extra))) if extra else x for (x, extra), skip in sent if not skip]
 
 
@@ -105,45 +105,45 @@ def _padding(asked: Asked, rows: Array) -> int:
     return FULL - rows.shape[1] if asked.plain and NARROW < rows.shape[1] < FULL else 0
 
 
-def receive(
+def layer_rows(
     apply: Apply, h: Table, tables: list[Array], targets: Targets, edges: Edges
 ) -> Float[Array, "size d_out"]:
-    """The layer's rows at the targets, from own rows in `h` and neighbours' rows in what it sent.
+    """The layer's rows at the targets, from own rows in `h` and neighbors' rows in what it sent.
 
     >>> import jax.numpy as jnp
     >>> layer, h = lambda h, block: h + block.sum(h), jnp.array([[1.0], [2.0], [4.0]])
     >>> targets = Targets(jnp.array([1, 0]), start=jnp.array([0, 0]), degree=jnp.array([0, 2]))
-    >>> receive(layer, h, [h], targets, Edges(jnp.array([1, 2]))).ravel()
+    >>> layer_rows(layer, h, [h], targets, Edges(jnp.array([1, 2]))).ravel()
     Array([2., 7.], dtype=float32)
     """
 
     def part(targets: Targets) -> Array:
         own = take(h, targets.own)
         states = _reduce(_walks(apply, own, tables, edges), targets, edges)
-        return answered(apply, own, Exchange(targets.degree, edges.edge_data, states))
+        return apply_reduced(apply, own, TracingBlock(targets.degree, edges.edge_data, states))
 
     return in_parts(part, targets, ROWS)
 
 
-def begin(apply: Apply, row: Table, tables: list[Array], edge_data: EdgeData = {}) -> list[State]:  # noqa: B006
-    """The states of one node that has read nothing: for a node that is read by `go_on` in several calls.
+def init_states(apply: Apply, row: Table, tables: list[Array], edge_data: EdgeData = {}) -> list[State]:  # noqa: B006
+    """The states of one node that has read nothing: for a node that is read by `read_more` in several calls.
 
     >>> import jax.numpy as jnp
-    >>> begin(lambda h, block: block.sum(h), jnp.ones((1, 2)), [jnp.ones((1, 2))])
+    >>> init_states(lambda h, block: block.sum(h), jnp.ones((1, 2)), [jnp.ones((1, 2))])
     [Array([[0., 0.]], dtype=float32)]
     """
     edges = Edges(jnp.zeros(1, jnp.int32), edge_data)
     return _start(_walks(apply, row, tables, edges), edges, 1)
 
 
-def go_on(
+def read_more(
     apply: Apply, row: Table, states: list[State], tables: list[Array], count: Int[Array, ""], edges: Edges
 ) -> list[State]:
     """The states of one node, its own row given, once it has read the first `count` of these edges as well.
 
     >>> import jax.numpy as jnp
     >>> layer, h = lambda h, block: block.sum(h), jnp.array([[1.0], [2.0]])
-    >>> go_on(layer, h[:1], begin(layer, h[:1], [h]), [h], jnp.array(2), Edges(jnp.array([1, 1])))
+    >>> read_more(layer, h[:1], init_states(layer, h[:1], [h]), [h], jnp.array(2), Edges(jnp.array([1, 1])))
     [Array([[4.]], dtype=float32)]
     """
     walks = _walks(apply, row, tables, edges)
@@ -194,7 +194,7 @@ Span: TypeAlias = tuple[Array, Array, list[PyTree]]
 def _walks(apply: Apply, own: Table, tables: list[Array], edges: Edges) -> list[_Walk]:
     """What a layer asks for at nodes with these own rows."""
     given, found = iter(tables), []
-    for asked in heard(apply, own, edges.edge_data):
+    for asked in trace_reductions(apply, own, edges.edge_data):
         leaves, tree = jax.tree.flatten(asked.src)
         found.append(_Walk(asked, tree.unflatten([next(given) for _ in leaves])))
     return found

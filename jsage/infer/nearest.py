@@ -43,7 +43,7 @@ def nearest(
     (`jsage.nn.conv.l2_normalize`). `allow` leaves rows out, as `not_these` does; NaN scores are left out too.
 
     `recall_target` has `jax.lax.approx_max_k` (Chern et al., 2022) choose within each chunk: faster on a TPU,
-    and at least that share of the true neighbours is expected; None is exact.
+    and at least that share of the true neighbors is expected; None is exact.
 
     >>> import jax.numpy as jnp
     >>> table = jnp.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
@@ -54,7 +54,7 @@ def nearest(
     chunk = _check(queries, table, k, chunk, recall_target)
 
     def step(best: Neighbors, first: Array) -> tuple[Neighbors, None]:
-        start = jnp.minimum(first, num_rows - chunk)  # the last chunk reaches back, and reads anew
+        start = jnp.minimum(first, num_rows - chunk)  # the last chunk reaches back, and reads again
         rows = jax.lax.dynamic_slice_in_dim(table, start, chunk)
         ids = start + jnp.arange(chunk, dtype=jnp.int32)
         return _merge(best, queries, rows, (ids, ids >= first), (allow, recall_target)), None
@@ -117,7 +117,7 @@ def not_these(ids: Int[Array, "num_queries m"]) -> AllowFn:
 def save_neighbors(
     path: str | os.PathLike[str], neighbors: Neighbors, *, nodes: HostArray | None = None
 ) -> None:
-    """Write neighbours to `.npy` or `.parquet`, by the ending; the file appears whole, or the old one stays.
+    """Write neighbors to `.npy` or `.parquet`, by the ending; the file appears whole, or the old one stays.
 
     A `.npy` holds one structured array `[num_queries, k]` with the fields `id` and `score`. A `.parquet` has
     a row a query: `node` (`nodes`, or 0, 1, ...), `id` and `score`, the last two fixed-size lists. Raises
@@ -173,9 +173,7 @@ def _check(queries: Array, table: HostArray, k: int, chunk: int, recall_target: 
     if chunk < 1:
         raise ValueError(f"chunk is a number of rows, at least 1, got {chunk}")
     if recall_target is not None and not 0 < recall_target <= 1:
-        raise ValueError(
-            f"recall_target must be in (0, 1], or None for exact neighbours, got {recall_target}"
-        )
+        raise ValueError(f"recall_target must be in (0, 1], or None for exact neighbors, got {recall_target}")
     return min(chunk, table.shape[0])
 
 

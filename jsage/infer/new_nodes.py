@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jsage._internal.arrays import rounded
+from jsage._internal.arrays import round_up
 from jsage.blocks.block import block_ids, read_tables
 from jsage.blocks.layout import Block
 from jsage.graph.overlay import GraphOverlay, KnownNodes, NewNodes, overlay
-from jsage.infer.apply_exact import apply_whole
+from jsage.infer.apply_exact import apply_exact
 from jsage.infer.embed_all import check_model
-from jsage.sampling import Room, fit_rooms, sample_blocks_by_node, whole_blocks
-from jsage.sampling.exact import Pieces, table_rows
+from jsage.sampling import HopSize, exact_blocks, measure_hop_sizes, sample_blocks_by_node
+from jsage.sampling.exact import StreamedBlock, table_rows
 from jsage.typing import HostArray
 
 BATCH = 512
@@ -38,9 +38,9 @@ def embed_new(
 ) -> Float[np.ndarray, "num_new out"]:
     """The model's outputs for nodes that are in no table: what it gives on the graph rebuilt with them.
 
-    Neighbourhoods are read whole, those of known neighbours with their new edges too; or sampled where
+    Neighborhoods are read whole, those of known neighbors with their new edges too; or sampled where
     `fanouts` are given, by the draws of `sample_blocks_by_node` under key 0, so that a node's result depends
-    on its neighbourhood alone. Neither rebuilds nor copies the graph or its features.
+    on its neighborhood alone. Neither rebuilds nor copies the graph or its features.
 
     A host function that compiles for powers of two, and reuses what it compiled: a service sets
     `new.capacity`, and a model of two layers then has one program. An LSTM reads ordered slots: give it
@@ -90,8 +90,8 @@ def apply_blocks(
     (1, 4)
     """
     first, *rest = blocks
-    if isinstance(first, Pieces):
-        return apply_whole(model, params, features, blocks, joined.features)
+    if isinstance(first, StreamedBlock):
+        return apply_exact(model, params, features, blocks, joined.features)
     if (ids := block_ids(first)) is None:
         return model.apply(params, features, blocks)
     _, tree = read_tables((), first)
@@ -106,21 +106,21 @@ def _sampled(model, fanouts, params, joined, features, seeds):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _whole(model, rooms, params, joined, features, seeds):
-    blocks, _ = whole_blocks(joined, seeds, rooms)
+    blocks, _ = exact_blocks(joined, seeds, rooms)
     return apply_blocks(model, params, features, joined, blocks)
 
 
-def _rooms(model: Any, joined: GraphOverlay, new: NewNodes, seeds: np.ndarray) -> tuple[Room, ...]:
+def _rooms(model: Any, joined: GraphOverlay, new: NewNodes, seeds: np.ndarray) -> tuple[HopSize, ...]:
     """The rooms of a batch; the first hop holds new edges alone, counted here."""
     layers, dst = model.num_layers, np.asarray(joined.dst)
     if layers == 1:
         return ()
     if new.capacity:
-        room = Room(dst.size, seeds.size + dst.size)
+        room = HopSize(dst.size, seeds.size + dst.size)
     else:
         near = np.asarray(joined.src)[slice(*np.searchsorted(dst, (seeds[0], seeds[-1] + 1)))]
-        room = Room(rounded(near.size), rounded(np.unique(np.concatenate([seeds, near])).size))
-    return fit_rooms(joined, jnp.asarray(seeds), layers, (room,))
+        room = HopSize(round_up(near.size), round_up(np.unique(np.concatenate([seeds, near])).size))
+    return measure_hop_sizes(joined, jnp.asarray(seeds), layers, (room,))
 
 
 def _check_model(model: Any, graph: KnownNodes, features: Array, new: NewNodes) -> None:

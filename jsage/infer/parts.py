@@ -10,15 +10,15 @@ from jaxtyping import Array, PyTree
 
 from jsage.graph import Graph
 from jsage.infer.embed_all import edges_into, layer_of
-from jsage.infer.layer import Edges, Targets, begin, go_on, receive
+from jsage.infer.layer import Edges, Targets, init_states, layer_rows, read_more
 from jsage.infer.resumable import Progress, Stage, parts_by_edges
-from jsage.infer.tracing import Exchange, answered
+from jsage.infer.tracing import TracingBlock, apply_reduced
 from jsage.typing import HostArray
 
 Span: TypeAlias = slice | np.ndarray
 
 
-class Streaming(NamedTuple):
+class StreamOptions(NamedTuple):
     """How `embed_to_file` goes about it."""
 
     nodes: HostArray | None = None
@@ -28,23 +28,23 @@ class Streaming(NamedTuple):
     edges: int = 2**22
     """Edges of one part, at most; a node with more is read in pieces of so many."""
     gather_on_host: bool = False
-    """Read neighbours' rows on the host and send only those: for tables that the device cannot hold."""
+    """Read neighbors' rows on the host and send only those: for tables that the device cannot hold."""
     seconds: float = 2.0
     """How often progress is recorded."""
     progress: Callable[[Progress], None] | None = None
     """Called after each part."""
 
 
-class Run(NamedTuple):
+class StreamRun(NamedTuple):
     """What all parts share; the graph is on the host."""
 
     model: Any
     params: PyTree
     graph: Graph
-    options: Streaming
+    options: StreamOptions
 
 
-class Below(NamedTuple):
+class LayerInputs(NamedTuple):
     """What a layer reads."""
 
     rows: np.ndarray
@@ -65,7 +65,7 @@ class _Read(NamedTuple):
     edges: Edges
 
 
-def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
+def layer_stage(run: StreamRun, k: int, below: LayerInputs, ids: np.ndarray) -> Stage:
     """Layer `k` over these nodes.
 
     >>> import jax.numpy as jnp
@@ -73,8 +73,8 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
     >>> graph, features = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), np.eye(3)
     >>> model = GraphSAGE(hidden=8, out=4, num_layers=1)
     >>> params = model.init(jax.random.key(0), jnp.asarray(features), (full_block(graph),))
-    >>> run = Run(model, params, jax.tree.map(np.asarray, graph), Streaming())
-    >>> stage = layer_stage(run, 0, Below(features, [features], None, None, []), np.array([0, 2]))
+    >>> run = StreamRun(model, params, jax.tree.map(np.asarray, graph), StreamOptions())
+    >>> stage = layer_stage(run, 0, LayerInputs(features, [features], None, None, []), np.array([0, 2]))
     >>> stage.shape, stage.compute(0, 2).shape
     ((2, 4), (2, 4))
     """
@@ -89,19 +89,19 @@ def layer_stage(run: Run, k: int, below: Below, ids: np.ndarray) -> Stage:
         read = _cut(run, below, part, _span(indptr, part))
         spans = read.own, np.cumsum(edges) - edges, edges
         size = min(options.rows, ids.size)
-        targets = Targets(*(padded(x.astype(np.int32), size) for x in spans))
+        targets = Targets(*(pad_rows(x.astype(np.int32), size) for x in spans))
         return np.asarray(call(read._replace(own=None), targets))[: last - first]
 
-    read, one = _cut(run, below, ids[:1], slice(0, 0)), padded(ids[:0], 1)
+    read, one = _cut(run, below, ids[:1], slice(0, 0)), pad_rows(ids[:0], 1)
     like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
     parts = parts_by_edges(degree, options.rows, options.edges)
     return Stage(f"layer-{k}", (ids.size, *like.shape[1:]), np.dtype(like.dtype), parts, compute)
 
 
-def padded(array: Any, size: int) -> Any:
+def pad_rows(array: Any, size: int) -> Any:
     """An array with zeros after it.
 
-    >>> padded(np.array([1, 2]), 4)
+    >>> pad_rows(np.array([1, 2]), 4)
     array([1, 2, 0, 0])
     """
     if len(array) == size:
@@ -118,24 +118,24 @@ def _span(indptr: np.ndarray, part: np.ndarray) -> Span:
     return edges_into(indptr, part)
 
 
-def _cut(run: Run, below: Below, part: np.ndarray, span: Span) -> _Read:
+def _cut(run: StreamRun, below: LayerInputs, part: np.ndarray, span: Span) -> _Read:
     """Own rows and the positions among them, tables, and the edges at these places, of fixed sizes."""
     graph, options = run.graph, run.options
     size = min(options.edges, max(graph.indices.shape[0], 1))
     src = graph.indices[span]
-    data = {name: padded(np.asarray(graph.edge_data[name])[span], size) for name in below.names}
+    data = {name: pad_rows(np.asarray(graph.edge_data[name])[span], size) for name in below.names}
     src, own = (src, part) if below.place is None else (below.place[src], below.place[part])
     if below.on_device is not None:
         rows, tables = below.on_device
-        return _Read(rows, own, tables, Edges(padded(src, size), data))
+        return _Read(rows, own, tables, Edges(pad_rows(src, size), data))
     unique, src = np.unique(src, return_inverse=True)
     room = max(1 << int(max(unique.size, 1) - 1).bit_length(), 256)
-    tables = [padded(table[unique], room) for table in below.tables]
-    edges = Edges(padded(src.astype(np.int32), size), data)
-    return _Read(padded(below.rows[own], options.rows), np.arange(part.size), tables, edges)
+    tables = [pad_rows(table[unique], room) for table in below.tables]
+    edges = Edges(pad_rows(src.astype(np.int32), size), data)
+    return _Read(pad_rows(below.rows[own], options.rows), np.arange(part.size), tables, edges)
 
 
-def _hub(run: Run, k: int, below: Below, part: np.ndarray) -> np.ndarray:
+def _hub(run: StreamRun, k: int, below: LayerInputs, part: np.ndarray) -> np.ndarray:
     """One node with more edges than a part holds, a piece at a time."""
     first, last = int(run.graph.indptr[part[0]]), int(run.graph.indptr[part[0] + 1])
     fixed, states, row = (run.model, k, run.params), None, None
@@ -151,21 +151,21 @@ def _hub(run: Run, k: int, below: Below, part: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _part(model: Any, k: int, params: PyTree, read: _Read, targets: Targets) -> Array:
-    return receive(layer_of(model, params, k), read.rows, read.tables, targets, read.edges)
+    return layer_rows(layer_of(model, params, k), read.rows, read.tables, targets, read.edges)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any, data: Any) -> list[Any]:
-    return begin(layer_of(model, params, k), row, tables, data)
+    return init_states(layer_of(model, params, k), row, tables, data)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _go_on(
     model: Any, k: int, params: PyTree, row: Any, states: Any, read: tuple[Any, Any, Any]
 ) -> list[Any]:
-    return go_on(layer_of(model, params, k), row, states, *read)
+    return read_more(layer_of(model, params, k), row, states, *read)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _end(model: Any, k: int, params: PyTree, row: Any, read: tuple[Any, Any, Any]) -> Array:
-    return answered(layer_of(model, params, k), row, Exchange(*read))
+    return apply_reduced(layer_of(model, params, k), row, TracingBlock(*read))

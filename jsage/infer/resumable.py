@@ -1,6 +1,6 @@
 """A long computation that writes its rows to a file part by part, and goes on after a kill where it was.
 
-Beside `name.npy` stands a folder `.name.npy.part` with one `.npy` file a stage and `progress.json`: what the
+Next to `name.npy` stands a folder `.name.npy.part` with one `.npy` file a stage and `progress.json`: what the
 run is, and for each stage how many rows are written and their checksum. It is replaced atomically after the
 rows are; the result gets its name once it is complete and on disk.
 """
@@ -161,7 +161,7 @@ def _open(out: Any, stage: Stage, done: int, checksum: int) -> None:
     if left or actual != checksum or not whole:
         raise ValueError(
             f"{out.name} is damaged: {done} rows do not have the recorded checksum; "
-            f"delete the folder {os.path.dirname(out.name)} to start anew"
+            f"delete the folder {os.path.dirname(out.name)} to start again"
         )
     out.truncate(end)
     out.seek(end)

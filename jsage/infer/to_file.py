@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jsage.graph import Graph
 from jsage.infer.embed_all import check, check_model, closure, layer_of, positions
-from jsage.infer.layer import Edges, Targets, changed, receive, send, unchanged
-from jsage.infer.parts import Below, Run, Streaming, layer_stage, padded
+from jsage.infer.layer import Edges, Targets, is_input, layer_rows, made_tables, source_tables
+from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage, pad_rows
 from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
 from jsage.infer.tracing import names_read
 from jsage.typing import EdgeData, HostArray
@@ -27,7 +27,7 @@ def embed_to_file(
     params: PyTree,
     graph: Graph,
     features: Float[HostArray, "num_nodes d"] | None,
-    options: Streaming = Streaming(),  # noqa: B008
+    options: StreamOptions = StreamOptions(),  # noqa: B008
 ) -> None:
     """Write what `embed_all` gives to `path`, a `.npy` file that appears once it is complete.
 
@@ -51,12 +51,12 @@ def embed_to_file(
     check(graph, features, options.nodes)
     model = check_model(model)
     table = None if features is None else np.asarray(features)
-    run = Run(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
+    run = StreamRun(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
     what, stages = _describe(run, table), _stages(run, table)
     write_stages(path, what, stages, seconds=options.seconds, progress=options.progress)
 
 
-def _stages(run: Run, features: np.ndarray | None) -> Stages:
+def _stages(run: StreamRun, features: np.ndarray | None) -> Stages:
     model, every = run.model, np.arange(run.graph.num_nodes, dtype=np.int32)
     wanted = every if run.options.nodes is None else np.asarray(run.options.nodes, np.int32)
     rows: Any = features
@@ -68,7 +68,7 @@ def _stages(run: Run, features: np.ndarray | None) -> Stages:
         names, same = _read_by(run, k, rows)
         tables = yield from _sent(run, k, rows, same)
         device = None if run.options.gather_on_host else jax.device_put((rows, tables))
-        below = Below(rows, tables, place, device, names)
+        below = LayerInputs(rows, tables, place, device, names)
         rows = yield layer_stage(run, k, below, every if ids is None else ids)
         place = None if ids is None else positions(ids, every.size)
         kept.append((rows, place))
@@ -77,7 +77,7 @@ def _stages(run: Run, features: np.ndarray | None) -> Stages:
         yield _rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size)
 
 
-def _layers(run: Run, wanted: np.ndarray) -> list[np.ndarray | None]:
+def _layers(run: StreamRun, wanted: np.ndarray) -> list[np.ndarray | None]:
     """The nodes of each layer; None: all."""
     depth = run.model.num_layers
     if run.options.nodes is None:
@@ -87,9 +87,9 @@ def _layers(run: Run, wanted: np.ndarray) -> list[np.ndarray | None]:
 
 
 def _sent(
-    run: Run, k: int, rows: np.ndarray, same: list[bool]
+    run: StreamRun, k: int, rows: np.ndarray, same: list[bool]
 ) -> Generator[Stage, np.ndarray, list[np.ndarray]]:
-    """The tables that layer `k` reads of neighbours; those that it makes are stages of their own."""
+    """The tables that layer `k` reads of neighbors; those that it makes are stages of their own."""
     tables, edge_data = [], _shapes(run.graph)
     for i, skip in enumerate(same):
         if not skip:
@@ -102,12 +102,12 @@ def _sent(
     return tables
 
 
-def _rowwise(run: Run, name: str, function: Callable[..., Any], read: Read, total: int) -> Stage:
+def _rowwise(run: StreamRun, name: str, function: Callable[..., Any], read: Read, total: int) -> Stage:
     """A stage whose rows are a function of the same rows of what `read` reads."""
     size = min(run.options.rows, total)
 
     def compute(first: int, last: int) -> np.ndarray:
-        cut = [None if array is None else padded(array, size) for array in read(first, last)]
+        cut = [None if array is None else pad_rows(array, size) for array in read(first, last)]
         return np.asarray(function(*cut))[: last - first]
 
     like = jax.eval_shape(function, *read(0, 1))
@@ -122,7 +122,7 @@ def _at(rows: np.ndarray, place: np.ndarray | None, ids: np.ndarray) -> np.ndarr
     return rows[ids if place is None else place[ids]]
 
 
-def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
+def _describe(run: StreamRun, features: np.ndarray | None) -> dict[str, Any]:
     """What the run is; large tables by their shapes, types and evenly spaced rows."""
     _, params, graph, options = run
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -142,7 +142,7 @@ def _describe(run: Run, features: np.ndarray | None) -> dict[str, Any]:
     }
 
 
-def _program(run: Run, features: np.ndarray | None) -> str:
+def _program(run: StreamRun, features: np.ndarray | None) -> str:
     """A hash of what the model computes: its layers' programs on two nodes."""
 
     model, params, edge_data = run.model, run.params, _shapes(run.graph)
@@ -151,8 +151,8 @@ def _program(run: Run, features: np.ndarray | None) -> str:
         ids, targets = jnp.arange(2), Targets(*[jnp.zeros(2, jnp.int32)] * 3)
         h, kept = _inputs(model, params, features, ids), []
         for k in range(model.num_layers):
-            tables = send(layer_of(model, params, k), h, edge_data)
-            h = receive(layer_of(model, params, k), h, tables, targets, Edges(ids, edge_data))
+            tables = source_tables(layer_of(model, params, k), h, edge_data)
+            h = layer_rows(layer_of(model, params, k), h, tables, targets, Edges(ids, edge_data))
             kept.append(h)
         return [h, model.apply(params, kept, method="finish") if model.jump else h]
 
@@ -175,16 +175,16 @@ def _finish(model: Any, params: PyTree, *rows: Any) -> Array:
 def _send(
     model: Any, k: int, skip: tuple[bool, ...], params: PyTree, edge_data: EdgeData, rows: Any
 ) -> Array:
-    return changed(layer_of(model, params, k), rows, list(skip), edge_data)[0]
+    return made_tables(layer_of(model, params, k), rows, list(skip), edge_data)[0]
 
 
-def _read_by(run: Run, k: int, rows: np.ndarray) -> tuple[list[str], list[bool]]:
+def _read_by(run: StreamRun, k: int, rows: np.ndarray) -> tuple[list[str], list[bool]]:
     """What layer `k` reads of `edge_data`, and which of the tables that it sends are its own input."""
     found: list[Any] = []
 
     def look(params: PyTree, rows: Array, edge_data: EdgeData) -> None:
         apply = layer_of(run.model, params, k)
-        found.extend((names_read(apply, rows, edge_data), unchanged(apply, rows, edge_data)))
+        found.extend((names_read(apply, rows, edge_data), is_input(apply, rows, edge_data)))
 
     two = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype)
     jax.eval_shape(look, run.params, two, _shapes(run.graph))

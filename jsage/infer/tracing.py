@@ -1,9 +1,9 @@
 """A layer seen from outside: what it sends along the edges, and what it makes of the answers.
 
 A layer is called twice. Once on any nodes' own rows, to learn which rows it sends and how they are reduced:
-`heard`. And once on the destinations' own rows, with the reduced rows given: `answered`. What happens in
-between, in which order and in how many pieces, is not the layer's business; so every convolution runs over
-whole neighbourhoods of any size.
+`trace_reductions`. And once on the destinations' own rows, with the reduced rows given: `apply_reduced`. What
+happens in between, in which order and in how many pieces, is not the layer's business; so every convolution
+runs over whole neighborhoods of any size.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,8 @@ from jsage.typing import EdgeData, MessageFn
 Rows: TypeAlias = Float[Array, "rows d"]
 
 
-class Exchange:
-    """A block of destinations whose neighbours are elsewhere; rows are those of the destinations.
+class TracingBlock:
+    """A block of destinations whose neighbors are elsewhere; rows are those of the destinations.
 
     `edge_data` is read for shapes and dtypes alone.
     """
@@ -50,11 +50,11 @@ class Exchange:
         return h
 
     def sum(self, h: Rows) -> Rows:
-        """The sum over each destination's neighbours."""
+        """The sum over each destination's neighbors."""
         return self.reduce(weighted_source, SUM, None, h)
 
     def max(self, h: Rows) -> Rows:
-        """The maximum over each destination's neighbours, 0 where there are none."""
+        """The maximum over each destination's neighbors, 0 where there are none."""
         return self.reduce(weighted_source, MAX, None, h)
 
     def reduce(
@@ -82,7 +82,7 @@ class Exchange:
         """The number of edges into each destination."""
         return self.degree
 
-    def sources(self, h: PyTree) -> tuple[PyTree, "Exchange"]:
+    def sources(self, h: PyTree) -> tuple[PyTree, "TracingBlock"]:
         """`h` itself: each node's row is transformed once, by whoever owns it."""
         return h, self
 
@@ -91,11 +91,11 @@ class Exchange:
         return jnp.ones(num_src, bool)
 
 
-Apply: TypeAlias = Callable[[Array, Exchange], Array]
+Apply: TypeAlias = Callable[[Array, TracingBlock], Array]
 """A layer: `(own rows, block) -> rows`."""
 
 
-def heard(
+def trace_reductions(
     apply: Apply,
     rows: Rows,
     edge_data: Mapping[str, Any] = {},
@@ -107,21 +107,21 @@ def heard(
     again, so to transform them before they are sent is no gain.
 
     >>> import jax.numpy as jnp
-    >>> [asked] = heard(lambda h, block: h + block.sum(2 * h), jnp.ones((1, 2)))
+    >>> [asked] = trace_reductions(lambda h, block: h + block.sum(2 * h), jnp.ones((1, 2)))
     >>> asked.src
     Array([[2., 2.]], dtype=float32)
     """
-    block = Exchange(jnp.ones(rows.shape[0], jnp.int32), edge_data, again=again)
+    block = TracingBlock(jnp.ones(rows.shape[0], jnp.int32), edge_data, again=again)
     apply(rows, block)
     return block.asked
 
 
-def answered(apply: Apply, own: Rows, block: Exchange) -> Float[Array, "rows d_out"]:
+def apply_reduced(apply: Apply, own: Rows, block: TracingBlock) -> Float[Array, "rows d_out"]:
     """A layer's result, from nodes' own rows and a block that holds the final states of what it asked for.
 
     >>> import jax.numpy as jnp
     >>> layer = lambda h, block: h + block.sum(2 * h)
-    >>> answered(layer, jnp.ones((1, 2)), Exchange(jnp.array([3]), answers=[jnp.full((1, 2), 6.0)]))
+    >>> apply_reduced(layer, jnp.ones((1, 2)), TracingBlock(jnp.array([3]), answers=[jnp.full((1, 2), 6.0)]))
     Array([[7., 7.]], dtype=float32)
     """
     return apply(own, block)
@@ -135,7 +135,7 @@ def names_read(apply: Apply, rows: Rows, edge_data: EdgeData) -> list[str]:
     ['weight']
     """
     found: set[str] = set()
-    for asked in heard(apply, rows, edge_data):
+    for asked in trace_reductions(apply, rows, edge_data):
 
         def brings(data: EdgeData, asked: Asked = asked) -> Any:
             return asked.message(asked.dst, asked.src, data)

@@ -1,4 +1,4 @@
-"""What sampling costs and what it saves: embeddings from sampled against whole neighbourhoods, by fanout."""
+"""What sampling costs and what it saves: embeddings from sampled against whole neighborhoods, by fanout."""
 
 import time
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jsage.graph.adjacency import Adjacency
-from jsage.infer.apply_exact import apply_whole
-from jsage.sampling import batches, fit_rooms, sample_blocks_by_node, whole_blocks
+from jsage.infer.apply_exact import apply_exact
+from jsage.sampling import batches, exact_blocks, measure_hop_sizes, sample_blocks_by_node
 from jsage.typing import HostArray, LayeredModel, PRNGKey
 
 BATCH, REPEATS = 256, 5
 
 
 class Spread(NamedTuple):
-    """One line of the report: how far sampling with these fanouts is from whole neighbourhoods."""
+    """One line of the report: how far sampling with these fanouts is from whole neighborhoods."""
 
     fanouts: tuple[int, ...] | None
-    """None: whole neighbourhoods."""
+    """None: whole neighborhoods."""
     deviation: float
     """Root mean square of `|z - z_whole|` over nodes and draws, over that of `|z_whole|`."""
     changed: float
@@ -42,9 +42,9 @@ def variance_report(
     nodes: Int[HostArray, " num_seeds"],
     fanouts: Sequence[Sequence[int]],
 ) -> list[Spread]:
-    """Compare each of `fanouts` with whole neighbourhoods on `nodes`: a table to choose fanouts by.
+    """Compare each of `fanouts` with whole neighborhoods on `nodes`: a table to choose fanouts by.
 
-    Five draws each. The last line is whole neighbourhoods themselves. A thousand validation nodes are
+    Five draws each. The last line is whole neighborhoods themselves. A thousand validation nodes are
     plenty; on CPUs the times are those of this machine.
 
     >>> from jsage import GraphSAGE
@@ -85,7 +85,7 @@ def plot_variance(report: Sequence[Spread], path: str | Path) -> None:
     lines = sorted(report, key=lambda line: line.rows)
     if not {True, False} <= {line.fanouts is None for line in lines}:
         raise ValueError(
-            "a report has lines of fanouts and one of whole neighbourhoods: pass variance_report's"
+            "a report has lines of fanouts and one of whole neighborhoods: pass variance_report's"
         )
     figure = Figure(figsize=(10, 4), layout="constrained")
     names = ["all" if line.fanouts is None else ",".join(map(str, line.fanouts)) for line in lines]
@@ -95,7 +95,7 @@ def plot_variance(report: Sequence[Spread], path: str | Path) -> None:
         drawn = [(line.rows, value) for line, value in zip(lines, values, strict=True) if line.fanouts]
         axes.plot(*zip(*drawn, strict=True), "o-", color="C0", label="sampled")
         whole = [(line.rows, value) for line, value in zip(lines, values, strict=True) if not line.fanouts]
-        axes.plot(*zip(*whole, strict=True), "s", color="C3", label="whole neighbourhoods")
+        axes.plot(*zip(*whole, strict=True), "s", color="C3", label="whole neighborhoods")
         axes.legend(loc="upper right")
         for name, line, value in zip(names, lines, values, strict=True):
             text = f"{name}\n{1e6 * line.seconds:,.0f} µs"
@@ -108,10 +108,10 @@ def plot_variance(report: Sequence[Spread], path: str | Path) -> None:
 
 
 def _exactly(model: Any, params: PyTree, graph: Adjacency, features: Array, seeds: Array):
-    """Outputs from whole neighbourhoods, the rows that each batch's seeds read, and seconds a seed."""
+    """Outputs from whole neighborhoods, the rows that each batch's seeds read, and seconds a seed."""
     outputs, costs, seconds = [], [], []
     for batch in seeds:
-        rooms = fit_rooms(graph, batch, model.num_layers)
+        rooms = measure_hop_sizes(graph, batch, model.num_layers)
         call = partial(_whole, model, rooms, params, (graph, features), batch)
         out, taken = jax.block_until_ready(call())
         began = time.perf_counter()
@@ -167,7 +167,7 @@ def _sampled(model, fanouts, params, tables, key: PRNGKey, seeds):
 @partial(jax.jit, static_argnums=(0, 1))
 def _whole(model, rooms, params, tables, seeds):
     graph, features = tables
-    blocks, taken = whole_blocks(graph, seeds, rooms)
+    blocks, taken = exact_blocks(graph, seeds, rooms)
     if isinstance(model, LayeredModel):
-        return apply_whole(model, params, features, blocks), taken
+        return apply_exact(model, params, features, blocks), taken
     return model.apply(params, features, blocks), taken

@@ -75,14 +75,14 @@ def ranks_within(scores: Float[Array, "u n"], mask: Bool[Array, "u n"] | None = 
     """
     live = jnp.ones(scores.shape, bool) if mask is None else mask
     scores = jnp.where(live, scores, -jnp.inf)
-    dead, ascending = (~live).sum(1, dtype=jnp.int32)[:, None], jnp.sort(scores, axis=1)
+    invalid, ascending = (~live).sum(1, dtype=jnp.int32)[:, None], jnp.sort(scores, axis=1)
     first, after = (
         jax.vmap(lambda row, x, side=side: jnp.searchsorted(row, x, side=side))(ascending, scores)
         for side in ("left", "right")
     )
-    above, tied = scores.shape[1] - after, after - jnp.maximum(first, dead) - 1
+    above, tied = scores.shape[1] - after, after - jnp.maximum(first, invalid) - 1
     nothing = jnp.isnan(scores)
-    return Ranks(jnp.where(nothing, scores.shape[1] - dead - 1, above), jnp.where(nothing, 0, tied))
+    return Ranks(jnp.where(nothing, scores.shape[1] - invalid - 1, above), jnp.where(nothing, 0, tied))
 
 
 def mrr(ranks: Ranks, mask: Bool[Array, "..."] | None = None) -> Float[Array, ""]:
@@ -173,7 +173,7 @@ def rank_all(
 
     `score(ids)` gives `[q, chunk]`, for instance `lambda ids: queries @ table[ids].T`. The target never
     competes with itself. With `known`, neither do the candidates in the query's row (`rows`) of it: the
-    filtered setting of Bordes et al. (2013), section 4.2. `known` is a `Graph` (its in-neighbours are the
+    filtered setting of Bordes et al. (2013), section 4.2. `known` is a `Graph` (its in-neighbors are the
     candidates) with rows sorted by `jsage.graph.sort_rows`.
 
     It holds `[q, chunk]` scores at once, and scores the targets beforehand, in chunks too: `q` columns

@@ -16,7 +16,7 @@ from jsage.typing import AggregateFn
 
 
 class Pool(nn.Module):
-    """`AGG({act(W m_u + b)})`: a dense layer on every neighbour, then a reduction.
+    """`AGG({act(W m_u + b)})`: a dense layer on every neighbor, then a reduction.
 
     Hamilton et al. (2017), equation 3, with `aggregate.max`; mean-pool with `aggregate.mean`. Edge weights
     multiply what comes out of the dense layer.
@@ -52,11 +52,11 @@ class Pool(nn.Module):
 
 
 class LSTM(nn.Module):
-    """The last hidden state of an LSTM over the neighbours in random order (Hamilton et al., 2017, 3.3).
+    """The last hidden state of an LSTM over the neighbors in random order (Hamilton et al., 2017, 3.3).
 
-    The order is drawn from the rng stream `"order"`; without it neighbours are read in the order of their
+    The order is drawn from the rng stream `"order"`; without it neighbors are read in the order of their
     slots, which makes inference deterministic. Padded slots leave the state as it is, exactly; without
-    neighbours the result is 0.
+    neighbors the result is 0.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.blocks import Tree

@@ -17,7 +17,7 @@ from jsage.typing import PRNGKey
 Rows: TypeAlias = Float[Array, "num_src d"] | None
 Input: TypeAlias = tuple[Rows, tuple[Block, ...]]
 CorruptFn: TypeAlias = Callable[[PRNGKey, Rows, Sequence[Block], Bool[Array, " num_seeds"]], Input]
-"""`(key, h, blocks, mask) -> (h, blocks)`: the same neighbourhoods, with other features."""
+"""`(key, h, blocks, mask) -> (h, blocks)`: the same neighborhoods, with other features."""
 
 
 class DeepGraphInfomax(nn.Module):
@@ -56,9 +56,9 @@ class DeepGraphInfomax(nn.Module):
         mask: Bool[Array, " num_seeds"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, " num_seeds"], Float[Array, " num_seeds"]]:
-        """Scores of the seeds' embeddings and of their corrupted ones; in dead rows they are 0.
+        """Scores of the seeds' embeddings and of their corrupted ones; in invalid rows they are 0.
 
-        `h` and `blocks` are what the encoder takes; `mask` tells live seeds from padding.
+        `h` and `blocks` are what the encoder takes; `mask` tells valid seeds from padding.
         """
         live = jnp.ones(blocks[-1].num_dst, bool) if mask is None else mask
         corrupted = (self.corrupt or shuffle_batch)(self.make_rng("corrupt"), h, blocks, live)
@@ -71,7 +71,7 @@ class DeepGraphInfomax(nn.Module):
 
 
 def summarize(rows: Float[Array, "num_seeds d"], mask: Bool[Array, " num_seeds"]) -> Float[Array, " d"]:
-    """`σ` of the mean over the live rows (Veličković et al., 2019, equation 3), in float32.
+    """`σ` of the mean over the valid rows (Veličković et al., 2019, equation 3), in float32.
 
     >>> summarize(jnp.array([[1.0], [-1.0], [jnp.nan]]), jnp.array([True, True, False]))
     Array([0.5], dtype=float32)
@@ -81,7 +81,7 @@ def summarize(rows: Float[Array, "num_seeds d"], mask: Bool[Array, " num_seeds"]
 
 
 def shuffle_batch(key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Bool[Array, " num_seeds"]) -> Input:
-    """Every place that a live seed reads features from reads those of another such place of the batch.
+    """Every place that a valid seed reads features from reads those of another such place of the batch.
 
     The places are permuted, uniformly: destinations and slots of `blocks[0]`, each a node of its own. Over
     the whole graph (`full_block`) that shuffles the rows of the feature table (Veličković et al., 2019,
@@ -96,7 +96,7 @@ def shuffle_batch(key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Bool[Arr
 
 
 def shuffle_patches(key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Bool[Array, " num_seeds"]) -> Input:
-    """`shuffle_batch` within each seed's own sampled neighbourhood.
+    """`shuffle_batch` within each seed's own sampled neighborhood.
 
     What Veličković et al. (2019), section 4.2, do on large graphs: each patch is a graph of its own. Needs
     the trees of `sample_blocks`, in which seeds share no place, and raises ValueError for other blocks.
@@ -139,7 +139,7 @@ def _shuffle(
 
 
 def _permutation(key: PRNGKey, live: Array, owner: Array | None) -> Int[Array, " places"]:
-    """A uniform permutation of the live places of each owner; the dead stay where they are.
+    """A uniform permutation of the valid places of each owner; the invalid stay where they are.
 
     Places in their own order and in a random one, both grouped alike: the k-th goes to where the k-th is.
     """

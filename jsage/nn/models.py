@@ -40,7 +40,7 @@ class GraphSAGE(nn.Module):
     conv: Callable[..., nn.Module] = SAGEConv
     """Makes a layer from `features=` and `dropout=`: `partial(SAGEConv, aggregate=aggregate.max)`."""
     norm: Callable[[], nn.Module] | None = None
-    """Makes a normalisation: `nn.LayerNorm`, `nn.BatchNorm`. Batch statistics leave padded slots out."""
+    """Makes a normalization: `nn.LayerNorm`, `nn.BatchNorm`. Batch statistics leave padded slots out."""
     act: Callable[[Array], Array] = relu
     dropout: float = 0.0
     """Rate on every layer's inputs; draws from the rng stream `"dropout"`."""
@@ -77,7 +77,7 @@ class GraphSAGE(nn.Module):
         """Rows at the sources of `blocks[0]` to `[num_seeds, out]`, one block a layer.
 
         `h` is the feature table where `blocks` come from `sample_blocks` or `full_block`, and None for a
-        model with identity embeddings alone. `mask` tells live seeds from padding: batch norm needs it.
+        model with identity embeddings alone. `mask` tells valid seeds from padding: batch norm needs it.
         """
         if len(blocks) != self.num_layers:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Batch normalisation over the live rows of all devices."""
+"""Batch normalization over the valid rows of all devices."""
 
 import flax.linen as nn
 import jax
@@ -7,12 +7,12 @@ from jaxtyping import Array, Bool, Float
 
 
 class BatchNorm(nn.BatchNorm):
-    """`(h - mean) / sqrt(var + epsilon) · scale + bias` over the live rows (Ioffe & Szegedy, 2015).
+    """`(h - mean) / sqrt(var + epsilon) · scale + bias` over the valid rows (Ioffe & Szegedy, 2015).
 
     With `axis_name` the rows are those of all devices of that mesh axis, so a batch split over devices is
-    normalised as a whole. Parameters, running averages and options are those of `flax.linen.BatchNorm`, which
-    averages the devices' own means: the same only where all devices have as many live rows, and NaN where one
-    has none.
+    normalized as a whole. Parameters, running averages and options are those of `flax.linen.BatchNorm`, which
+    averages the devices' own means: the same only where all devices have as many valid rows, and NaN where
+    one has none.
 
     >>> h, mask = jnp.array([[1.0], [3.0], [9.0]]), jnp.array([[True], [True], [False]])
     >>> norm = BatchNorm(use_running_average=False)
@@ -28,7 +28,7 @@ class BatchNorm(nn.BatchNorm):
         *,
         mask: Bool[Array, "rows 1"] | None = None,
     ) -> Float[Array, "rows d"]:
-        """Normalise rows; `mask` tells those that count."""
+        """Normalize rows; `mask` tells those that count."""
         width = (x.shape[1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 from jsage.parallel.features import ShardedFeatures, wanted
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import on_mesh, replicate
-from jsage.parallel.place import Place
+from jsage.parallel.place import Location
 from jsage.parallel.sample import sample_blocks
 from jsage.typing import PRNGKey
 
@@ -25,7 +25,7 @@ def measure_capacities(
     key: PRNGKey,
     graph: ShardedGraph,
     features: ShardedFeatures,
-    seeds: Place,
+    seeds: Location,
     fanouts: Sequence[int],
     mesh: Mesh,
 ) -> tuple[int, ...]:
@@ -40,17 +40,17 @@ def measure_capacities(
     >>> mesh, graph = make_mesh(jax.devices()[:1]), from_edges([1, 2, 0], [0, 0, 1], num_nodes=3)
     >>> graph = shard_graph(graph, contiguous(3, 1), mesh)
     >>> features = shard_features(np.eye(3, dtype=np.float32), contiguous(3, 1), mesh)
-    >>> seeds = split(Place(jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 4), jnp.int32)), mesh, dim=1)
+    >>> seeds = split(Location(jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 4), jnp.int32)), mesh, dim=1)
     >>> measure_capacities(jax.random.key(0), graph, features, seeds, (2, 2), mesh)
     (4, 8, 8)
     """
     sizes = _sizes(seeds.owner.shape[1] // mesh.size, fanouts)
     tried = [-(-size // mesh.size) for size in sizes]
-    seeds = Place(*(x[:BATCHES] for x in seeds))
+    seeds = Location(*(x[:BATCHES] for x in seeds))
     keys = replicate(jax.random.split(key, seeds.owner.shape[0]), mesh)
 
     def count(
-        graph: ShardedGraph, features: ShardedFeatures, batch: tuple[PRNGKey, Place]
+        graph: ShardedGraph, features: ShardedFeatures, batch: tuple[PRNGKey, Location]
     ) -> Int[Array, " hops"]:
         ids, _, hops = sample_blocks(batch[0], graph, batch[1], fanouts, tried[:-1], *mesh.axis_names)
         route, *_ = wanted(features, ids, *mesh.axis_names)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage._internal.arrays import LEGAL, take
+from jsage._internal.arrays import IN_BOUNDS, take
 from jsage.parallel.mesh import AXIS
-from jsage.parallel.place import Place
+from jsage.parallel.place import Location
 
 Answer: TypeAlias = Callable[[Int[Array, " rows"]], PyTree]
 """`local -> arrays [rows, ...]`: what an owner says about its rows."""
@@ -48,15 +48,15 @@ class Route(NamedTuple):
     """The most distinct ids that any device wants of any owner."""
 
 
-def plan(ids: Place, axis: str = AXIS) -> Route:
+def plan_route(ids: Location, axis: str = AXIS) -> Route:
     """Sort a batch's ids by owner, repeated ones out; an owner that is no device of the mesh owns nothing.
 
     For use inside `on_mesh`, as all that follows.
 
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> ids = split(Place(jnp.array([0, 0, 1, 0]), jnp.array([7, 4, 0, 7])), mesh)
-    >>> route = jax.jit(on_mesh(plan, mesh, (ids,)))(ids)
+    >>> ids = split(Location(jnp.array([0, 0, 1, 0]), jnp.array([7, 4, 0, 7])), mesh)
+    >>> route = jax.jit(on_mesh(plan_route, mesh, (ids,)))(ids)
     >>> route.local[:2], route.rank[jnp.array([0, 1, 3])], route.start
     (Array([4, 7], dtype=int32), Array([1, 0, 1], dtype=int32), Array([0, 2], dtype=int32))
     """
@@ -76,7 +76,7 @@ def plan(ids: Place, axis: str = AXIS) -> Route:
     return Route(distinct, start, ids.owner, rank, jax.lax.pmax(jnp.diff(start).max(), axis))
 
 
-def ask(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree:
+def gather_remote(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree:
     """What the owners say about every id: arrays `[num_ids, ...]`, in the order the ids came.
 
     Each round an owner hears `capacity` ids from every device. Rows of ids without an owner are arbitrary.
@@ -85,9 +85,9 @@ def ask(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> table = split(jnp.array([10, 20, 30]), mesh)
-    >>> ids = split(Place(jnp.array([0, 0]), jnp.array([2, 1])), mesh)
+    >>> ids = split(Location(jnp.array([0, 0]), jnp.array([2, 1])), mesh)
     >>> def fetch(table, ids):
-    ...     return ask(plan(ids), lambda local: table[local], capacity=2)
+    ...     return gather_remote(plan_route(ids), lambda local: table[local], capacity=2)
     >>> jax.jit(on_mesh(fetch, mesh, (table, ids)))(table, ids)
     Array([30, 20], dtype=int32)
     """
@@ -107,20 +107,20 @@ def ask(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree
     return jax.lax.fori_loop(0, _rounds(route, capacity), again, none)
 
 
-def tell(
+def scatter_add_remote(
     route: Route, rows: Array, capacity: int, add: Callable[[Any, Array, Array], Any], start: Any, axis: str
 ) -> Any:
-    """Send a row of every id to its owner, rows of one id summed: the transpose of `ask`.
+    """Send a row of every id to its owner, rows of one id summed: the transpose of `gather_remote`.
 
     `add(state, local, rows)` takes in what came; it is called once a round, and slots that nothing was sent
     in hold zeros for some row.
 
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> rows, ids = split((jnp.ones((2, 1)), Place(jnp.array([0, 0]), jnp.array([2, 2]))), mesh)
+    >>> rows, ids = split((jnp.ones((2, 1)), Location(jnp.array([0, 0]), jnp.array([2, 2]))), mesh)
     >>> def count(rows, ids):
     ...     add = lambda table, local, rows: table.at[local].add(rows)
-    ...     return tell(plan(ids), rows, 2, add, jnp.zeros((3, 1)), "data")
+    ...     return scatter_add_remote(plan_route(ids), rows, 2, add, jnp.zeros((3, 1)), "data")
     >>> jax.jit(on_mesh(count, mesh, (rows, ids)))(rows, ids).ravel()
     Array([0., 0., 2.], dtype=float32)
     """
@@ -130,7 +130,7 @@ def tell(
     def turn(number: Array, state: Any) -> Any:
         here, slot = _slots(route, number, capacity)
         sent = jnp.zeros((slots, *rows.shape[1:]), rows.dtype)
-        sent = sent.at[slot].add(jnp.where(_beside(here, rows), rows, 0), **LEGAL)
+        sent = sent.at[slot].add(jnp.where(_beside(here, rows), rows, 0), **IN_BOUNDS)
         return add(state, _swap(_wanted(route, number, capacity), axis), _swap(sent, axis))
 
     return jax.lax.fori_loop(0, _rounds(route, capacity), turn, start)
@@ -141,8 +141,8 @@ def traffic(route: Route, capacity: int) -> Traffic:
 
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
-    >>> jax.jit(on_mesh(lambda ids: traffic(plan(ids), 1), mesh, (ids,)))(ids)
+    >>> ids = split(Location(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
+    >>> jax.jit(on_mesh(lambda ids: traffic(plan_route(ids), 1), mesh, (ids,)))(ids)
     Traffic(distinct=Array(2, ...), overflow=Array(1, ...), rounds=Array(2, ...), most=Array(2, ...))
     """
     capacity = _checked(route, capacity)

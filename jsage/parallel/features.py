@@ -9,21 +9,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage._internal.arrays import LEGAL, take, wide
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
 from jsage.data import lanes_of, whole_lanes
 from jsage.graph import Graph, out_degrees
 from jsage.graph.search import bisect
-from jsage.parallel.exchange import Route, Traffic, ask, plan, tell, traffic
+from jsage.parallel.exchange import Route, Traffic, gather_remote, plan_route, scatter_add_remote, traffic
 from jsage.parallel.mesh import AXIS, assemble, replicate
-from jsage.parallel.place import Place, Placement
+from jsage.parallel.place import Location, Placement
 from jsage.typing import HostArray
 
 
-class Hot(NamedTuple):
+class CachedRows(NamedTuple):
     """Rows that each device has a copy of, in the order of their owners and of their rows there."""
 
-    rows: Float[Array, "num_hot d"]
-    local: Int[Array, " num_hot"]
+    rows: Float[Array, "num_cached d"]
+    local: Int[Array, " num_cached"]
     start: Int[Array, " shards+1"]
     """`local[start[o]:start[o + 1]]` are owner `o`'s."""
 
@@ -32,7 +32,7 @@ class ShardedFeatures(NamedTuple):
     """One row a node, on the device that owns it; make one with `shard_features`."""
 
     rows: Float[Array, "rows d"]
-    hot: Hot | None = None
+    hot: CachedRows | None = None
 
 
 def shard_features(
@@ -40,14 +40,14 @@ def shard_features(
     placement: Placement,
     mesh: Mesh,
     *,
-    hot: Int[HostArray, " num_hot"] | None = None,
+    hot: Int[HostArray, " num_cached"] | None = None,
     lanes: int | None = None,
 ) -> ShardedFeatures:
     """The rows of every node on the device that owns it, and those of the nodes `hot` on every device.
 
-    Shards are padded to `placement.rows` rows, and rows to a multiple of `lanes`, as `place_features` does:
-    128 on a TPU, 1 elsewhere. `hottest` chooses nodes worth their memory. Raises ValueError for a placement
-    over other than the mesh's number of devices.
+    Shards are padded to `placement.rows` rows, and rows to a multiple of `lanes`, as `to_device_table` does:
+    128 on a TPU, 1 elsewhere. `most_sampled` chooses nodes worth their memory. Raises ValueError for a
+    placement over other than the mesh's number of devices.
 
     >>> from jsage.parallel import make_mesh
     >>> from jsage.graph import contiguous
@@ -74,22 +74,22 @@ def shard_features(
     start = np.searchsorted(owner[order], np.arange(placement.shards + 1)).astype(np.int32)
     copies = np.pad(table[nodes[order]], ((0, 0), (0, missing)))
     return ShardedFeatures(
-        rows, replicate(Hot(jnp.asarray(copies), jnp.asarray(local[order]), jnp.asarray(start)), mesh)
+        rows, replicate(CachedRows(jnp.asarray(copies), jnp.asarray(local[order]), jnp.asarray(start)), mesh)
     )
 
 
-def hottest(graph: Graph, count: int) -> Int[np.ndarray, " num_hot"]:
+def most_sampled(graph: Graph, count: int) -> Int[np.ndarray, " num_cached"]:
     """The `count` nodes of most edges out of them, which samplers meet most often; all where there are fewer.
 
     >>> from jsage.graph import from_edges
-    >>> hottest(from_edges([2, 2, 1], [0, 1, 0], num_nodes=3), 2)
+    >>> most_sampled(from_edges([2, 2, 1], [0, 1, 0], num_nodes=3), 2)
     array([2, 1])
     """
     return np.argsort(-np.asarray(out_degrees(graph)), kind="stable")[:count]
 
 
 def fetch(
-    features: ShardedFeatures, ids: Place, capacity: int, axis: str = AXIS
+    features: ShardedFeatures, ids: Location, capacity: int, axis: str = AXIS
 ) -> tuple[Float[Array, "num_ids d"], Traffic]:
     """The rows of every id, repeated ones too, and what it took to fetch them; for use inside `on_mesh`.
 
@@ -97,7 +97,7 @@ def fetch(
 
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
+    >>> ids = split(Location(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
     >>> features = split(ShardedFeatures(jnp.array([[1.0], [2.0], [3.0]])), mesh)
     >>> rows, counts = jax.jit(on_mesh(lambda *args: fetch(*args, 2), mesh, (features, ids)))(features, ids)
     >>> rows.ravel(), counts.distinct, counts.rounds
@@ -112,13 +112,13 @@ def fetch(
 
 
 def wanted(
-    features: ShardedFeatures, ids: Place, axis: str = AXIS
+    features: ShardedFeatures, ids: Location, axis: str = AXIS
 ) -> tuple[Route, Bool[Array, " num_ids"], Int[Array, " num_ids"]]:
     """Whom to ask for which rows, and which ids have a copy here, and in which row of the copies.
 
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
-    >>> ids = split(Place(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
+    >>> ids = split(Location(jnp.array([0, 0, 0]), jnp.array([2, 1, 2])), mesh)
     >>> features = split(ShardedFeatures(jnp.ones((3, 1))), mesh)
     >>> route, *_ = jax.jit(on_mesh(wanted, mesh, (features, ids)))(features, ids)
     >>> route.start
@@ -126,10 +126,10 @@ def wanted(
     """
     if features.hot is None:
         none = jnp.zeros(ids.owner.shape, jnp.int32)
-        return plan(ids, axis), none > 0, none
+        return plan_route(ids, axis), none > 0, none
     found, slot = _in_copies(features.hot, ids)
     owner = jnp.where(found, jax.lax.axis_size(axis), ids.owner)
-    return plan(Place(owner, ids.local), axis), found, slot
+    return plan_route(Location(owner, ids.local), axis), found, slot
 
 
 def check_shards(placement: Placement, mesh: Mesh) -> None:
@@ -145,7 +145,7 @@ def check_shards(placement: Placement, mesh: Mesh) -> None:
         )
 
 
-def _in_copies(hot: Hot, ids: Place) -> tuple[Bool[Array, " num_ids"], Int[Array, " num_ids"]]:
+def _in_copies(hot: CachedRows, ids: Location) -> tuple[Bool[Array, " num_ids"], Int[Array, " num_ids"]]:
     """Whether each id has a copy here, and in which row."""
     stop = take(hot.start, ids.owner + 1)
     slot = bisect(hot.local, take(hot.start, ids.owner), stop, ids.local)
@@ -156,7 +156,7 @@ def _in_copies(hot: Hot, ids: Place) -> tuple[Bool[Array, " num_ids"], Int[Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _rows(table: Array, route: Route, capacity: int, axis: str) -> Array:
-    return ask(route, lambda local: take(table, local), capacity, axis)
+    return gather_remote(route, lambda local: take(table, local), capacity, axis)
 
 
 def _forward(table: Array, route: Route, capacity: int, axis: str) -> tuple[Array, Any]:
@@ -167,10 +167,10 @@ def _backward(capacity: int, axis: str, saved: Any, cotangent: Array) -> tuple[A
     table, route = saved
 
     def add(grad: Array, local: Array, rows: Array) -> Array:
-        return grad.at[local].add(rows, **LEGAL)
+        return grad.at[local].add(rows, **IN_BOUNDS)
 
-    rows = cotangent.astype(wide(table))
-    grad = tell(route, rows, capacity, add, jnp.zeros(table.shape, rows.dtype), axis)
+    rows = cotangent.astype(accumulator_dtype(table))
+    grad = scatter_add_remote(route, rows, capacity, add, jnp.zeros(table.shape, rows.dtype), axis)
     return grad.astype(table.dtype), None
 
 

@@ -12,26 +12,26 @@ from jsage.graph import Graph
 from jsage.graph.adjacency import over_slots
 from jsage.parallel.features import check_shards
 from jsage.parallel.mesh import assemble
-from jsage.parallel.place import Placement, Words, to_words
+from jsage.parallel.place import PackedLocations, Placement, pack
 from jsage.typing import EdgeData
 
 
 class ShardedGraph(NamedTuple):
-    """In-neighbours by owner: on each device the arrays of a small graph, padded to one size.
+    """In-neighbors by owner: on each device the arrays of a small graph, padded to one size.
 
     Make one with `shard_graph`. A shard holds fewer than 2^31 edges; all together may hold more.
     """
 
     indptr: Int[Array, " rows+1"]
     """The first edge of each row, within its shard."""
-    sources: Words
+    sources: PackedLocations
     """Where each edge's source is."""
-    names: Words
+    names: PackedLocations
     """Each row's id in the whole graph, which its draws are keyed by: bits 0 to 31, and 32 to 47 if any."""
     edge_data: EdgeData = {}
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """Rows of the device, which are its nodes' ids there."""
         return self.indptr.shape[0] - 1
 
@@ -41,11 +41,13 @@ class ShardedGraph(NamedTuple):
 
     def edges_at(
         self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
-    ) -> tuple[Words, EdgeData]:
+    ) -> tuple[PackedLocations, EdgeData]:
         """As `Adjacency` says, but that a source is the words of its place."""
         return self.edges(over_slots(take(self.indptr, nodes), offset.ndim) + offset, valid)
 
-    def edges(self, position: Int[Array, "..."], valid: Bool[Array, "..."]) -> tuple[Words, EdgeData]:
+    def edges(
+        self, position: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[PackedLocations, EdgeData]:
         """The sources and the data of the device's edges at these positions."""
         edge = jnp.where(valid, position, 0)
         data = {name: take(values, edge) for name, values in self.edge_data.items()}
@@ -75,8 +77,8 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
         nodes = placement.globals(shard)
         ends = np.cumsum(np.pad(degrees[nodes], (1, 0)))
         edge = np.arange(ends[-1]) + np.repeat(indptr[nodes] - ends[:-1], degrees[nodes])
-        words = to_words(*placement.locate(indices[edge]), placement.rows, placement.shards)
-        unpadded = ends, words, to_names(nodes), {name: values[edge] for name, values in data.items()}
+        words = pack(*placement.locate(indices[edge]), placement.rows, placement.shards)
+        unpadded = ends, words, to_global_ids(nodes), {name: values[edge] for name, values in data.items()}
         return pad_shard(ShardedGraph(*cast(Any, unpadded)), placement.rows, most)
 
     most = max(int(degrees[placement.globals(shard)].sum()) for shard in range(placement.shards))
@@ -100,19 +102,19 @@ def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
     indptr = np.asarray(shard.indptr).astype(np.int32)
     ends = np.pad(indptr, (0, rows + 1 - len(indptr)), mode="edge")
     sources, names = (
-        tuple(padded(word, length) for word in words)
+        tuple(pad_rows(word, length) for word in words)
         for words, length in ((shard.sources, num_edges), (shard.names, rows))
     )
-    data = {name: padded(values, num_edges) for name, values in shard.edge_data.items()}
+    data = {name: pad_rows(values, num_edges) for name, values in shard.edge_data.items()}
     return ShardedGraph(*cast(Any, (ends, sources, names, data)))
 
 
-def to_names(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> tuple[np.ndarray, ...]:
+def to_global_ids(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> tuple[np.ndarray, ...]:
     """Ids as words that `jsage.sampling.node_bits` takes: bits 0 to 31, and 32 to 47 where any id has them.
 
     `num_nodes`, of all shards, has all of them take as many words.
 
-    >>> to_names(np.array([7, 2**33 + 1]))
+    >>> to_global_ids(np.array([7, 2**33 + 1]))
     (array([7, 1], dtype=uint32), array([0, 2], dtype=uint32))
     """
     wide = np.asarray(nodes).astype(np.uint64)
@@ -121,10 +123,10 @@ def to_names(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> t
     return (low,) if largest < 2**32 else (low, (wide >> 32).astype(np.uint32))
 
 
-def padded(values: Any, length: int) -> np.ndarray:
+def pad_rows(values: Any, length: int) -> np.ndarray:
     """With zeros behind, one row at least: an array of none is never read.
 
-    >>> padded([7], 3)
+    >>> pad_rows([7], 3)
     array([7, 0, 0])
     """
     array = np.asarray(values)

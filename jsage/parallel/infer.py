@@ -16,13 +16,13 @@ from jsage._internal.arrays import take
 from jsage.blocks.reductions import State
 from jsage.graph.search import bisect
 from jsage.infer.embed_all import check_model, layer_of
-from jsage.infer.layer import Edges, Targets, begin, go_on, in_parts, receive, send
-from jsage.infer.tracing import Apply, Exchange, answered
-from jsage.parallel.exchange import ask, plan
+from jsage.infer.layer import Edges, Targets, in_parts, init_states, layer_rows, read_more, source_tables
+from jsage.infer.tracing import Apply, TracingBlock, apply_reduced
+from jsage.parallel.exchange import gather_remote, plan_route
 from jsage.parallel.features import ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS
-from jsage.parallel.place import Place, to_place
+from jsage.parallel.place import Location, unpack
 
 EDGES, ROWS = 32_768, 8192
 """Edges that a device reads in one turn, and nodes that it computes at most."""
@@ -72,7 +72,7 @@ def embed_all(
     budget: Budget,
     axis: str = AXIS,
 ) -> Float[Array, "rows out"]:
-    """Every node's output row from its whole neighbourhood, as `jsage.embed_all`, where its features are.
+    """Every node's output row from its whole neighborhood, as `jsage.embed_all`, where its features are.
 
     For use inside `on_mesh`, in one jitted program: `model` and `budget` are static. `features` is None for a
     model with identity embeddings alone. Rows of the padding are arbitrary.
@@ -94,14 +94,14 @@ def embed_all(
         rows = model.apply(params, rows, graph.names[0].astype(jnp.int32), method="inputs")
     kept = []
     for k in range(model.num_layers):
-        rows = layer_rows(layer_of(model, params, k), graph, rows, budget, axis)
+        rows = sharded_layer_rows(layer_of(model, params, k), graph, rows, budget, axis)
         kept.append(rows)
     if not model.jump:
         return rows
     return in_parts(lambda *rows: model.apply(params, list(rows), method="finish"), tuple(kept), budget.rows)
 
 
-def layer_rows(
+def sharded_layer_rows(
     apply: Apply, graph: ShardedGraph, h: Float[Array, "rows d"], budget: Budget, axis: str = AXIS
 ) -> Float[Array, "rows d_out"]:
     """One layer's rows of the nodes that each device owns, from all devices' rows `h`; inside `on_mesh`.
@@ -113,17 +113,17 @@ def layer_rows(
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], 3), contiguous(3, 1), mesh)
     >>> h = split(jnp.eye(3), mesh)
     >>> layer = lambda h, block: block.sum(h)
-    >>> run = lambda graph, h: layer_rows(layer, graph, h, Budget(2, edges=1, rows=2))
+    >>> run = lambda graph, h: sharded_layer_rows(layer, graph, h, Budget(2, edges=1, rows=2))
     >>> jax.jit(on_mesh(run, mesh, (graph, h), jax.P("data")))(graph, h)
     Array([[0., 1., 1.],
            [1., 0., 0.],
            [0., 0., 0.]], dtype=float32)
     """
     data = dict(graph.edge_data)
-    num_rows, tables = h.shape[0], send(apply, h, data)
+    num_rows, tables = h.shape[0], source_tables(apply, h, data)
     budget = budget._replace(rows=min(budget.rows, num_rows))
     group = Targets(*(jnp.zeros(1, jnp.int32),) * 3)
-    width = jax.eval_shape(lambda: receive(apply, h, tables, group, Edges(jnp.zeros(1, jnp.int32), data)))
+    width = jax.eval_shape(lambda: layer_rows(apply, h, tables, group, Edges(jnp.zeros(1, jnp.int32), data)))
     out = jnp.zeros((num_rows, *width.shape[1:]), width.dtype)
 
     def turn(work: Work) -> Work:
@@ -139,7 +139,7 @@ def layer_rows(
         return Work(stop, work.edge + read.num_edges, states, out, going)
 
     zero = jnp.zeros((), jnp.int32)
-    start = Work(zero, zero, begin(apply, h[:1], tables, data), out, jnp.ones((), bool))
+    start = Work(zero, zero, init_states(apply, h[:1], tables, data), out, jnp.ones((), bool))
     return jax.lax.while_loop(lambda work: work.going, turn, start).out
 
 
@@ -155,9 +155,9 @@ def _read(graph: ShardedGraph, tables: list[Array], work: Work, budget: Budget, 
     slot = jnp.arange(budget.edges, dtype=jnp.int32)
     live = slot < count
     edge = jnp.where(live, work.edge + jnp.minimum(slot, num_edges - 1), 0)
-    sources = to_place(tuple(take(word, edge) for word in graph.sources), num_rows)
-    route = plan(Place(jnp.where(live, sources.owner, jax.lax.axis_size(axis)), sources.local), axis)
-    rows = ask(route, lambda local: [take(table, local) for table in tables], budget.capacity, axis)
+    sources = unpack(tuple(take(word, edge) for word in graph.sources), num_rows)
+    route = plan_route(Location(jnp.where(live, sources.owner, jax.lax.axis_size(axis)), sources.local), axis)
+    rows = gather_remote(route, lambda local: [take(table, local) for table in tables], budget.capacity, axis)
     data = {name: take(x, edge) for name, x in graph.edge_data.items()}
     ids = jnp.minimum(work.node, num_rows - budget.rows) + jnp.arange(budget.rows, dtype=jnp.int32)
     return Turn(rows, Edges(slot, data), count, stop, ids)
@@ -169,18 +169,18 @@ def _group(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) 
     start = take(graph.indptr, read.ids)
     degree = jnp.where(fresh, take(graph.indptr, read.ids + 1) - start, 0)
     targets = Targets(read.ids, jnp.where(degree > 0, start - work.edge, 0), degree)
-    return receive(apply, h, read.tables, targets, read.edges), fresh, read.stop, work.states
+    return layer_rows(apply, h, read.tables, targets, read.edges), fresh, read.stop, work.states
 
 
 def _piece(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
     """One node, of which these are the next edges, and perhaps the last."""
     first, end = take(graph.indptr, work.node), take(graph.indptr, work.node + 1)
     own, data = take(h, work.node[None]), read.edges.edge_data
-    states = go_on(apply, own, work.states, read.tables, read.num_edges, read.edges)
-    row = answered(apply, own, Exchange((end - first)[None], data, states))
+    states = read_more(apply, own, work.states, read.tables, read.num_edges, read.edges)
+    row = apply_reduced(apply, own, TracingBlock((end - first)[None], data, states))
     done = work.edge + read.num_edges == end
     rows = jnp.broadcast_to(row, (read.ids.shape[0], *row.shape[1:]))
     again = jax.tree.map(
-        lambda new, old: jnp.where(done, old, new), states, begin(apply, own, read.tables, data)
+        lambda new, old: jnp.where(done, old, new), states, init_states(apply, own, read.tables, data)
     )
     return rows, (read.ids == work.node) & done, work.node + done, again

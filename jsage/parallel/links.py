@@ -1,4 +1,4 @@
-"""Pairs to predict on sharded tables: their edges left out of all neighbourhoods, their negatives drawn.
+"""Pairs to predict on sharded tables: their edges left out of all neighborhoods, their negatives drawn.
 
 The devices tell one another the pairs of a batch, each owner looks for them in its own rows, and draws from
 what is left: the results are those of `jsage.sampling.without_pairs` on one device. A step reads
@@ -22,7 +22,7 @@ from jsage.graph import Placement
 from jsage.graph.search import bisect_by
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
-from jsage.parallel.place import Place, Words, to_place
+from jsage.parallel.place import Location, PackedLocations, unpack
 from jsage.sampling.link_batches import HiddenRuns, hide_runs
 from jsage.sampling.negatives import NegativeSampler, Shape
 from jsage.typing import EdgeData, PRNGKey
@@ -41,12 +41,12 @@ class ShardedWithoutEdges(NamedTuple):
     """The device's own."""
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """The graph's own."""
         return self.graph.id_limit
 
     @property
-    def names(self) -> Words:
+    def names(self) -> PackedLocations:
         """The graph's own."""
         return self.graph.names
 
@@ -56,12 +56,12 @@ class ShardedWithoutEdges(NamedTuple):
 
     def edges_at(
         self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
-    ) -> tuple[Words, EdgeData]:
+    ) -> tuple[PackedLocations, EdgeData]:
         """The source and the data of each row's edge number `offset` among those left."""
         return self.graph.edges(self.hidden.position(self.graph.indptr, nodes, offset), valid)
 
 
-def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Place:
+def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Location:
     """Where nodes are, inside jit.
 
     >>> from jsage.graph import contiguous
@@ -69,7 +69,7 @@ def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Place:
     Place(owner=Array([0, 1], dtype=int32), local=Array([0, 2], dtype=int32))
     """
     found: Any = placement.locate(ids)
-    return Place(*found)
+    return Location(*found)
 
 
 def without_pairs(
@@ -110,7 +110,7 @@ def without_pairs(
     return ShardedWithoutEdges(graph, hide_runs(start, lengths, graph.sources[0].shape[0]))
 
 
-def own_draw(key: PRNGKey, sampler: NegativeSampler, shape: Shape, axis: str = AXIS) -> Int[Array, "..."]:
+def local_share(key: PRNGKey, sampler: NegativeSampler, shape: Shape, axis: str = AXIS) -> Int[Array, "..."]:
     """The device's share, of this shape, of what `sampler(key, whole shape)` draws on one device.
 
     The first axis is split. All devices draw the whole and keep their own part: for the negatives of a batch,
@@ -121,7 +121,7 @@ def own_draw(key: PRNGKey, sampler: NegativeSampler, shape: Shape, axis: str = A
     >>> from jsage.parallel import make_mesh, on_mesh, replicate
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> given = replicate((jax.random.key(0), uniform(9)), mesh)
-    >>> jax.jit(on_mesh(lambda key, sampler: own_draw(key, sampler, (4, 2)), mesh, given))(*given).shape
+    >>> jax.jit(on_mesh(lambda key, sampler: local_share(key, sampler, (4, 2)), mesh, given))(*given).shape
     (4, 2)
     """
     whole = sampler(key, (jax.lax.axis_size(axis) * shape[0], *shape[1:]))
@@ -148,7 +148,7 @@ def sort_rows(graph: ShardedGraph, placement: Placement, mesh: Mesh) -> ShardedG
     def sort(graph: ShardedGraph) -> ShardedGraph:
         number, rows = jnp.arange(graph.sources[0].shape[0], dtype=jnp.int32), graph.indptr.shape[0] - 1
         row = jnp.searchsorted(graph.indptr, number, side="right").astype(jnp.int32)
-        ids: Any = placement.nodes(*to_place(graph.sources, rows))
+        ids: Any = placement.nodes(*unpack(graph.sources, rows))
         *_, order = jax.lax.sort((row, ids, number), num_keys=3)
         sources = tuple(take(word, order) for word in graph.sources)
         return graph._replace(
@@ -171,7 +171,7 @@ def _find(
     rows = graph.indptr.shape[0] - 1
 
     def source(at: Array) -> Any:
-        return placement.nodes(*to_place(tuple(take(word, at) for word in graph.sources), rows))
+        return placement.nodes(*unpack(tuple(take(word, at) for word in graph.sources), rows))
 
     def search(number: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         first = jnp.minimum(number * share, num - share)  # the last share begins among those done

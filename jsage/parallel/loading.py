@@ -14,16 +14,16 @@ from jaxtyping import Array, Int, Shaped
 from jsage.data import Shards, lanes_of, open_shard, open_shards, whole_lanes
 from jsage.data.shards.layout import shard_name
 from jsage.parallel.features import ShardedFeatures, check_shards
-from jsage.parallel.graph import ShardedGraph, pad_shard, padded, to_names
+from jsage.parallel.graph import ShardedGraph, pad_rows, pad_shard, to_global_ids
 from jsage.parallel.mesh import assemble, replicate
-from jsage.parallel.place import Place
+from jsage.parallel.place import Location
 
 
 class Nodes(NamedTuple):
     """Some nodes in the order of their ids, the same on all devices and whatever the placement."""
 
     ids: Int[np.ndarray, " num_nodes"]
-    place: Place
+    place: Location
     """`[num_nodes]`, a copy on each device."""
     labels: Shaped[Array, "num_nodes ..."] | None
     """As `place`; None where the directory has none."""
@@ -48,7 +48,7 @@ def open_graph(path: str | Path, mesh: Mesh) -> ShardedGraph:
     def part(index: int) -> ShardedGraph:
         shard = open_shard(path, index)
         words = (shard.indices,) if shard.owners is None else (shard.indices, shard.owners)
-        names = to_names(shards.placement.globals(index), shards.placement.num_nodes)
+        names = to_global_ids(shards.placement.globals(index), shards.placement.num_nodes)
         return pad_shard(
             ShardedGraph(*cast(Any, (shard.indptr, words, names, shard.edge_data))),
             shards.placement.rows,
@@ -114,7 +114,7 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
         shard = open_shard(path, index)
         rows = getattr(shard, split)
         told = {"local": rows} if shard.labels is None else {"local": rows, "labels": shard.labels[rows]}
-        return {name: padded(values, most) for name, values in told.items()}
+        return {name: pad_rows(values, most) for name, values in told.items()}
 
     live = np.arange(most) < np.array(counts)[:, None]
     everywhere = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -123,7 +123,7 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
     ids = np.asarray(shards.placement.nodes(owner, told["local"]))
     order = np.argsort(ids)
     labels = replicate(told["labels"][order], mesh) if "labels" in told else None
-    place = replicate(Place(*cast(Any, (owner[order], told["local"][order]))), mesh)
+    place = replicate(Location(*cast(Any, (owner[order], told["local"][order]))), mesh)
     return Nodes(ids[order], place, cast(Any, labels))
 
 

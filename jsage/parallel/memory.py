@@ -1,4 +1,4 @@
-"""What training on a mesh takes of each device, in bytes: reckoned from sizes, before anything is placed."""
+"""What training on a mesh takes of each device, in bytes: computeed from sizes, before anything is placed."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from jsage.data import whole_lanes
 INT, STEP = 4, 8
 
 
-class Load(NamedTuple):
+class Workload(NamedTuple):
     """What is trained on what; tables are those of the largest shard, rows those of one device.
 
-    >>> Load(num_nodes=111_059_956, num_edges=3_231_371_744, shards=8, num_features=128).rows
+    >>> Workload(num_nodes=111_059_956, num_edges=3_231_371_744, shards=8, num_features=128).rows
     13882495
     """
 
@@ -26,7 +26,7 @@ class Load(NamedTuple):
     """Rows of features are padded to a multiple of it: 128 on a TPU."""
     uneven: float = 1.0
     """Edges of the largest shard over those of the mean one; 1.0 for `balanced` placements."""
-    num_hot: int = 0
+    num_cached: int = 0
     """Rows that each device has a copy of."""
     seeds: int = 1024
     """Seeds a device and step."""
@@ -83,19 +83,19 @@ def safe_capacity(num_ids: int, shards: int, risk: float = 0.01) -> int:
     """
     mean, log = num_ids / shards, float(np.log(shards**2 / risk))
     most = mean + log / 3 + float(np.sqrt(log**2 / 9 + 2 * log * mean))
-    return rounded(most, num_ids)
+    return round_up(most, num_ids)
 
 
-def rounded(most: float, num_ids: int) -> int:
+def round_up(most: float, num_ids: int) -> int:
     """Up to a multiple of 8, from 1 to `num_ids`.
 
-    >>> rounded(9.5, 100), rounded(9.5, 10)
+    >>> round_up(9.5, 100), round_up(9.5, 10)
     (16, 10)
     """
     return min(max(-(-int(np.ceil(most)) // STEP) * STEP, 1), num_ids)
 
 
-def bill(load: Load) -> dict[str, int]:
+def estimate_memory(load: Workload) -> dict[str, int]:
     """Bytes of each device: its tables, its cache, its batches, the model, and what a step writes at least.
 
     With `n = rows`, `e = edges`, `d` numbers in a row of features of `b` bytes, `h` hot rows, `P` devices:
@@ -105,14 +105,14 @@ def bill(load: Load) -> dict[str, int]:
     * `features`: `n d b`; `cache`: `h (d b + 4) + 4 (P + 1)`;
     * `model`: parameters and Adam's two moments, `12` a parameter;
     * `batches`: `13` a seed: its place, its label, whether it is live;
-    * `exchange`: slots sent and received, of the largest exchange (`exchanged`);
+    * `exchange`: slots sent and received, of the largest exchange (`exchange_bytes`);
     * `batch`: the rows of all ids of a batch, `seeds Π (1 + fanout) d b`.
 
     The last two are temporary; a compiler may hold more than one of them at a time. Raises ValueError for a
     shard of 2^31 rows or edges, and for other than one capacity a hop and one of the features.
 
-    >>> sizes = Load(num_nodes=3_000_000_000, num_edges=18_000_000_000, shards=256, num_features=256)
-    >>> {name: f"{size / 1e9:.2f} GB" for name, size in bill(sizes).items() if size > 1e7}
+    >>> sizes = Workload(num_nodes=3_000_000_000, num_edges=18_000_000_000, shards=256, num_features=256)
+    >>> {name: f"{size / 1e9:.2f} GB" for name, size in estimate_memory(sizes).items() if size > 1e7}
     {'graph': '0.52 GB', 'features': '6.00 GB', 'exchange': '0.36 GB', 'batch': '0.15 GB'}
     """
     _check(load)
@@ -121,21 +121,21 @@ def bill(load: Load) -> dict[str, int]:
     return {
         "graph": INT * (load.rows + 1) + name_bytes * load.rows + load.word_bytes * load.edges,
         "features": load.rows * row,
-        "cache": load.num_hot * (row + INT) + INT * (load.shards + 1) if load.num_hot else 0,
+        "cache": load.num_cached * (row + INT) + INT * (load.shards + 1) if load.num_cached else 0,
         "model": 3 * INT * load.num_parameters,
         "batches": load.steps * load.seeds * (3 * INT + 1),
-        "exchange": 2 * max(exchanged(load)),
+        "exchange": 2 * max(exchange_bytes(load)),
         "batch": load.frontiers[-1] * row,
     }
 
 
-def exchanged(load: Load) -> tuple[int, ...]:
+def exchange_bytes(load: Workload) -> tuple[int, ...]:
     """Bytes that a device sends in one round of each hop and of the features: ids out, answers back.
 
     `capacity · P` slots each: `4` for an id; of a hop back `w · fanout`, of the features `d b`. The share
     `1 / P` of them stays where it is.
 
-    >>> exchanged(Load(1000, 8000, shards=8, num_features=16, capacities=(130, 3400, 40_000)))
+    >>> exchange_bytes(Workload(1000, 8000, shards=8, num_features=16, capacities=(130, 3400, 40_000)))
     (108160, 1196800, 11520000)
     """
     _check(load)
@@ -143,7 +143,7 @@ def exchanged(load: Load) -> tuple[int, ...]:
     return tuple(load.shards * slots * (INT + each) for slots, each in zip(load.slots, answers, strict=True))
 
 
-def _check(load: Load) -> None:
+def _check(load: Workload) -> None:
     if max(load.rows, load.edges) >= 2**31:
         raise ValueError(
             f"a shard holds fewer than 2^31 rows and edges, got {load.rows} rows and {load.edges} edges: "

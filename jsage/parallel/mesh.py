@@ -97,7 +97,7 @@ def on_mesh(
 
     `like` are arguments, or their shapes with a sharding: arrays that lie as those of each call will.
     `out_specs` tells how results lie; None: they are the same on all devices. Inside, the collectives of
-    `jsage.parallel` are to be had.
+    `jsage.parallel` are available.
 
     >>> mesh = make_mesh()
     >>> seeds = split(jax.numpy.arange(16), mesh)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Nodes as pairs of int32, which serve any number of nodes below 2^31 a device."""
 
     owner: Int[Array, "*shape"]
@@ -16,7 +16,7 @@ class Place(NamedTuple):
     """The row on that device."""
 
 
-Words: TypeAlias = tuple[Array, ...]
+PackedLocations: TypeAlias = tuple[Array, ...]
 """Places in memory: `(owner * rows + local,)` where that is below 2^31, else `(local, owner)`."""
 
 
@@ -43,28 +43,28 @@ class Placement(Protocol):
         ...
 
 
-def to_place(words: Words, rows: int) -> Place:
+def unpack(words: PackedLocations, rows: int) -> Location:
     """The places that `words` hold, of shards of `rows` rows.
 
-    >>> to_place((jnp.array([7, 2]),), 5)
+    >>> unpack((jnp.array([7, 2]),), 5)
     Place(owner=Array([1, 0], dtype=int32), local=Array([2, 2], dtype=int32))
     """
     if len(words) == 2:
-        return Place(words[1].astype(jnp.int32), words[0])
+        return Location(words[1].astype(jnp.int32), words[0])
     owner = words[0] // rows
-    return Place(owner, words[0] - owner * rows)
+    return Location(owner, words[0] - owner * rows)
 
 
-def to_words(
+def pack(
     owner: Int[np.ndarray, " n"], local: Int[np.ndarray, " n"], rows: int, shards: int
 ) -> tuple[np.ndarray, ...]:
     """Places as arrays on the host: one word each where all of `shards * rows` rows fit int32, else two.
 
     The second word takes two bytes where they suffice.
 
-    >>> to_words(np.array([1]), np.array([2]), rows=5, shards=2)
+    >>> pack(np.array([1]), np.array([2]), rows=5, shards=2)
     (array([7], dtype=int32),)
-    >>> to_words(np.array([1]), np.array([2]), rows=2**30, shards=4)
+    >>> pack(np.array([1]), np.array([2]), rows=2**30, shards=4)
     (array([2], dtype=int32), array([1], dtype=int16))
     """
     if shards * rows <= 2**31:

@@ -12,14 +12,14 @@ from jsage.parallel.mesh import AXIS
 from jsage.typing import LossFn, Metrics, PRNGKey
 
 
-def across(loss_fn: LossFn, axis: str = AXIS, *, sharded: Collection[str] = ()) -> LossFn:
+def global_loss(loss_fn: LossFn, axis: str = AXIS, *, sharded: Collection[str] = ()) -> LossFn:
     """The loss of the whole batch, from one that each device computes of its own seeds; for `make_update`.
 
     `Σ_i w_i loss_i / Σ_i w_i` over devices `i`, with `w_i` the metric `"weight"`, the number that the mean in
-    `loss_i` divides by; metrics are summed. So a loss that is a mean over live seeds is the same number, with
-    the same gradient, as on one device. `loss_fn` may meet its like on other devices: `ask`,
-    `jsage.nn.BatchNorm`. All devices have the same key: keyed draws need that, dropout takes `own_key(key)`.
-    A device without live seeds must compute a finite loss, as `masked_mean` does.
+    `loss_i` divides by; metrics are summed. So a loss that is a mean over valid seeds is the same number,
+    with the same gradient, as on one device. `loss_fn` may meet its like on other devices: `ask`,
+    `jsage.nn.BatchNorm`. All devices have the same key: keyed draws need that, dropout takes
+    `per_device_key(key)`. A device without valid seeds must compute a finite loss, as `masked_mean` does.
 
     Parameters are the same on all devices, and so are their gradients, but for the entries of a dictionary
     `params` that `sharded` names: tables whose rows are split, such as identity embeddings. Raises ValueError
@@ -33,7 +33,7 @@ def across(loss_fn: LossFn, axis: str = AXIS, *, sharded: Collection[str] = ()) 
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> params, batch = replicate(jnp.float32(2.0), mesh), split((jnp.ones(8), jnp.arange(8) < 3), mesh)
     >>> def run(params, batch, key=jax.random.key(0)):
-    ...     return jax.value_and_grad(across(loss_fn), has_aux=True)(params, {}, batch, key)
+    ...     return jax.value_and_grad(global_loss(loss_fn), has_aux=True)(params, {}, batch, key)
     >>> (loss, (metrics, _)), grad = jax.jit(on_mesh(run, mesh, (params, batch)))(params, batch)
     >>> float(loss), float(grad), float(metrics["weight"])
     (2.0, 1.0, 3.0)
@@ -58,14 +58,14 @@ def across(loss_fn: LossFn, axis: str = AXIS, *, sharded: Collection[str] = ()) 
     return whole
 
 
-def own_key(key: PRNGKey, axis: str = AXIS) -> PRNGKey:
+def per_device_key(key: PRNGKey, axis: str = AXIS) -> PRNGKey:
     """A key of each device's own, for what must differ among devices, such as dropout.
 
     `fold_in(key, i)` on device `i`. The masks are not those that one device would draw for the whole batch.
 
     >>> from jsage.parallel import make_mesh, on_mesh, replicate
     >>> mesh, key = make_mesh(jax.devices()[:1]), jax.random.key(3)
-    >>> jax.jit(on_mesh(own_key, mesh, (replicate(key, mesh),)))(key) == jax.random.fold_in(key, 0)
+    >>> jax.jit(on_mesh(per_device_key, mesh, (replicate(key, mesh),)))(key) == jax.random.fold_in(key, 0)
     Array(True, dtype=bool)
     """
     return jax.random.fold_in(key, jax.lax.axis_index(axis))

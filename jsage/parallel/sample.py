@@ -1,4 +1,4 @@
-"""Sampling at the owner: frontier ids go out, drawn neighbours come back."""
+"""Sampling at the owner: frontier ids go out, drawn neighbors come back."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool, Int
 from jsage._internal.arrays import take
 from jsage._internal.checks import check_fanout
 from jsage.blocks import Tree
-from jsage.parallel.exchange import Traffic, ask, plan, traffic
+from jsage.parallel.exchange import Traffic, gather_remote, plan_route, traffic
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.links import ShardedWithoutEdges
 from jsage.parallel.mesh import AXIS
-from jsage.parallel.place import Place, to_place
+from jsage.parallel.place import Location, unpack
 from jsage.sampling import choose, node_bits, stack_hops
 from jsage.sampling.by_node import threefry_key
 from jsage.sampling.neighbors import append_slots
@@ -26,16 +26,16 @@ Adjacency: TypeAlias = ShardedGraph | ShardedWithoutEdges
 class Drawn(NamedTuple):
     """One hop from seeds that are places."""
 
-    dst: Place
+    dst: Location
     """The seeds."""
-    src: Place
+    src: Location
     """`[num_seeds, fanout]`; a padded slot is its own seed."""
     mask: Bool[Array, "num_seeds fanout"]
     edge_data: EdgeData
 
 
 def sample_neighbors(
-    key: PRNGKey, graph: Adjacency, seeds: Place, fanout: int, capacity: int, axis: str = AXIS
+    key: PRNGKey, graph: Adjacency, seeds: Location, fanout: int, capacity: int, axis: str = AXIS
 ) -> tuple[Drawn, Traffic]:
     """`sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
 
@@ -48,7 +48,7 @@ def sample_neighbors(
     >>> from jsage.graph import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
-    >>> seeds = split(Place(jnp.array([0, 0]), jnp.array([0, 2])), mesh)
+    >>> seeds = split(Location(jnp.array([0, 0]), jnp.array([0, 2])), mesh)
     >>> key = replicate(jax.random.key(0), mesh)
     >>> def draw(key, graph, seeds):
     ...     return sample_neighbors(key, graph, seeds, 3, capacity=2)[0]
@@ -57,11 +57,11 @@ def sample_neighbors(
            [2, 2, 2]], dtype=int32)
     """
     check_fanout(fanout)
-    route = plan(seeds, axis)
-    words, data = ask(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
+    route = plan_route(seeds, axis)
+    words, data = gather_remote(route, lambda local: _draw(key, graph, local, fanout), capacity, axis)
     mask = words[0] >= 0
-    drawn = to_place(words, graph.id_limit)
-    src = Place(*(jnp.where(mask, new, own[:, None]) for new, own in zip(drawn, seeds, strict=True)))
+    drawn = unpack(words, graph.id_limit)
+    src = Location(*(jnp.where(mask, new, own[:, None]) for new, own in zip(drawn, seeds, strict=True)))
     return Drawn(seeds, src, mask, data), traffic(route, capacity)
 
 
@@ -76,11 +76,11 @@ def _draw(key: PRNGKey, graph: Adjacency, local: Int[Array, " rows"], fanout: in
 def sample_blocks(
     key: PRNGKey,
     graph: Adjacency,
-    seeds: Place,
+    seeds: Location,
     fanouts: Sequence[int],
     capacities: Sequence[int],
     axis: str = AXIS,
-) -> tuple[Place, tuple[Tree, ...], tuple[Traffic, ...]]:
+) -> tuple[Location, tuple[Tree, ...], tuple[Traffic, ...]]:
     """`jsage.sampling.sample_blocks_by_node` on a sharded graph: `(ids, blocks, traffic of each hop)`.
 
     `blocks` are trees over the features of `ids` (`fetch`): what `as_tree` makes of the blocks that one
@@ -95,7 +95,7 @@ def sample_blocks(
     >>> from jsage.graph import contiguous
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
-    >>> seeds, key = split(Place(jnp.array([0]), jnp.array([0])), mesh), replicate(jax.random.key(0), mesh)
+    >>> seeds, key = split(Location(jnp.array([0]), jnp.array([0])), mesh), replicate(jax.random.key(0), mesh)
     >>> def draw(key, graph, seeds):
     ...     return sample_blocks(key, graph, seeds, (2, 1), capacities=(2, 2))
     >>> ids, blocks, _ = jax.jit(on_mesh(draw, mesh, (key, graph, seeds)))(key, graph, seeds)
@@ -109,7 +109,7 @@ def sample_blocks(
         )
     counts = []
 
-    def hop(key: PRNGKey, frontier: Place, size: tuple[int, int]) -> Drawn:
+    def hop(key: PRNGKey, frontier: Location, size: tuple[int, int]) -> Drawn:
         drawn, count = sample_neighbors(key, graph, frontier, *size, axis)
         counts.append(count)
         return drawn

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jsage._internal.arrays import LEGAL, take
-from jsage.parallel.exchange import Route, ask, plan, tell
-from jsage.parallel.features import Hot, ShardedFeatures
+from jsage._internal.arrays import IN_BOUNDS, take
+from jsage.parallel.exchange import Route, gather_remote, plan_route, scatter_add_remote
+from jsage.parallel.features import CachedRows, ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
-from jsage.parallel.place import Place, to_place
+from jsage.parallel.place import Location, unpack
 
 BATCH = 2**17
 """Edges of a device that are looked at at once."""
@@ -36,11 +36,11 @@ def out_degrees(graph: ShardedGraph, axis: str = AXIS) -> Int[Array, " rows"]:
     none = jnp.zeros(graph.indptr.shape[0] - 1, jnp.int32)
 
     def add(count: Array, local: Array, ones: Array) -> Array:
-        return count.at[local].add(ones, **LEGAL)
+        return count.at[local].add(ones, **IN_BOUNDS)
 
     def batch(route: Route, capacity: int, count: Array) -> tuple[Array, None]:
         ones = jnp.ones(route.owner.shape[0], jnp.int32)
-        return tell(route, ones, capacity, add, count, axis), None
+        return scatter_add_remote(route, ones, capacity, add, count, axis), None
 
     return _walk(graph, batch, none, axis)[0]
 
@@ -65,7 +65,7 @@ def symmetric_weights(graph: ShardedGraph, mesh: Mesh) -> ShardedGraph:
         out = jnp.sqrt(1 + out_degrees(graph, axis).astype(jnp.float32))
 
         def batch(route: Route, capacity: int, _: None) -> tuple[None, Array]:
-            return None, ask(route, lambda local: take(out, local), capacity, axis)
+            return None, gather_remote(route, lambda local: take(out, local), capacity, axis)
 
         degree, size = jnp.diff(graph.indptr), graph.sources[0].shape[0]
         into = jnp.repeat(jnp.sqrt(1 + degree.astype(jnp.float32)), degree, total_repeat_length=size)
@@ -77,11 +77,11 @@ def symmetric_weights(graph: ShardedGraph, mesh: Mesh) -> ShardedGraph:
     return graph._replace(edge_data={**graph.edge_data, "weight": weight})
 
 
-def copy_hottest(graph: ShardedGraph, features: ShardedFeatures, count: int, mesh: Mesh) -> ShardedFeatures:
-    """The features with copies on all devices of the `count` rows of most edges out: as `hottest` has it.
+def cache_rows(graph: ShardedGraph, features: ShardedFeatures, count: int, mesh: Mesh) -> ShardedFeatures:
+    """The features with copies on all devices of the `count` rows of most edges out, as `most_sampled`.
 
-    `shard_features(..., hot=hottest(graph, count))` for tables that no host holds whole. Raises ValueError
-    for a count below 1.
+    `shard_features(..., hot=most_sampled(graph, count))` for tables that no host holds whole. Raises
+    ValueError for a count below 1.
 
     >>> import numpy as np
     >>> from jsage.graph import from_edges
@@ -90,22 +90,24 @@ def copy_hottest(graph: ShardedGraph, features: ShardedFeatures, count: int, mes
     >>> mesh = make_mesh(jax.devices()[:1])
     >>> graph = shard_graph(from_edges([1, 2, 2], [0, 0, 1], num_nodes=3), contiguous(3, 1), mesh)
     >>> features = shard_features(np.eye(3, dtype=np.float32), contiguous(3, 1), mesh)
-    >>> copy_hottest(graph, features, 2, mesh).hot.local
+    >>> cache_rows(graph, features, 2, mesh).hot.local
     Array([1, 2], dtype=int32)
     """
     if count < 1:
         raise ValueError(f"count is a positive number of rows to copy, got {count}: leave the copies out")
     (axis,) = mesh.axis_names
 
-    def copy(graph: ShardedGraph, rows: Float[Array, "rows d"]) -> Hot:
+    def copy(graph: ShardedGraph, rows: Float[Array, "rows d"]) -> CachedRows:
         here, local = jax.lax.top_k(out_degrees(graph, axis), min(count, rows.shape[0]))
         degree, local = (jax.lax.all_gather(x, axis, tiled=True) for x in (here, local))
         top = jax.lax.top_k(degree, min(count, degree.shape[0]))[1]
         owner, local = jax.lax.sort((top // here.shape[0], take(local, top)), num_keys=2)
         start = jnp.searchsorted(owner, jnp.arange(mesh.size + 1)).astype(jnp.int32)
         capacity = max(1, 2 * top.shape[0] // mesh.size)
-        copies = ask(plan(Place(owner, local), axis), lambda local: take(rows, local), capacity, axis)
-        return Hot(copies, local, start)
+        copies = gather_remote(
+            plan_route(Location(owner, local), axis), lambda local: take(rows, local), capacity, axis
+        )
+        return CachedRows(copies, local, start)
 
     given = graph, features.rows
     return ShardedFeatures(features.rows, jax.jit(on_mesh(copy, mesh, given))(*given))
@@ -126,9 +128,9 @@ def _walk(
     live = (jnp.arange(size + padding) < graph.indptr[-1]).reshape(-1, length)
 
     def step(state: Any, given: tuple[Any, Array]) -> tuple[Any, Any]:
-        place = to_place(given[0], graph.indptr.shape[0] - 1)
+        place = unpack(given[0], graph.indptr.shape[0] - 1)
         owner = jnp.where(given[1], place.owner, shards)
-        return batch(plan(Place(owner, place.local), axis), capacity, state)
+        return batch(plan_route(Location(owner, place.local), axis), capacity, state)
 
     state, told = jax.lax.scan(step, state, (words, live))
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], told)

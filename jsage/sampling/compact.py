@@ -1,9 +1,9 @@
 """One copy of a node a hop: frontiers compacted inside the step, with trees where a batch does not fit.
 
 A tree repeats a node for every slot that drew it, and layers compute each copy. Compaction gives each node
-of a frontier one row, so its neighbours are drawn once and its row is computed once. The number of rows is
+of a frontier one row, so its neighbors are drawn once and its row is computed once. The number of rows is
 fixed beforehand (`measure_capacities`); a batch with more distinct nodes runs on trees. Either way every
-node's neighbours are an exact uniform sample; what differs is that copies of a node share theirs.
+node's neighbors are an exact uniform sample; what differs is that copies of a node share theirs.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.arrays import LEGAL, take
+from jsage._internal.arrays import IN_BOUNDS, take
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
@@ -30,7 +30,7 @@ BlockLossFn: TypeAlias = Callable[[PyTree, PyTree, tuple[Block, ...], Any, PRNGK
 """`(params, stats, blocks, batch, key) -> (loss, (metrics, stats))`"""
 
 
-class Frontier(NamedTuple):
+class Distinct(NamedTuple):
     """Distinct ids and where each of the given ids is among them."""
 
     ids: Int[Array, " capacity"]
@@ -40,7 +40,7 @@ class Frontier(NamedTuple):
     size: Int[Array, ""]
 
 
-def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
+def distinct_hashed(ids: Int[Array, " num_ids"], capacity: int) -> Distinct:
     """The distinct ids among `ids`, without a sort and without a table of all nodes.
 
     Each id writes its position into a slot of a hash table of about eight slots an id, and reads back who
@@ -48,7 +48,7 @@ def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
     more, nothing wrong.
 
     >>> import jax.numpy as jnp
-    >>> found = compact(jnp.array([7, 3, 7, 7]), capacity=3)
+    >>> found = distinct_hashed(jnp.array([7, 3, 7, 7]), capacity=3)
     >>> found.ids, found.position, found.size
     (Array([7, 3, 7], dtype=int32), Array([0, 1, 0, 0], dtype=int32), Array(2, dtype=int32))
     """
@@ -57,12 +57,12 @@ def compact(ids: Int[Array, " num_ids"], capacity: int) -> Frontier:
     slot = (hashed >> (32 - bits)).astype(jnp.int32)
     here = jnp.arange(ids.shape[0], dtype=jnp.int32)
     empty = jnp.full(1 << bits, ids.shape[0], jnp.int32)
-    holder = take(empty.at[slot].min(here, **LEGAL), slot)
+    holder = take(empty.at[slot].min(here, **IN_BOUNDS), slot)
     holder = jnp.where(take(ids, holder) == ids, holder, here)
     first = holder == here
     rank = jnp.cumsum(first, dtype=jnp.int32) - 1
     kept = jnp.full(capacity, ids[0]).at[jnp.where(first, rank, capacity)].set(ids, mode="drop")
-    return Frontier(kept, jnp.minimum(take(rank, holder), capacity - 1), rank[-1] + 1)
+    return Distinct(kept, jnp.minimum(take(rank, holder), capacity - 1), rank[-1] + 1)
 
 
 def sample_compact_blocks(
@@ -77,7 +77,7 @@ def sample_compact_blocks(
     """`sample_blocks` with compacted frontiers, and whether they all fitted: use the blocks only if so.
 
     `capacities[i]` is the number of rows for the nodes met within `i + 1` hops, one for each hop but the
-    last, whose neighbours are read from the feature table; None leaves that frontier a tree.
+    last, whose neighbors are read from the feature table; None leaves that frontier a tree.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -99,7 +99,7 @@ def sample_compact_blocks(
     return blocks, jnp.all(fits)
 
 
-def compacted(
+def deduplicated_loss(
     loss: BlockLossFn,
     graph: Adjacency,
     fanouts: Sequence[int],
@@ -124,7 +124,7 @@ def compacted(
     ...     return masked_mean(losses, batch[1]), ({"loss": losses.sum()}, stats)
     >>> blocks, _ = sample_compact_blocks(jax.random.key(0), graph, train, (5, 5), (384,))
     >>> params = model.init(jax.random.key(1), features, blocks)
-    >>> update = make_update(compacted(loss, graph, (5, 5), (384,)), optax.adam(0.01))
+    >>> update = make_update(deduplicated_loss(loss, graph, (5, 5), (384,)), optax.adam(0.01))
     >>> state = init_state(jax.random.key(2), params, optax.adam(0.01))
     >>> state, sums = jax.jit(update)(state, (train, jnp.ones(100, bool)))
     """
@@ -240,7 +240,7 @@ def _sample(
         if capacity is None:
             valid = None if frontier.valid is None else tree.read(frontier.valid, ids.shape[0])
             return _Rows(ids, valid), tree
-        found = compact(ids, capacity)
+        found = distinct_hashed(ids, capacity)
         counts.append(found.size)
         own, slots = jnp.split(found.position, [block.num_dst])
         rows = _Rows(found.ids, jnp.arange(capacity) < found.size)

@@ -1,7 +1,7 @@
 """Which `k` of a row's `n` entries are drawn: functions `(key, n, k) -> (offset, mask)`.
 
 A draw knows nothing of graphs: it picks offsets into a list of `n[i]` entries. Slots that a row cannot
-fill have offset 0 and mask False. Live slots always come first.
+fill have offset 0 and mask False. Valid slots always come first.
 """
 
 import jax
@@ -64,7 +64,7 @@ def with_replacement(
 ) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
     """Draw `k` independent offsets from `0..n-1` of each row; a row with `n == 0` draws none.
 
-    What the 2017 GraphSAGE code does for nodes with fewer than `k` neighbours, and cheaper for large `k`.
+    What the 2017 GraphSAGE code does for nodes with fewer than `k` neighbors, and cheaper for large `k`.
     Uniform to within a relative `n / 2**32`.
 
     >>> import jax, jax.numpy as jnp
@@ -74,7 +74,7 @@ def with_replacement(
     """
     check_fanout(k)
     bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
-    # A slot at a time, as in `choose`: XLA would draw fused bits anew for each array that the slots index.
+    # A slot at a time, as in `choose`: XLA would draw fused bits again for each array that the slots index.
     offset = jax.lax.map(lambda word: _below(word, n), bits)
     return offset.T, jnp.broadcast_to(n > 0, bits.shape).T
 

@@ -1,4 +1,4 @@
-"""Blocks of whole neighbourhoods for some nodes of a graph, in shapes that do not depend on the degrees.
+"""Blocks of whole neighborhoods for some nodes of a graph, in shapes that do not depend on the degrees.
 
 The nodes met within a hop get rows of fixed number, distinct ones one row each. The last hop, whose rows are
 the feature table's, is read in pieces as long as there are edges left: a hub of any degree takes no memory,
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.arrays import rounded, take
+from jsage._internal.arrays import round_up, take
 from jsage.blocks import Segments
 from jsage.blocks.layout import Block, Size, few_rows
 from jsage.blocks.reductions import MAX, SUM, Asked, Reduction, State, finished, weighted_source
@@ -26,7 +26,7 @@ Rows: TypeAlias = Float[Array, "num_src d"]
 Pooled: TypeAlias = Float[Array, "num_dst d"]
 
 
-class Room(NamedTuple):
+class HopSize(NamedTuple):
     """The fixed sizes of one hop."""
 
     edges: int
@@ -45,13 +45,13 @@ class Edges(NamedTuple):
     edge_data: EdgeData
 
 
-class Pieces(NamedTuple):
+class StreamedBlock(NamedTuple):
     """Every edge into `dst`, read from the graph piece by piece; `h` is the table of all nodes' rows.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> graph, dst = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([0, 2])
-    >>> block = Pieces(graph, dst, graph.degrees(dst))
+    >>> block = StreamedBlock(graph, dst, graph.degrees(dst))
     >>> block.sum(jnp.eye(3)), block.own(jnp.eye(3))
     (Array([[0., 1., 1.],
             [0., 0., 0.]], dtype=float32), Array([[1., 0., 0.],
@@ -74,11 +74,11 @@ class Pieces(NamedTuple):
         return take(h, self.dst)
 
     def sum(self, h: Rows) -> Pooled:
-        """The sum over all neighbours, in float32 at least."""
+        """The sum over all neighbors, in float32 at least."""
         return self.reduce(weighted_source, SUM, None, h)
 
     def max(self, h: Rows) -> Pooled:
-        """The maximum over all neighbours, 0 where there are none."""
+        """The maximum over all neighbors, 0 where there are none."""
         return self.reduce(weighted_source, MAX, None, h)
 
     def reduce(
@@ -96,8 +96,8 @@ class Pieces(NamedTuple):
         if any(one.reduction.scatter is None for one in asked):
             raise TypeError(
                 "a reduction whose order counts needs a [num_dst, max degree] table, which whole "
-                "neighbourhoods in pieces are there to avoid: pass fanouts no smaller than any degree, which "
-                "read every neighbour too"
+                "neighborhoods in pieces are there to avoid: pass fanouts no smaller than any degree, which "
+                "read every neighbor too"
             )
 
         def bring(i: Any) -> tuple[list[PyTree], Array]:
@@ -129,7 +129,7 @@ class Pieces(NamedTuple):
         """The number of edges into each destination."""
         return self.degree
 
-    def sources(self, h: PyTree) -> tuple[PyTree, "Pieces"]:
+    def sources(self, h: PyTree) -> tuple[PyTree, "StreamedBlock"]:
         """`h` itself."""
         return h, self
 
@@ -179,12 +179,12 @@ def edges_into(
     return Edges(jnp.where(live, row, nodes.shape[0]), src, live, edge_data)
 
 
-def whole_blocks(
+def exact_blocks(
     graph: Adjacency,
     seeds: Int[Array, " num_seeds"],
-    rooms: Sequence[Room],
+    rooms: Sequence[HopSize],
 ) -> tuple[tuple[Block, ...], Int[Array, "hops 2"]]:
-    """The blocks of `len(rooms) + 1` hops of whole neighbourhoods, and the room that each hop takes.
+    """The blocks of `len(rooms) + 1` hops of whole neighborhoods, and the room that each hop takes.
 
     `rooms[i]` is that of hop `i + 1`; the last hop, next to the features, needs none. The blocks are right
     where every hop has its room: the second result holds `(edges, nodes)` of each hop, the last one's nodes
@@ -193,7 +193,7 @@ def whole_blocks(
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
     >>> graph = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3)
-    >>> (first, last), taken = whole_blocks(graph, jnp.array([1]), [Room(edges=4, nodes=3)])
+    >>> (first, last), taken = exact_blocks(graph, jnp.array([1]), [HopSize(edges=4, nodes=3)])
     >>> first.dst, taken.tolist()  # node 1 reads 0, and 0 reads 1 and 2
     (Array([0, 1, 0], dtype=int32), [[1, 2], [3, 0]])
     """
@@ -209,32 +209,32 @@ def whole_blocks(
         nodes = found
     degree = jnp.where(jnp.arange(nodes.shape[0]) < count, graph.degrees(nodes), 0)
     taken.append(jnp.stack([degree.sum(), jnp.zeros_like(count)]))
-    return (Pieces(graph, nodes, degree), *blocks), jnp.stack(taken)
+    return (StreamedBlock(graph, nodes, degree), *blocks), jnp.stack(taken)
 
 
-def fit_rooms(
-    graph: Adjacency, seeds: Int[Array, " num_seeds"], hops: int, rooms: Sequence[Room] = ()
-) -> tuple[Room, ...]:
-    """Rooms for the whole neighbourhoods of these seeds; on the host.
+def measure_hop_sizes(
+    graph: Adjacency, seeds: Int[Array, " num_seeds"], hops: int, rooms: Sequence[HopSize] = ()
+) -> tuple[HopSize, ...]:
+    """Rooms for the whole neighborhoods of these seeds; on the host.
 
     Edges are counted hop by hop and rounded up to a power of two, so that few sizes are ever compiled.
     `rooms` are those of the first hops, where they are known.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
-    >>> fit_rooms(from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([1]), 2)
-    (Room(edges=1, nodes=2),)
+    >>> measure_hop_sizes(from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([1]), 2)
+    (HopSize(edges=1, nodes=2),)
     """
     while len(rooms) < hops - 1:
-        edges = rounded(int(_taken(graph, seeds, tuple(rooms))[-1, 0]))
+        edges = round_up(int(_taken(graph, seeds, tuple(rooms))[-1, 0]))
         before = rooms[-1].nodes if rooms else seeds.shape[0]
-        rooms = (*rooms, Room(edges, min(before + edges, graph.id_limit)))
+        rooms = (*rooms, HopSize(edges, min(before + edges, graph.id_limit)))
     return tuple(rooms)
 
 
 @partial(jax.jit, static_argnums=2)
-def _taken(graph: Adjacency, seeds: Array, rooms: tuple[Room, ...]) -> Array:
-    return whole_blocks(graph, seeds, rooms)[1]
+def _taken(graph: Adjacency, seeds: Array, rooms: tuple[HopSize, ...]) -> Array:
+    return exact_blocks(graph, seeds, rooms)[1]
 
 
 def distinct(

@@ -5,7 +5,7 @@ The graph's structure and the labels are on the device, the feature table is a N
 then gathers one copy of each row that the batch reads, and puts it on the device while earlier steps run.
 
     loader = Loader(sampler(fanouts), graph, features, rows)
-    update = jax.jit(scanned(make_update(loss_fn, optimizer)), donate_argnums=0)
+    update = jax.jit(scan_group(make_update(loss_fn, optimizer)), donate_argnums=0)
     state, sums = train_epoch(update, state, loader, jsage.epoch(key, train, batch_size))
 
 Blocks and keys are those of training on the device, and so are results, to rounding; only dropout on the
@@ -27,7 +27,7 @@ from jsage._internal.host_table import HostTable
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
-from jsage.sampling.compact import Capacities, compact, sample_compact_blocks
+from jsage.sampling.compact import Capacities, distinct_hashed, sample_compact_blocks
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import sample_blocks
 from jsage.train import TrainState, Update
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     """The batch as it was given: `(seeds, mask)`."""
 
 
-class Group(NamedTuple):
+class BatchGroup(NamedTuple):
     """Batches that one program trains on, one after the other: a leading axis on all but the rows."""
 
     rows: Float[Array, "rows d"]
@@ -148,7 +148,7 @@ class Loader:
         *,
         ahead: int = 1,
         together: int = 1,
-    ) -> Iterator[Group]:
+    ) -> Iterator[BatchGroup]:
         """The batches of steps `step`, `step + 1`, ... of a state with this `key`, in order.
 
         `batches` are arrays with a leading axis of batches, the seeds first, as for `jsage.train_epoch`; a
@@ -165,9 +165,9 @@ class Loader:
         groups = [jax.tree.map(lambda values, cut=cut: values[cut], batches) for cut in cuts]
         return self._prefetch(key, int(step), groups, ahead)
 
-    def _prefetch(self, key: PRNGKey, step: int, groups: list[Any], ahead: int) -> Iterator[Group]:
+    def _prefetch(self, key: PRNGKey, step: int, groups: list[Any], ahead: int) -> Iterator[BatchGroup]:
         threads = ThreadPoolExecutor(ahead, thread_name_prefix="jsage-host")
-        staged: deque[Future[list[Group]]] = deque()
+        staged: deque[Future[list[BatchGroup]]] = deque()
         try:
             for number in range(len(groups) + ahead):
                 if number < len(groups):
@@ -184,7 +184,7 @@ class Loader:
         seeds = jax.tree.leaves(group)[0]
         return key, np.int32(step), self._graph, seeds
 
-    def _stage(self, plan: _Plan, arguments: tuple, group: Any) -> list[Group]:
+    def _stage(self, plan: _Plan, arguments: tuple, group: Any) -> list[BatchGroup]:
         key, step, _, seeds = arguments
         fits = bool(plan.fits)
         if not fits and len(seeds) > 1:
@@ -199,7 +199,7 @@ class Loader:
         rows = self._table.read(
             np.asarray(plan.ids)[:size], min(self._rows or slots, slots) if small else slots
         )
-        return [Group(*jax.device_put((rows, plan.blocks, group)))]
+        return [BatchGroup(*jax.device_put((rows, plan.blocks, group)))]
 
 
 def measure_rows(
@@ -220,15 +220,15 @@ def measure_rows(
     return -(-int(1.04 * max(sizes)) // 128) * 128
 
 
-def scanned(update: Update) -> Update:
+def scan_group(update: Update) -> Update:
     """`update(state, batch)` over the batches of a group: the metrics have a leading axis.
 
-    >>> update = scanned(lambda state, batch: (state + batch.rows[batch.batch].sum(), {}))
-    >>> update(jnp.float32(0), Group(jnp.array([[1.0], [2.0]]), (), jnp.array([0, 1, 1])))[0]
+    >>> update = scan_group(lambda state, batch: (state + batch.rows[batch.batch].sum(), {}))
+    >>> update(jnp.float32(0), BatchGroup(jnp.array([[1.0], [2.0]]), (), jnp.array([0, 1, 1])))[0]
     Array(5., dtype=float32)
     """
 
-    def run(state: Any, group: Group) -> Any:
+    def run(state: Any, group: BatchGroup) -> Any:
         def step(state: Any, rest: Any) -> Any:
             return update(state, Batch(group.rows, *rest))
 
@@ -248,8 +248,8 @@ def train_epoch(
 ) -> tuple[TrainState, dict[str, Array]]:
     """`jsage.train_epoch` with rows from the host; the metrics come back summed over the batches.
 
-    `update` is `scanned` and jitted, and may donate the old state. Its loss gets a `Batch`. `ahead` and
-    `together` are those of `prefetch`: on a CPU more steps together save the pages that each call maps anew.
+    `update` is `scan_group` and jitted, and may donate the old state. Its loss gets a `Batch`. `ahead` and
+    `together` are those of `prefetch`: on a CPU more steps together save the pages that each call maps again.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from jsage import GraphSAGE, batches, init_state, make_update, sample_blocks
@@ -265,7 +265,7 @@ def train_epoch(
     >>> blocks = sample_blocks(key, graph, train[:1], (5, 5))
     >>> state = init_state(key, model.init(key, jnp.zeros((1, features.shape[1])), blocks), optimizer)
     >>> loader = Loader(sampler((5, 5)), graph, features, rows=1536)
-    >>> update = jax.jit(scanned(make_update(loss_fn, optimizer)), donate_argnums=0)
+    >>> update = jax.jit(scan_group(make_update(loss_fn, optimizer)), donate_argnums=0)
     >>> state, sums = train_epoch(update, state, loader, batches(train, 50))
     >>> int(state.step), int(sums["weight"])
     (2, 100)
@@ -289,7 +289,7 @@ def _planner(sample: SampleFn) -> Callable[..., _Plan]:
         if not isinstance(first, Indexed):
             raise TypeError(f"the first block must be Indexed, by node ids, got {type(first).__name__}")
         ids = jnp.concatenate([first.dst.ravel(), first.src.ravel()])
-        found = compact(ids, ids.shape[0])
+        found = distinct_hashed(ids, ids.shape[0])
         own, slots = jnp.split(found.position, [first.dst.size])
         first = first._replace(dst=own.reshape(first.dst.shape), src=slots.reshape(first.src.shape))
         return _Plan(found.ids, found.size, fits.all(), (first, *rest))

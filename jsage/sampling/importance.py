@@ -1,6 +1,6 @@
-"""Neighbourhoods by importance, and hard negatives: PinSage's random walks with restart (Ying et al., 2018).
+"""Neighborhoods by importance, and hard negatives: PinSage's random walks with restart (Ying et al., 2018).
 
-A node's neighbours are those that walks from it visit most, and their share of the visits is their weight;
+A node's neighbors are those that walks from it visit most, and their share of the visits is their weight;
 `jsage.nn.PinSAGEConv` reads both. Everything but `importance_graph` runs inside jit, and its shapes follow
 from the number of seeds and the settings alone.
 """
@@ -27,7 +27,7 @@ Visited: TypeAlias = tuple[Int[Array, "rows visits"], Bool[Array, "rows visits"]
 VisitFn: TypeAlias = Callable[[PRNGKey, Adjacency, Seeds], Visited]
 """`(key, graph, starts) -> (nodes, mask)`: what walks from each start visit, in any order."""
 KeepFn: TypeAlias = Callable[[Int[Array, "rows visits"]], Bool[Array, "rows visits"]]
-"""`nodes -> kept`: which nodes may be neighbours."""
+"""`nodes -> kept`: which nodes may be neighbors."""
 
 _NONE = np.iinfo(np.int32).max
 
@@ -49,7 +49,7 @@ def restart_visits(
     """`(nodes, mask)` of all visits of `walks` walks of `length` steps with restart from each start.
 
     The chain of `jsage.sampling.random_walk`; where the walks began is no visit, coming back there is one.
-    The shares of the visits are the personalised PageRank of the start, to within `1 / (restart * length)` of
+    The shares of the visits are the personalized PageRank of the start, to within `1 / (restart * length)` of
     the walks' beginning and the noise of sampling, which falls as `1 / sqrt(walks * length)`.
 
     >>> import jax, jax.numpy as jnp
@@ -75,7 +75,7 @@ def count_visits(nodes: Int[Array, "rows visits"], mask: Bool[Array, "rows visit
     (Array([[3, 7, 5, 0]], dtype=int32), Array([[2, 2, 1, 0]], dtype=int32))
     """
     if top < 1:
-        raise ValueError(f"top is a number of neighbours, at least 1, got {top}")
+        raise ValueError(f"top is a number of neighbors, at least 1, got {top}")
     rows, size = nodes.shape
     ids = jnp.sort(jnp.where(mask, nodes, _NONE), axis=1)
     first = jnp.concatenate([jnp.ones((rows, 1), bool), ids[:, 1:] != ids[:, :-1]], 1)
@@ -103,7 +103,7 @@ def rank_neighbors(
 
     `visit` is `restart_visits` (`partial` sets the walks), or another function of its kind, such as
     `positive_pairs`. In a graph of users and items, `keep=lambda nodes: nodes >= num_users` counts
-    items alone. Ranks are those of personalised PageRank with respect to the seed, as far as the visits tell.
+    items alone. Ranks are those of personalized PageRank with respect to the seed, as far as the visits tell.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -128,7 +128,7 @@ def importance_neighbors(
 ) -> Indexed:
     """The nodes of `rank_neighbors` as a block over node ids, `weight` their share of the counts kept.
 
-    Importance-based neighbourhoods (Ying et al., 2018, section 3.2). A slot that is not filled is padding.
+    Importance-based neighborhoods (Ying et al., 2018, section 3.2). A slot that is not filled is padding.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -231,7 +231,7 @@ def hard_negatives(
     """`(nodes, mask)`: up to `count` distinct nodes of `ranks[0] <= rank < ranks[1]` a row, and no positives.
 
     Hard negatives are related to the query, but less than what it is paired with (Ying et al., 2018, section
-    3.3: ranks 2000 to 5000 by personalised PageRank). `ranking` comes from `rank_neighbors` with
+    3.3: ranks 2000 to 5000 by personalized PageRank). `ranking` comes from `rank_neighbors` with
     `top >= ranks[1]`. Positives keep their ranks and are passed over; -1 lists none. Every candidate is
     equally likely; a row with fewer has them all, and its padded slots hold node 0.
 

@@ -5,7 +5,7 @@ supervision and their reverses are taken out of the graph of their step: in the 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def sample_link_blocks(
 ) -> tuple[Block, ...]:
     """`sample_blocks` of a batch's seeds, drawn as if the edges under supervision were not in the graph.
 
-    All edges `src -> dst` and `dst -> src` of live pairs are out of every neighbourhood of every hop, and the
+    All edges `src -> dst` and `dst -> src` of valid pairs are out of every neighborhood of every hop, and the
     draw is uniform over the others: what `sample_blocks` draws, slot for slot, from the graph without them. A
     row with nothing left is empty. `exclude=False` leaves them in, where the graph does not hold them.
     `split` parts the embeddings again. The graph's rows must be sorted (`jsage.graph.sort_rows`).
@@ -162,7 +162,7 @@ def hide_runs(start: Int[Array, " runs"], lengths: Int[Array, " runs"], num_edge
 class GraphWithoutEdges(NamedTuple):
     """A graph without some runs of its edges, in place: an `Adjacency`. Make one with `without_pairs`.
 
-    So every sampler takes it, and `whole_blocks`: a pair's score from draws that never change, or from whole
+    So every sampler takes it, and `exact_blocks`: a pair's score from draws that never change, or from whole
     neighborhoods, with its own edge out.
     """
 
@@ -170,7 +170,7 @@ class GraphWithoutEdges(NamedTuple):
     hidden: HiddenRuns
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """The graph's own."""
         return self.graph.id_limit
 

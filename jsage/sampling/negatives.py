@@ -173,7 +173,7 @@ def corrupt(
     source: NegativeSampler | None = None,
     target: NegativeSampler | None = None,
 ) -> Ends:
-    """`num` negatives of each pair, in which one end is drawn anew and the other stays.
+    """`num` negatives of each pair, in which one end is drawn again and the other stays.
 
     `source` draws sources, `target` targets; given both, a fair coin decides for each negative which end is
     replaced (Bordes et al., 2013, "Translating embeddings", §2: so with triples, whose relation stays).

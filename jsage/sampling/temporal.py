@@ -4,7 +4,7 @@ Edges have a `time`, and each row is in the order of it: `from_edges` keeps the 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Num, Shaped
@@ -40,7 +40,7 @@ class GraphBefore(NamedTuple):
     time: Num[Array, "*#rows"]
 
     @property
-    def id_limit(self) -> int:
+    def id_limit(self) -> int | Any:
         """The graph's own."""
         return self.graph.id_limit
 

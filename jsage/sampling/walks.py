@@ -1,6 +1,6 @@
 """Random walks on the device, inside jit: first-order, with restart, node2vec's, and the pairs they make.
 
-A graph holds in-neighbours, so a step leads from a node to the source of an edge into it. `symmetrize` makes
+A graph holds in-neighbors, so a step leads from a node to the source of an edge into it. `symmetrize` makes
 a graph that is walked both ways, `reverse` one that is walked along its edges. The edges of a row are equally
 likely, parallel ones apart: `edge_data` is not read, weights neither.
 """
@@ -36,16 +36,16 @@ class Walks(NamedTuple):
 def random_walk(
     key: PRNGKey, graph: Adjacency, starts: Starts, length: int, *, restart: float = 0.0
 ) -> Walks:
-    """Walks of `length` steps, each to a uniformly drawn in-neighbour of the node before.
+    """Walks of `length` steps, each to a uniformly drawn in-neighbor of the node before.
 
-    Without restart a walk ends at a node that has no neighbours. With it every step first decides: with
-    probability `restart` it is the jump to the start, else a move to a neighbour, or the jump where there is
-    none; only a start without neighbours ends its walk. So after `t` steps a walk is at a node drawn from
+    Without restart a walk ends at a node that has no neighbors. With it every step first decides: with
+    probability `restart` it is the jump to the start, else a move to a neighbor, or the jump where there is
+    none; only a start without neighbors ends its walk. So after `t` steps a walk is at a node drawn from
 
         x_t = r · e + (1 - r) · x_{t-1} P,    x_0 = e,
 
     where `r` is `restart`, `e` the start's unit row and `P` the steps of the walk, with `e` as the row of a
-    node without neighbours. It tends to the start's personalised PageRank, `x = r · e + (1 - r) · x P` (Page
+    node without neighbors. It tends to the start's personalized PageRank, `x = r · e + (1 - r) · x P` (Page
     et al., 1999; Haveliwala, 2002), by a factor of `1 - r` a step; and so do the shares of the visits.
 
     >>> from jsage.graph import from_edges
@@ -74,11 +74,11 @@ def random_walk(
 def node2vec_walk(key: PRNGKey, graph: Graph, starts: Starts, length: int, *, p: float, q: float) -> Walks:
     """Second-order walks, of which each step depends on the node before (Grover & Leskovec, 2016, §3.2).
 
-    At `v`, reached from `t`, an edge to a neighbour `x` is drawn in proportion to
+    At `v`, reached from `t`, an edge to a neighbor `x` is drawn in proportion to
 
-        1/p where x = t,    1 where x is a neighbour of t,    1/q elsewhere;
+        1/p where x = t,    1 where x is a neighbor of t,    1/q elsewhere;
 
-    the first step is uniform. A neighbour of `t` is where a step from `t` leads (the authors' code asks for
+    the first step is uniform. A neighbor of `t` is where a step from `t` leads (the authors' code asks for
     the step from `x` to `t`: the same in a graph walked both ways). Rows must be sorted (`sort_rows`).
 
     Exact by rejection (as KnightKing, Yang et al., 2019), without tables over pairs of edges. The edges back

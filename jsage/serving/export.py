@@ -38,7 +38,7 @@ from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
 from jsage.typing import HostArray, PRNGKey
 
-Sampler: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
+BlocksFn: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
 """`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Adjacency`."""
 Apply: TypeAlias = Callable[[PyTree, Array, Sequence[Block]], Any]
 """`(variables, features, blocks) -> rows`, deterministic: a flax model's `apply`."""
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     """What an artefact is for."""
 
     fanouts: tuple[int, ...]
-    """Neighbours drawn a hop, the one next to the seeds first; at least the largest degree: exact."""
+    """Adjacency drawn a hop, the one next to the seeds first; at least the largest degree: exact."""
     sizes: tuple[int, ...] = (1, 16, 128)
     """The batch sizes of `embed`; each is a program."""
     new_sizes: tuple[int, ...] = (1, 16)
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
     """`cpu`, `cuda`, `rocm`, `tpu`: none of them need be here."""
     seed: int = 0
     """The draws are those of `jax.random.key(seed)`, for ever."""
-    sampler: Sampler = sample_blocks_by_node
+    sampler: BlocksFn = sample_blocks_by_node
     about: Mapping[str, Any] = {}
     """What else `meta.json` should say, as JSON."""
 

@@ -5,7 +5,7 @@ Nothing here is jitted or knows about graphs. A recipe jits one whole epoch, and
     @partial(jax.jit, donate_argnums=0)
     def run_epoch(state, tables, seeds, mask): ...
 
-A donated state is dead afterwards, its parameters and its key included: use only what the call returned.
+A donated state is gone afterwards, its parameters and its key included: use only what the call returned.
 Early stopping keeps copies of its own, so donation cannot take them away.
 """
 

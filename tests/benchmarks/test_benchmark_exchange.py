@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import exchange
 from benchmarks.common import run
-from jsage.parallel import Load, safe_capacity
+from jsage.parallel import Workload, safe_capacity
 
 SHARDS, SEEDS, FANOUTS = 3, 6, (3, 2)
 
@@ -36,7 +36,7 @@ def neighbors_of(graph, node):
     return graph.indices[graph.indptr[node] : graph.indptr[node + 1]].tolist()
 
 
-def test_neighbours_are_distinct_edges_and_all_of_them_where_they_are_few(graph):
+def test_neighbors_are_distinct_edges_and_all_of_them_where_they_are_few(graph):
     rng = np.random.default_rng(3)
     for node in range(40):
         found = exchange.neighbors(rng, graph, np.array([node]), 4).tolist()
@@ -81,7 +81,7 @@ def test_ids_are_counted_by_asker_and_owner(graph, batch, owner, once):
 
 
 def test_the_ideal_is_every_distinct_row_of_another_device_once(graph, batch, owner):
-    hot, load = exchange.hot_nodes(graph, 0.1), Load(40, 140, SHARDS, 5, seeds=SEEDS, fanouts=FANOUTS)
+    hot, load = exchange.hot_nodes(graph, 0.1), Workload(40, 140, SHARDS, 5, seeds=SEEDS, fanouts=FANOUTS)
     expected = 0
     for asker, device in enumerate(batch):
         for hop, ids in enumerate(device):

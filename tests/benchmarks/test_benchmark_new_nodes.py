@@ -38,7 +38,7 @@ def test_a_compilation_is_seen():
     assert row["compilations"] >= 3
 
 
-def test_both_graphs_have_neighbourhoods_of_one_size():
+def test_both_graphs_have_neighborhoods_of_one_size():
     options = argparse.Namespace(edges=(200, 2000))
     for edges in options.edges:
         graph, features = new_nodes.place(edges, np.random.default_rng(0))

@@ -86,7 +86,7 @@ class TestPairs:
         rows = np.broadcast_to(np.asarray(batch.src)[..., None], live.shape)
         assert not edges[rows, np.asarray(batch.negatives)][np.asarray(live)].any()
 
-    def test_links_are_in_no_neighbourhood_of_their_step_unless_kept(self, drawn, edges):
+    def test_links_are_in_no_neighborhood_of_their_step_unless_kept(self, drawn, edges):
         (batch, _), (first, *_) = drawn["links"]
         for i in range(3):
             src, dst, out = np.asarray(batch.src[i]), np.asarray(batch.dst[i]), np.zeros_like(edges)
@@ -104,7 +104,7 @@ class TestPairs:
 
 
 @cache
-def scanned(kind):
+def scanned_step(kind):
     """A kind of step, its compiled epoch, and its traces."""
     step, traces = make_pair_step(kind, SIZES), []
 
@@ -119,7 +119,7 @@ class TestStep:
     @pytest.mark.parametrize("kind", ["skip_gram", "info_nce", "links"])
     @pytest.mark.slow
     def test_a_scanned_epoch_learns(self, tables, given, kind):
-        step, run, traces = scanned(kind)
+        step, run, traces = scanned_step(kind)
         batches = given["links"] if kind == "links" else given["walks"]
         state, losses = jax.jit(step.start)(KEY, tables), []
         for _ in range(30):
@@ -130,7 +130,7 @@ class TestStep:
         assert traces == [kind]
 
     def test_the_parts_make_the_step(self, tables, given):
-        step, run, _ = scanned("links")
+        step, run, _ = scanned_step("links")
         state = expected = jax.jit(step.start)(KEY, tables)
         found, _ = run(state, tables, given["links"])
         blind = tables._replace(features=jnp.full_like(tables.features, jnp.nan))

@@ -130,7 +130,7 @@ class TestWorkers:
         )
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         with process.Worker(sys.executable, "chatty", [], environment) as worker:
-            return [worker.ask(line) for line in lines]
+            return [worker.request(line) for line in lines]
 
     def test_answers_requests_and_reports_errors(self, tmp_path):
         good, bad, again = self.answer(
@@ -144,7 +144,7 @@ class TestWorkers:
             process.Worker(sys.executable, "benchmarks.no_such_module", [], os.environ) as worker,
             pytest.raises(RuntimeError, match=r"no_such_module ended with status 1"),
         ):
-            worker.ask({})
+            worker.request({})
 
 
 class TestSample:
@@ -171,7 +171,7 @@ class TestSample:
             int(leaf.sum()) for leaf in jax.tree.leaves(each)
         )
 
-    def test_numpy_draws_in_neighbours(self):
+    def test_numpy_draws_in_neighbors(self):
         indptr, indices = np.array([0, 2, 2, 3]), np.array([1, 2, 0])
         seeds = np.array([0, 1, 2] * 20)
         (src, mask), (src2, _) = sample.numpy_blocks(np.random.default_rng(0), indptr, indices, seeds, (4, 2))
@@ -194,7 +194,7 @@ class FakeSide:
     def __init__(self, seconds):
         self.seconds, self.asked = seconds, []
 
-    def ask(self, request):
+    def request(self, request):
         self.asked.append(request)
         seconds = self.seconds[request["form"]]
         if seconds is None:

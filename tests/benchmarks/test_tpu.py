@@ -188,7 +188,13 @@ def test_tiles_are_of_the_last_axes_first():
 
 
 MESH = argparse.Namespace(
-    graph=Path("products"), num_nodes=None, num_edges=None, num_features=256, num_hot=0, seeds=1024, lanes=128
+    graph=Path("products"),
+    num_nodes=None,
+    num_edges=None,
+    num_features=256,
+    num_cached=0,
+    seeds=1024,
+    lanes=128,
 )
 MESH.mesh, MESH.double, MESH.kinds, MESH.aggregators, MESH.dtypes = False, False, ("labels",), None, None
 

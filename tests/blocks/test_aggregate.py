@@ -128,7 +128,7 @@ def test_the_order_of_slots_does_not_matter(name: str, layout: str, weighted: bo
 
 @on_all_layouts
 @with_all_aggregators
-def test_without_neighbours_the_result_is_zero_and_gradients_are_finite(aggregator: str, layout: str):
+def test_without_neighbors_the_result_is_zero_and_gradients_are_finite(aggregator: str, layout: str):
     value, d_table, d_edge_data = result(layout, "no edges", True)[aggregator]
     own = TABLE[np.asarray(hop("no edges").dst)]
     np.testing.assert_array_equal(value, own if aggregator == "gcn" else 0 * own)
@@ -138,7 +138,7 @@ def test_without_neighbours_the_result_is_zero_and_gradients_are_finite(aggregat
 
 @on_all_layouts
 def test_ties_of_the_maximum_share_the_gradient(layout: str):
-    """Three live neighbours: all equal, two equal, none equal, all zero (as after a ReLU)."""
+    """Three live neighbors: all equal, two equal, none equal, all zero (as after a ReLU)."""
     src = jnp.array([[1, 2, 3, 0]])
     block = Indexed(jnp.array([0]), src, jnp.array([[True, True, True, False]]))
     table = jnp.array([[9.0, 9, 9, 9], [1, 2, 0, 0], [1, 2, 1, 0], [1, 1, -1, 0]])
@@ -153,7 +153,7 @@ def test_ties_of_the_maximum_share_the_gradient(layout: str):
 
 @on_all_layouts
 def test_bfloat16_keeps_its_dtype_and_its_sums(layout: str):
-    """4096 neighbours that are all ones: one at a time, bfloat16 would stop counting at 256."""
+    """4096 neighbors that are all ones: one at a time, bfloat16 would stop counting at 256."""
     n = 4096
     block = Indexed(jnp.array([0]), jnp.ones((1, n), jnp.int32), jnp.ones((1, n), bool))
     h, view = lay(layout, block, jnp.ones((2, WIDTH), jnp.bfloat16))

@@ -20,7 +20,7 @@ SEGMENTS = ["segments of indexed", "segments of tree"]
 def answers(layout: str):
     """Everything that a block answers, in one compiled function for all graphs."""
 
-    def ask(block: Indexed, table: jax.Array):
+    def query(block: Indexed, table: jax.Array):
         h, view = lay(layout, block, table)
         rows, read_by = view.sources(h)
         slots, mask = listed(h, view, FANOUT)

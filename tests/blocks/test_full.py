@@ -12,7 +12,7 @@ import pytest
 from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features, listed
 
 from jsage import aggregate
-from jsage.blocks import degree_classes
+from jsage.blocks import sliced_full_block
 from jsage.blocks.layout import Block
 from jsage.graph import Graph, from_edges, symmetrize
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat
@@ -36,10 +36,10 @@ def awkward(weighted: bool) -> Graph:
 
 @cache
 def classes(weighted: bool) -> Block:
-    return degree_classes(awkward(weighted), **SMALL)
+    return sliced_full_block(awkward(weighted), **SMALL)
 
 
-def neighbours(graph: Graph) -> list[tuple[np.ndarray, np.ndarray]]:
+def neighbors(graph: Graph) -> list[tuple[np.ndarray, np.ndarray]]:
     """Sources and weights of each node's edges."""
     indptr, indices = np.asarray(graph.indptr), np.asarray(graph.indices)
     weight = np.asarray(graph.edge_data.get("weight", np.ones(len(indices))), np.float64)
@@ -49,7 +49,7 @@ def neighbours(graph: Graph) -> list[tuple[np.ndarray, np.ndarray]]:
 def pooled(name: str, graph: Graph, table: np.ndarray) -> np.ndarray:
     """What an aggregator gives, node by node in float64."""
     table = np.asarray(table, np.float64)
-    rows = [table[src] * weight[:, None] for src, weight in neighbours(graph)]
+    rows = [table[src] * weight[:, None] for src, weight in neighbors(graph)]
     return np.stack([REFERENCES[name](own, found) for own, found in zip(table, rows, strict=True)])
 
 
@@ -57,7 +57,7 @@ def pulled(name: str, graph: Graph, table: np.ndarray, cotangent: np.ndarray) ->
     """The gradient, edge by edge in float64."""
     table, cotangent = np.asarray(table, np.float64), np.asarray(cotangent, np.float64)
     grad = np.zeros_like(table)
-    for v, (src, weight) in enumerate(neighbours(graph)):
+    for v, (src, weight) in enumerate(neighbors(graph)):
         n, pull = len(src), cotangent[v]
         if name == "gcn":
             pull = pull / (1 + n)
@@ -114,7 +114,7 @@ def test_values_and_gradients_are_those_of_segments(weighted: bool):
 def test_what_no_edge_reads_changes_nothing(poison: float, weighted: bool):
     """Padding points at legal rows: those of nodes that nobody reads, and their cotangents."""
     h, cotangent = table(), features(1, NODES)
-    lists = neighbours(awkward(weighted))
+    lists = neighbors(awkward(weighted))
     readers = np.array([len(src) for src, _ in lists])
     unread = np.setdiff1d(np.arange(NODES), np.concatenate([src for src, _ in lists]))
     silent = np.flatnonzero(readers == 0)
@@ -132,7 +132,7 @@ def test_a_nan_reaches_its_readers_alone():
     h[NUM_NODES * 3 + 1] = np.nan  # a parallel edge's source
     out = answers(classes(False), h, h)["sum"][0]
     reached = np.flatnonzero(np.isnan(out).any(1))
-    assert reached.tolist() == [v for v, (src, _) in enumerate(neighbours(awkward(False))) if 25 in src]
+    assert reached.tolist() == [v for v, (src, _) in enumerate(neighbors(awkward(False))) if 25 in src]
 
 
 def test_read_is_that_of_segments():
@@ -143,7 +143,7 @@ def test_read_is_that_of_segments():
 
 
 def test_without_edges_all_is_zero():
-    block = degree_classes(from_edges([], [], num_nodes=3))
+    block = sliced_full_block(from_edges([], [], num_nodes=3))
     out, pull = jax.vjp(lambda h: block.sum(h) + block.max(h), jnp.ones((3, 2)))
     assert not out.any()
     assert not pull(out + 1)[0].any()
@@ -154,14 +154,16 @@ def test_bfloat16_rows_are_summed_in_float32():
     rim, hub = np.arange(1, 1000), np.zeros(999, int)
     star = from_edges(np.concatenate([rim, hub]), np.concatenate([hub, rim]), num_nodes=1000)
     ones = jnp.ones((1000, 1), jnp.bfloat16)
-    out, pull = jax.vjp(degree_classes(star, rows=16, limit=64).sum, ones)
+    out, pull = jax.vjp(sliced_full_block(star, rows=16, limit=64).sum, ones)
     for rows in (out, pull(ones)[0]):
         assert rows.dtype == jnp.bfloat16
         assert float(rows[0, 0]) == 1000  # 999 rounded: adding ones in bfloat16 stops at 256
 
 
 def test_a_tied_maximum_of_a_hub_is_shared_by_all():
-    block = degree_classes(from_edges(np.arange(1, 101), np.zeros(100, int), num_nodes=101), rows=8, limit=7)
+    block = sliced_full_block(
+        from_edges(np.arange(1, 101), np.zeros(100, int), num_nodes=101), rows=8, limit=7
+    )
     grad = jax.grad(lambda h: block.max(h)[0, 0])(jnp.ones((101, 1)))
     np.testing.assert_allclose(grad[1:, 0], 1 / 100, rtol=1e-6)
     assert float(grad[0, 0]) == 0
@@ -170,17 +172,17 @@ def test_a_tied_maximum_of_a_hub_is_shared_by_all():
 def test_a_symmetric_graph_keeps_its_edges_once():
     src, dst = np.random.default_rng(0).integers(0, 50, (2, 200))
     both = symmetrize(from_edges(src, dst, num_nodes=50))
-    once = degree_classes(both)
+    once = sliced_full_block(both)
     assert once.backward is once.forward
     lopsided = from_edges(*np.array([[0, 1], [1, 0]]), num_nodes=2, weight=[1.0, 2.0])
-    turned = degree_classes(lopsided)
+    turned = sliced_full_block(lopsided)
     grad = jax.grad(lambda h: turned.sum(h)[0, 0])(jnp.ones((2, 1)))
     assert grad.ravel().tolist() == [0.0, 2.0]  # edge 1 -> 0 has weight 2
 
 
 def test_nothing_has_a_row_for_every_edge_and_one_program_serves_all_values():
     src, dst = np.random.default_rng(0).integers(0, 100, (2, 20_000))
-    block, traces = degree_classes(from_edges(src, dst, num_nodes=100), rows=32), []
+    block, traces = sliced_full_block(from_edges(src, dst, num_nodes=100), rows=32), []
 
     @jax.jit
     def run(h, block):
@@ -204,9 +206,9 @@ def test_clear_errors():
     with pytest.raises(TypeError, match=r"use full_block\(graph, slots=True\)"):
         SAGEConv(2, aggregate=LSTM()).init(jax.random.key(0), jnp.ones((NODES, 2)), classes(False))
     with pytest.raises(ValueError, match=r"need a graph with nodes"):
-        degree_classes(from_edges([], [], num_nodes=0))
+        sliced_full_block(from_edges([], [], num_nodes=0))
     with pytest.raises(ValueError, match=r"limit of 2 or more, got 8 and 1"):
-        degree_classes(awkward(False), rows=8, limit=1)
+        sliced_full_block(awkward(False), rows=8, limit=1)
 
 
 MODELS = {

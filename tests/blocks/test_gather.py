@@ -7,7 +7,15 @@ import pytest
 from helpers import NUM_NODES, WIDTH, features
 
 from jsage._internal.arrays import take
-from jsage.blocks.gather import CHUNK, gather_max, gather_sum, messages, segment_max, slot_max, spread
+from jsage.blocks.gather import (
+    CHUNK,
+    gather_max,
+    gather_sum,
+    messages,
+    scatter_add_rows,
+    segment_max,
+    slot_max,
+)
 
 ROWS, K = 6, 3
 REDUCE = {"sum": gather_sum, "max": gather_max}
@@ -35,7 +43,7 @@ compiled = {name: with_gradients(reduce) for name, reduce in REDUCE.items()}
 
 @pytest.fixture(params=[False, True], ids=["plain", "weighted"])
 def case(request):
-    """Table, src, mask with every pattern of dead slots, weight, cotangent."""
+    """Table, src, mask with every pattern of invalid slots, weight, cotangent."""
     rng = np.random.default_rng(0)
     src = jnp.asarray(rng.integers(0, NUM_NODES, (ROWS, K)), jnp.int32).at[0].set(jnp.array([2, 5, 2]))
     mask = jnp.asarray([[1, 1, 1], [1, 1, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1]], bool)
@@ -149,7 +157,8 @@ def test_the_maximum_over_slots_shares_its_gradient_between_live_ties_and_reads_
 @pytest.mark.parametrize("num_src", [1, 7, 4000])
 @pytest.mark.parametrize("live", [0.0, 0.7, 1.0])
 def test_spread_is_a_scatter_add(num_src: int, live: float):
-    """Sources read once, many times, by dead slots alone and never; more repetitions than one chunk holds."""
+    """Sources read once, many times, by invalid slots alone and never; more repetitions than one chunk
+    holds."""
     rng = np.random.default_rng(num_src)
     rows = rng.normal(size=(300, WIDTH)).astype(np.float32)
     src = rng.integers(0, num_src, (300, 5)).astype(np.int32)
@@ -158,14 +167,16 @@ def test_spread_is_a_scatter_add(num_src: int, live: float):
     expected = np.zeros((num_src, WIDTH))
     for row, ids, alive in zip(rows.astype(np.float64), src, mask, strict=True):
         np.add.at(expected, ids[alive], row)
-    got = jax.jit(spread, static_argnums=3)(jnp.asarray(rows), jnp.asarray(src), jnp.asarray(mask), num_src)
+    got = jax.jit(scatter_add_rows, static_argnums=3)(
+        jnp.asarray(rows), jnp.asarray(src), jnp.asarray(mask), num_src
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_padding_is_never_spread():
     rows = jnp.array([[1.0], [jnp.nan]])
     src, mask = jnp.array([[0, 1], [0, 2]]), jnp.array([[True, True], [False, False]])
-    np.testing.assert_array_equal(spread(rows, src, mask, 3), [[1.0], [1.0], [0.0]])
+    np.testing.assert_array_equal(scatter_add_rows(rows, src, mask, 3), [[1.0], [1.0], [0.0]])
 
 
 def test_the_gradient_is_the_same_by_copies_and_by_adding():

@@ -15,12 +15,12 @@ from helpers import AWKWARD, LAYOUTS, NUM_NODES, features, hop
 from jax.sharding import PartitionSpec
 
 from jsage import GraphSAGE, embed_all, embed_new, parallel
-from jsage.blocks import Tree, as_segments, degree_classes
+from jsage.blocks import Tree, as_segments, sliced_full_block
 from jsage.blocks.reductions import MAX, SOFTMAX_SUM, SUM
 from jsage.graph import Graph, NewNodes, contiguous, from_edges
-from jsage.infer import Streaming, embed_to_file
+from jsage.infer import StreamOptions, embed_to_file
 from jsage.sampling import full_block, sample_blocks, sample_blocks_by_node
-from jsage.sampling.exact import Pieces
+from jsage.sampling.exact import StreamedBlock
 from jsage.serving import export, runtime
 
 HEADS, PART, EDGE = 2, 3, 2
@@ -189,7 +189,7 @@ def test_the_whole_graph_sorted_by_degree_is_that_of_a_list(name):
     count = len(AWKWARD_ENDS[0])
     data = {"feature": np.round(2 * features(6, count, EDGE)), "kind": np.arange(count) % 2}
     graph = from_edges(*AWKWARD_ENDS, NODES, **data)
-    layouts = full_block(graph), degree_classes(graph, rows=4, limit=3)
+    layouts = full_block(graph), sliced_full_block(graph, rows=4, limit=3)
     reads = {"table": features(5, NODES, 5), "dst": np.round(4 * features(4, NODES, HEADS * PART)) / 4}
     given = {**inputs(hop("random"), 1, None), **reads, "feature": graph.edge_data["feature"]}
     value = features(8, NODES, HEADS * PART).reshape(-1, HEADS, PART)
@@ -225,7 +225,7 @@ def test_neighborhoods_in_pieces_are_those_of_a_list(name):
     reduction, message = REDUCTIONS[name]
     table = jnp.asarray(features(5, NODES, 5))
     read = lambda block, dst: block.reduce(partial(message, params), reduction, dst, table)  # noqa: E731
-    found = quick(read)(Pieces(graph, seeds, graph.degrees(seeds)), dst[seeds])
+    found = quick(read)(StreamedBlock(graph, seeds, graph.degrees(seeds)), dst[seeds])
     close(found, quick(read)(full_block(graph), dst)[seeds])
 
 
@@ -236,8 +236,8 @@ def thousand(layout):
     return {
         "tree": lambda: tree,
         "segments": lambda: as_segments(tree),
-        "classes": lambda: degree_classes(graph, limit=64),
-        "pieces": lambda: Pieces(graph, jnp.zeros(1, jnp.int32), jnp.array([1000])),
+        "classes": lambda: sliced_full_block(graph, limit=64),
+        "pieces": lambda: StreamedBlock(graph, jnp.zeros(1, jnp.int32), jnp.array([1000])),
     }[layout]()
 
 
@@ -381,7 +381,7 @@ def right() -> np.ndarray:
 
 @pytest.mark.parametrize("layout", ["edges", "classes"])
 def test_attention_over_the_whole_graph(layout, right):
-    block = full_block(known()) if layout == "edges" else degree_classes(known(), rows=4, limit=3)
+    block = full_block(known()) if layout == "edges" else sliced_full_block(known(), rows=4, limit=3)
     close(quick(MODEL.apply)(variables(), world()[1][:KNOWN], (block,) * 2), right)
 
 
@@ -395,7 +395,7 @@ def test_attention_by_layers_on_the_device(right):
 @pytest.mark.parametrize("on_host", [False, True])
 def test_attention_into_a_file(on_host, right, tmp_path):
     """The hub has more edges than a part."""
-    options = Streaming(rows=8, edges=16, gather_on_host=on_host)
+    options = StreamOptions(rows=8, edges=16, gather_on_host=on_host)
     embed_to_file(str(tmp_path / "all.npy"), MODEL, variables(), known(), world()[1][:KNOWN], options)
     close(np.load(tmp_path / "all.npy"), right)
 

@@ -10,7 +10,7 @@ from helpers import AWKWARD, graph
 
 from jsage._internal.arrays import take
 from jsage.blocks.reductions import MAX, SUM
-from jsage.blocks.sliced import Sliced, fold, pieces, sliced
+from jsage.blocks.sliced import Sliced, fold, row_chunks, sliced
 
 SIZES = [(512, 256), (3, 2), (1, 5)]
 
@@ -84,14 +84,14 @@ def test_a_padded_slot_points_at_its_own_node():
 
 def test_hardly_a_slot_is_padding():
     indptr = heavy_tail(100_000)
-    found = pieces(indptr)
+    found = row_chunks(indptr)
     slots = int(found.width.sum()) * found.node.shape[1]
     assert slots < 1.1 * indptr[-1]
     assert found.degree.max() <= 256
 
 
 def test_rows_are_sorted_and_nodes_of_one_degree_keep_their_order():
-    found = pieces(heavy_tail(), rows=64)
+    found = row_chunks(heavy_tail(), rows=64)
     assert np.all(np.diff(found.width) >= 0)
     degree, node = found.degree.ravel(), found.node.ravel()
     live = np.arange(degree.size) < len(node) - np.count_nonzero(degree == 0) * (degree[-1] == 0)
@@ -100,7 +100,7 @@ def test_rows_are_sorted_and_nodes_of_one_degree_keep_their_order():
 
 
 @pytest.mark.parametrize("reduction", [SUM, MAX], ids=["sum", "max"])
-def test_a_fold_is_a_loop_over_the_neighbours(reduction):
+def test_a_fold_is_a_loop_over_the_neighbors(reduction):
     indptr = heavy_tail(300)
     rng = np.random.default_rng(1)
     indices = rng.integers(0, 300, indptr[-1])
@@ -120,7 +120,7 @@ def test_a_fold_is_a_loop_over_the_neighbours(reduction):
 
 @pytest.mark.parametrize("more", [0, 3])
 def test_slots_that_all_rows_have_and_those_that_some_have(more: int):
-    """Chunks of two rows with `k` and `k + more` neighbours, `k` from 0 to 40."""
+    """Chunks of two rows with `k` and `k + more` neighbors, `k` from 0 to 40."""
     degrees = np.repeat(np.arange(41), 2) + np.tile([0, more], 41)
     indptr = np.concatenate([[0], np.cumsum(degrees)])
     rng = np.random.default_rng(0)

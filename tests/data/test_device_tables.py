@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import NUM_NODES, features, graph
 
-from jsage.data import device_tables, place_features, whole_lanes
+from jsage.data import device_tables, to_device_table, whole_lanes
 from jsage.nn import GraphSAGE
 from jsage.sampling import sample_blocks
 
@@ -14,14 +14,14 @@ ROWS = features(0, NUM_NODES, 5)
 
 
 class Chip:
-    """As much of a TPU as `place_features` asks about."""
+    """As much of a TPU as `to_device_table` asks about."""
 
     platform = "tpu"
 
 
 @pytest.mark.parametrize("rows", [ROWS, jnp.asarray(ROWS), ROWS.astype(np.float16)])
 def test_rows_are_padded_with_zeros_to_whole_lanes(rows):
-    placed = place_features(rows, lanes=8)
+    placed = to_device_table(rows, lanes=8)
     assert isinstance(placed, jax.Array)
     assert (placed.shape, placed.dtype) == ((NUM_NODES, 8), rows.dtype)
     np.testing.assert_array_equal(placed[:, :5], rows)
@@ -29,7 +29,7 @@ def test_rows_are_padded_with_zeros_to_whole_lanes(rows):
 
 
 def test_only_a_tpu_pads_unless_it_is_told_to(monkeypatch):
-    assert place_features(ROWS).shape == ROWS.shape
+    assert to_device_table(ROWS).shape == ROWS.shape
     tpu = Chip()
     assert (
         device_tables._platform(jax.devices()[1]),
@@ -41,16 +41,16 @@ def test_only_a_tpu_pads_unless_it_is_told_to(monkeypatch):
         "cpu",
     )
     monkeypatch.setattr(jax, "device_put", lambda rows, device: jnp.asarray(rows))
-    assert place_features(ROWS, tpu).shape == (NUM_NODES, 128)
-    assert place_features(ROWS, tpu, lanes=1).shape == ROWS.shape
+    assert to_device_table(ROWS, tpu).shape == (NUM_NODES, 128)
+    assert to_device_table(ROWS, tpu, lanes=1).shape == ROWS.shape
 
 
 def test_rows_lie_where_they_should():
     device = jax.devices()[3]
-    assert place_features(ROWS, device, lanes=8).devices() == {device}
+    assert to_device_table(ROWS, device, lanes=8).devices() == {device}
     mesh = jax.make_mesh((4,), ("nodes",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("nodes"))
-    assert place_features(ROWS, sharding, lanes=8).sharding == sharding
+    assert to_device_table(ROWS, sharding, lanes=8).sharding == sharding
 
 
 def test_whole_lanes():
@@ -61,7 +61,7 @@ def test_whole_lanes():
 
 def test_a_model_gives_the_same_and_the_columns_of_zeros_get_no_gradient():
     blocks = sample_blocks(jax.random.key(0), graph("random"), jnp.arange(3, dtype=jnp.int32), (3, 2))
-    model, narrow, wide = GraphSAGE(6, 2), place_features(ROWS), place_features(ROWS, lanes=8)
+    model, narrow, wide = GraphSAGE(6, 2), to_device_table(ROWS), to_device_table(ROWS, lanes=8)
     params = model.init(jax.random.key(1), wide, blocks)
     fit = lambda x: x[:5] if x.shape == (8, 6) else x  # noqa: E731
     run = jax.jit(jax.value_and_grad(lambda params, h: (model.apply(params, h, blocks) ** 2).sum()))

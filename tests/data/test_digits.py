@@ -1,4 +1,4 @@
-"""The digits against scikit-learn's copy and its nearest neighbours."""
+"""The digits against scikit-learn's copy and its nearest neighbors."""
 
 from importlib import resources
 
@@ -63,7 +63,7 @@ def test_test_digits_are_absent_from_the_training_graph(dataset):
     assert (in_degrees(graph)[dataset.train] > 0).mean() > 0.95
 
 
-def test_neighbours_mostly_share_a_label_and_pixels_alone_do_not_suffice(dataset):
+def test_neighbors_mostly_share_a_label_and_pixels_alone_do_not_suffice(dataset):
     src, dst = edges(dataset.graph)
     assert 0.94 < (dataset.labels[src] == dataset.labels[dst]).mean() < 0.99
     pixels, labels = np.asarray(dataset.features), np.asarray(dataset.labels)
@@ -77,6 +77,6 @@ def test_it_is_the_same_every_time(dataset):
 
 
 @pytest.mark.parametrize("neighbors", [0, 1797])
-def test_refuses_impossible_neighbours(neighbors):
+def test_refuses_impossible_neighbors(neighbors):
     with pytest.raises(ValueError, match=rf"neighbors must be in 1 \.\. 1796, got {neighbors}"):
         digits(neighbors)

@@ -338,13 +338,13 @@ def test_damage_to_what_was_left(left, tmp_path, how):
     if change:
         (left / name).write_bytes(change(whole))
 
-    def go_on():
+    def read_more():
         shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
 
-    with pytest.raises(ValueError, match=rf"{name} is damaged: .*to start anew"):
-        go_on()
+    with pytest.raises(ValueError, match=rf"{name} is damaged: .*to start again"):
+        read_more()
     (left / name).write_bytes(whole)
-    go_on()
+    read_more()
     open_shard(tmp_path / "graph", 0, verify=True)
 
 

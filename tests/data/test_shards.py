@@ -13,7 +13,7 @@ from jsage.data import Dataset, open_shard, open_shards, shard_dataset, verify_s
 from jsage.data.shards import writer
 from jsage.data.shards.layout import describe_placement, read_placement
 from jsage.graph import Ranges, balanced, contiguous, from_edges, hashed, in_degrees
-from jsage.parallel.place import Placement, to_words
+from jsage.parallel.place import Placement, pack
 
 PLACEMENTS = {
     "contiguous": lambda graph, shards: contiguous(graph.num_nodes, shards),
@@ -116,7 +116,7 @@ def test_sharded_training_reads_shards_as_they_are(tmp_path, kind):
     dst = np.repeat(np.arange(8), np.diff(RANDOM.graph.indptr))
     for number in range(3):
         edges = np.concatenate([np.flatnonzero(dst == node) for node in placement.globals(number)])
-        (words,) = to_words(*placement.locate(src[edges]), placement.rows, placement.shards)
+        (words,) = pack(*placement.locate(src[edges]), placement.rows, placement.shards)
         np.testing.assert_array_equal(open_shard(tmp_path / "graph", number).indices, words)
 
 

@@ -54,7 +54,7 @@ def test_homophily_is_as_asked_for(homophily):
     assert share_of_like_edges(dataset) == pytest.approx(homophily, abs=0.03)
 
 
-def test_features_alone_are_mediocre_and_neighbours_help(dataset):
+def test_features_alone_are_mediocre_and_neighbors_help(dataset):
     features, labels = np.asarray(dataset.features), np.asarray(dataset.labels)
     src = np.asarray(dataset.graph.indices)
     totals = np.concatenate([np.zeros((1, 64)), np.cumsum(features[src], axis=0, dtype=np.float64)])

@@ -27,7 +27,7 @@ from experiments.common.learners import sage, weigh
 from experiments.common.programs import compile_programs
 from experiments.common.runs import task_of, train_all
 from jsage import data
-from jsage.blocks import Classes, Segments
+from jsage.blocks import Segments, SlicedBlock
 from jsage.graph import edges, from_edges, symmetric_weights
 from jsage.recipes import record
 from jsage.recipes.loop import rank_by_score_and_loss
@@ -294,7 +294,7 @@ def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
     assert result["test_mean"] > max(least, guess[0] + 0.1)
 
 
-def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbour_drawn(
+def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbor_drawn(
     tmp_path: Path, monkeypatch
 ):
     path = write_npz(tmp_path, "classes", features=True)
@@ -306,7 +306,7 @@ def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbou
     tables = make_tables(graph, dataset, task, config)
     monkeypatch.setattr(datasets, "MESSAGES", 0)
     in_classes = make_tables(graph, dataset, task, config)
-    assert (type(tables.full), type(in_classes.full)) == (Segments, Classes)
+    assert (type(tables.full), type(in_classes.full)) == (Segments, SlicedBlock)
     variables = learner.init(jax.random.key(0), tables)
     run = jax.jit(learner.predict)
     edges, classes, drawn = (

@@ -129,7 +129,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("num_nodes", [30, 2000], ids=["all nodes draw", "seeds draw"])
-def test_no_edge_of_the_batch_is_in_its_neighbourhoods(num_nodes: int):
+def test_no_edge_of_the_batch_is_in_its_neighborhoods(num_nodes: int):
     graph = random_graph(num_nodes, 3 * num_nodes)
     src, dst = (ends[:12] for ends in edges(graph))
     mask = jnp.arange(12) < 10
@@ -152,7 +152,7 @@ def events(num: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 12, (num, 2)), np.sort(rng.integers(0, 100, num))
 
 
-def test_neighbours_are_the_latest_of_the_past():
+def test_neighbors_are_the_latest_of_the_past():
     pairs, time = events()
     graph = from_edges(*pairs.T, num_nodes=12, time=time)
     seeds, when = jnp.arange(12), jnp.asarray(np.random.default_rng(2).integers(0, 110, 12), jnp.int32)
@@ -199,7 +199,7 @@ def test_heuristics_are_those_of_sets():
     common = [near[u] & near[v] for u, v in pairs.tolist()]
     found = heuristics(add_self_loops(graph), pairs)
     expected = {
-        "common neighbours": [len(nodes) for nodes in common],
+        "common neighbors": [len(nodes) for nodes in common],
         "Adamic-Adar": [sum(1 / log(len(near[w])) for w in nodes) for nodes in common],
         "resource allocation": [sum(1 / len(near[w]) for w in nodes) for nodes in common],
         "preferential attachment": [len(near[u]) * len(near[v]) for u, v in pairs.tolist()],

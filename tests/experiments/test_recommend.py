@@ -74,7 +74,7 @@ def test_tastes_are_found(typed, tmp_path, capsys):
     assert result.keys() == KEYS | {"scores"}
     assert (result["metric"], result["runs"], result["traces"]) == ("ndcg@10", 2, 1)
     assert result["config"].keys() == Config.__dataclass_fields__.keys()
-    names = {"popularity", "SVD", "matrix factorisation"}
+    names = {"popularity", "SVD", "matrix factorization"}
     assert set(result["baselines"]) == names
     assert set(result["scores"]) == {"GraphSAGE", *names}
     assert all(row.keys() == {"recall@10", "ndcg@10", "mrr"} for row in result["scores"].values())
@@ -207,9 +207,9 @@ def test_svd_is_that_of_numpy():
     expected = (left[:, :3] * values[:3]) @ right[:3]
     np.testing.assert_allclose(factors.users @ factors.items.T, expected, atol=1e-4)
     sizes = np.outer(dense.sum(1) ** 0.5, np.maximum(dense.sum(0), 1) ** 0.5)
-    full = all_factors["normalised, rank 30"]
+    full = all_factors["normalized, rank 30"]
     np.testing.assert_allclose(full.users @ full.items.T, dense / sizes, atol=1e-4)
-    back = all_factors["normalised and back, rank 30"]
+    back = all_factors["normalized and back, rank 30"]
     np.testing.assert_allclose(back.users @ back.items.T, dense / dense.sum(1)[:, None] ** 0.5, atol=1e-4)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsage._internal.device_mirror import Mirror
+from jsage._internal.device_mirror import DeviceMirror
 from jsage.graph import Graph, GrowingGraph, from_edges
 from jsage.graph.overlay import NewNodes
 from jsage.infer import embed_new
@@ -152,9 +152,11 @@ def test_nothing_recompiles_until_a_capacity_doubles():
 def test_an_edge_costs_constant_work_on_average(hub: bool, monkeypatch: pytest.MonkeyPatch):
     """Slots written and arrays copied, counted, over edges added one by one."""
     work = []
-    write, replace = Mirror.write, Mirror.replace
-    monkeypatch.setattr(Mirror, "write", lambda self, rows, v: (work.append(len(rows)), write(self, rows, v)))
-    monkeypatch.setattr(Mirror, "replace", lambda self, v: (work.append(len(v)), replace(self, v)))
+    write, replace = DeviceMirror.write, DeviceMirror.replace
+    monkeypatch.setattr(
+        DeviceMirror, "write", lambda self, rows, v: (work.append(len(rows)), write(self, rows, v))
+    )
+    monkeypatch.setattr(DeviceMirror, "replace", lambda self, v: (work.append(len(v)), replace(self, v)))
     costs = []
     for count in (1_000, 8_000):
         growing = GrowingGraph(from_edges([0], [1], 100), np.zeros((100, 1)))

@@ -87,14 +87,14 @@ def test_one_trace_and_vmap_equals_a_loop():
     traces = []
 
     @jax.jit
-    def ask(graph, src, dst):
+    def query(graph, src, dst):
         traces.append(1)
         return jax.vmap(lambda s, d: (edge_range(graph, s, d), has_edge(graph, s, d)))(src, dst)
 
     graphs = [sort_rows(from_edges(*np.random.default_rng(i).integers(0, 8, (2, 20)), 8)) for i in range(3)]
     pairs = ALL_SRC.reshape(8, 8), ALL_DST.reshape(8, 8)
     for graph in graphs:
-        (start, stop), there = ask(graph, *pairs)
+        (start, stop), there = query(graph, *pairs)
         for a, b in zip((start, stop, there), (*found(graph, *pairs), known(graph, *pairs)), strict=True):
             np.testing.assert_array_equal(a, b)
     assert len(traces) == 1

@@ -14,7 +14,7 @@ def normalized(adjacency: np.ndarray) -> np.ndarray:
     return looped / np.sqrt(1 + (adjacency != 0).sum(1))[:, None] / np.sqrt(1 + (adjacency != 0).sum(0))
 
 
-def test_gcn_is_the_normalised_adjacency() -> None:
+def test_gcn_is_the_normalized_adjacency() -> None:
     rng = np.random.default_rng(0)
     graph = symmetrize(from_edges(*rng.integers(0, 30, (2, 80)), num_nodes=32))
     adjacency = np.zeros((32, 32))

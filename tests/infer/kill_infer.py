@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsage import GraphSAGE, from_edges, full_block
-from jsage.infer import Progress, Streaming, embed_to_file
+from jsage.infer import Progress, StreamOptions, embed_to_file
 
 NODES = 400
 
@@ -24,7 +24,9 @@ def main(target: str, slow: bool) -> None:
         print(done.stage, done.done, flush=True)
         time.sleep(0.05 * slow)
 
-    embed_to_file(target, model, params, graph, features, Streaming(rows=40, seconds=0.0, progress=progress))
+    embed_to_file(
+        target, model, params, graph, features, StreamOptions(rows=40, seconds=0.0, progress=progress)
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features
 
 from jsage import aggregate, sample_blocks
 from jsage.graph import from_edges
-from jsage.infer import Streaming, embed_all, embed_to_file, layer
+from jsage.infer import StreamOptions, embed_all, embed_to_file, layer
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat, jump_max
 
 ALL = {**AGGREGATORS, "max pool": Pool(), "mean pool": Pool(reduce=aggregate.mean), "lstm": LSTM()}
@@ -57,7 +57,7 @@ SRC, DST, WEIGHT = edges()
 GRAPH = from_edges(SRC, DST, NODES, weight=WEIGHT)
 LISTS = reference.edges(SRC, DST, NODES, WEIGHT)
 SUBSET = np.array([HUB, 3, 17, 3, 50, NODES - 1])
-SMALL = Streaming(rows=16, edges=64, seconds=0.0)
+SMALL = StreamOptions(rows=16, edges=64, seconds=0.0)
 
 
 def case(name, option):
@@ -272,7 +272,7 @@ def left(tmp_path):
 
 
 def test_what_another_run_left_is_refused(left):
-    folder, go_on = left
+    folder, read_more = left
     model, params, table, _ = case("sum", "plain")
     heavier = from_edges(SRC, DST, NODES, weight=2 * WEIGHT)
     for other, what in (
@@ -283,27 +283,29 @@ def test_what_another_run_left_is_refused(left):
         ({"options": SMALL._replace(nodes=SUBSET)}, "nodes"),
         ({"options": SMALL._replace(rows=8)}, "parts"),
     ):
-        with pytest.raises(ValueError, match=f"left by another run: its {what} is .*delete it to start anew"):
-            go_on(**other)
-    go_on()
+        with pytest.raises(
+            ValueError, match=f"left by another run: its {what} is .*delete it to start again"
+        ):
+            read_more(**other)
+    read_more()
     assert not folder.exists()
 
 
 def test_damage_is_seen(left):
-    folder, go_on = left
+    folder, read_more = left
     data = folder / "layer-0.npy"
     whole_file, progress = data.read_bytes(), (folder / "progress.json").read_text()
     for bad in (whole_file[:-50_000:2], bytes([*whole_file[:200], whole_file[200] ^ 1, *whole_file[201:]])):
         data.write_bytes(bad)
         with pytest.raises(ValueError, match=r"layer-0.npy is damaged"):
-            go_on()
+            read_more()
     data.write_bytes(whole_file)
     for bad in ("", "{}", "[1]", progress[:-9], progress.replace('"layer-0": [', '"layer-0": [1')):
         (folder / "progress.json").write_text(bad)
         with pytest.raises(ValueError, match=r"progress.json is damaged: delete the folder"):
-            go_on()
+            read_more()
     (folder / "progress.json").write_text(progress)
-    go_on()
+    read_more()
 
 
 @pytest.mark.slow

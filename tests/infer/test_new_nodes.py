@@ -93,7 +93,7 @@ def test_equals_the_rebuilt_graph_to_the_last_bit_in_whole_numbers(name: str):
     model = MODELS[name]
     params, _ = whole(model, rebuilt, table)
     params = jax.tree.map(np.round, params)
-    if name in ("mean", "gcn"):  # a power of two of neighbours everywhere: means are exact too
+    if name in ("mean", "gcn"):  # a power of two of neighbors everywhere: means are exact too
         rebuilt, graph, edges = regular(gcn=name == "gcn")
     else:
         edges = NEW
@@ -103,7 +103,7 @@ def test_equals_the_rebuilt_graph_to_the_last_bit_in_whole_numbers(name: str):
 
 
 def regular(*, gcn: bool) -> tuple[Graph, Graph, np.ndarray]:
-    """Every node has 4 neighbours (3 for gcn, which counts the node itself)."""
+    """Every node has 4 neighbors (3 for gcn, which counts the node itself)."""
     degree = 3 if gcn else 4
     dst = np.repeat(np.arange(N + M), degree)
     edges = np.stack([np.random.default_rng(3).integers(0, N + M, len(dst)), dst])
@@ -113,7 +113,7 @@ def regular(*, gcn: bool) -> tuple[Graph, Graph, np.ndarray]:
     return from_edges(*order, N + M), from_edges(*known, N), edges[:, beside]
 
 
-def test_the_lstm_reads_whole_neighbourhoods_by_fanouts():
+def test_the_lstm_reads_whole_neighborhoods_by_fanouts():
     graph, rebuilt, _ = graphs()
     table, model = rows(), GraphSAGE(hidden=4, out=2, conv=partial(SAGEConv, aggregate=LSTM()))
     params, expected = whole(model, rebuilt, table, slots=True)
@@ -124,7 +124,7 @@ def test_the_lstm_reads_whole_neighbourhoods_by_fanouts():
         embed_new(model, params, graph, known, new)
 
 
-def test_sampled_neighbours_are_those_of_the_rebuilt_graph():
+def test_sampled_neighbors_are_those_of_the_rebuilt_graph():
     graph, rebuilt, data = graphs(weighted=True)
     table, model, fanouts, key = rows(), MODELS["mean"], (3, 2), jax.random.key(0)
     params, _ = whole(model, rebuilt, table)

@@ -14,7 +14,7 @@ N, DEGREE = 400, 12
 
 
 class Mean(nn.Module):
-    """One layer without parameters: the mean of the neighbours' rows."""
+    """One layer without parameters: the mean of the neighbors' rows."""
 
     num_layers: int = 1
 
@@ -52,7 +52,7 @@ def test_the_deviation_is_that_of_sampling_theory(setting, report):
 def test_rows_are_those_that_are_read(report):
     assert [line.rows for line in report[:3]] == [3, 7, 13]
     assert report[3].fanouts is None
-    assert 12 < report[3].rows <= 13  # whole neighbourhoods: every edge and the node itself
+    assert 12 < report[3].rows <= 13  # whole neighborhoods: every edge and the node itself
     assert all(line.seconds > 0 for line in report)
 
 
@@ -64,12 +64,12 @@ def test_trees_of_two_hops_count_the_rows_of_both():
     table, model = jnp.eye(6), GraphSAGE(hidden=2, out=1)
     params = model.init(jax.random.key(0), table, (full_block(graph),) * 2)
     two, whole = variance_report(model, params, graph, table, jnp.array([0]), [(5, 1)])
-    assert two.rows == (1 + 1) + (1 + 1) + (1 + 1)  # of 0, of 1 and of 2: themselves and one neighbour
+    assert two.rows == (1 + 1) + (1 + 1) + (1 + 1)  # of 0, of 1 and of 2: themselves and one neighbor
     assert whole.rows == 3 + 5  # three nodes, and all edges into them
 
 
 def test_each_draw_has_a_key_of_its_own():
-    """A node reads one of its two neighbours: draws by one key would change all predictions or none."""
+    """A node reads one of its two neighbors: draws by one key would change all predictions or none."""
     graph, table = from_edges([0, 2], [1, 1], 3), jnp.array([[1.0], [0.0], [-3.0]])
     line, _ = variance_report(Mean(), {}, graph, table, jnp.array([1]), [(1,)])
     assert 0 < line.changed < 1

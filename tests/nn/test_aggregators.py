@@ -81,8 +81,8 @@ def test_an_edge_list_without_an_order_says_how_to_get_one():
         LSTM().init(jax.random.key(0), jnp.asarray(features(0)), full_block(graph("random")))
 
 
-NEIGHBOURS = 3
-LIVE = np.array([[True] * NEIGHBOURS, [False] * NEIGHBOURS, [True, True, False]])
+NEIGHBORS = 3
+LIVE = np.array([[True] * NEIGHBORS, [False] * NEIGHBORS, [True, True, False]])
 ROWS = features(4, LIVE.shape[0] + LIVE.size, 2)
 
 
@@ -108,10 +108,10 @@ def test_without_the_order_stream_slots_are_read_in_their_order():
     assert not first[1].any()
 
 
-def test_with_the_order_stream_neighbours_are_read_in_every_order():
+def test_with_the_order_stream_neighbors_are_read_in_every_order():
     num_dst, fanout = LIVE.shape
     slots = ROWS[num_dst:].reshape(num_dst, fanout, -1)
-    turns = list(permutations(range(NEIGHBOURS)))
+    turns = list(permutations(range(NEIGHBORS)))
     turned = [np.concatenate([ROWS[:num_dst], slots[:, turn].reshape(-1, 2)]) for turn in turns]
     possible = np.stack([read(LIVE, rows)[0] for rows in turned])
     many = np.tile(LIVE[:1], (300, 1))
@@ -125,9 +125,9 @@ def test_with_the_order_stream_neighbours_are_read_in_every_order():
 
 
 def test_padding_between_and_whatever_it_holds_changes_no_bit():
-    num_dst, wide = LIVE.shape[0], 2 * NEIGHBOURS
+    num_dst, wide = LIVE.shape[0], 2 * NEIGHBORS
     mask, rows = np.zeros((num_dst, wide), bool), np.zeros((num_dst, wide, 2), np.float32)
-    mask[:, 1::2], rows[:, 1::2] = LIVE, ROWS[num_dst:].reshape(num_dst, NEIGHBOURS, 2)
+    mask[:, 1::2], rows[:, 1::2] = LIVE, ROWS[num_dst:].reshape(num_dst, NEIGHBORS, 2)
     clean, poisoned = (
         np.concatenate([ROWS[:num_dst], np.where(mask[..., None], rows, padding).reshape(-1, 2)])
         for padding in (np.float32(0), np.float32(np.nan))

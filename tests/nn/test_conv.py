@@ -27,7 +27,7 @@ OPTIONS = {
         "project": True,
         "normalize": True,
     },
-    "weights, neighbours alone": {"self_term": False, "bias": False, "normalize": True},
+    "weights, neighbors alone": {"self_term": False, "bias": False, "normalize": True},
 }
 
 quick = partial(
@@ -69,7 +69,7 @@ def case(option: str, of: str):
     return block, features(1, NUM_NODES + 1), features(2, NUM_NODES, width)
 
 
-def neighbour_lists(block):
+def neighbor_lists(block):
     return reference.slots(block.dst, block.src, block.mask, block.edge_data.get("weight"))
 
 
@@ -88,7 +88,7 @@ def test_values_and_gradients_are_those_of_algorithm_1(name, option):
     settings = {key: OPTIONS[option].get(key, False) for key in ("concat", "normalize")}
     for of in AWKWARD:
         block, table, cotangent = case(option, of)
-        lists = neighbour_lists(block)
+        lists = neighbor_lists(block)
 
         def algorithm_1(at, lists=lists):
             return reference.convolve(at["params"], at["table"], lists, name, **settings)
@@ -192,7 +192,7 @@ def test_a_layer_has_the_parameters_of_its_options_and_no_others(options, names)
 
 
 PAIR = Tree(jax.device_put(np.array([[True, True]])))
-"""One destination and two neighbours."""
+"""One destination and two neighbors."""
 
 
 def test_concat_doubles_the_width_and_its_bias():
@@ -256,7 +256,7 @@ def test_on_the_whole_graph_a_row_is_dropped_once_for_all_its_readers():
     np.testing.assert_array_equal(out, 0)  # each node reads itself: h - h
 
 
-def test_it_can_be_rematerialised_with_an_aggregator_of_its_own():
+def test_it_can_be_rematerialized_with_an_aggregator_of_its_own():
     plain, spared = (kind(3, aggregate=Pool()) for kind in (SAGEConv, nn.remat(SAGEConv)))
     h, block = laid_out(hop("random"), features(1))["tree"]
     params = reference.filled(jax.eval_shape(spared.init, jax.random.key(0), h, block))

@@ -67,7 +67,8 @@ def test_live_places_are_permuted_and_the_dead_stay(name: str, case: str):
 
 
 def test_every_order_is_equally_likely():
-    """Rows of a first block that is a tree: one seed with a dead slot, and a dead seed with a live one."""
+    """Rows of a first block that is a tree: one seed with an invalid slot, and an invalid seed with a valid
+    one."""
     blocks = [
         jax.tree.map(lambda x: x, sampled()[1])._replace(mask=np.array([[1, 0, 1, 1], [1, 1, 0, 0]], bool))
     ]
@@ -85,7 +86,7 @@ def test_every_order_is_equally_likely():
 
 
 def test_patches_are_shuffled_apart():
-    """Two patches of two live places each: all four outcomes equally often."""
+    """Two patches of two valid places each: all four outcomes equally often."""
     block = sampled()[1]._replace(mask=np.array([[True], [True]]))
     h = jax.device_put(np.arange(4, dtype=np.float32)[:, None])
     keys = jax.random.split(jax.random.key(1), 8_000)
@@ -176,15 +177,17 @@ def test_another_key_corrupts_otherwise_and_leaves_the_true_scores():
 
 @shuffles
 def test_padding_changes_neither_scores_nor_gradients(name: str):
-    """Rows that padded slots read are poisoned; those of a dead seed too, which reach no live score."""
+    """Rows that padded slots read are poisoned; those of an invalid seed too, which reach no live score."""
     blocks = [sampled()[1]._replace(mask=jax.device_put(np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1]], bool)))]
     mask = jax.device_put(np.array([True, True, False]))
-    padded, dead = np.zeros(12, bool), np.zeros(12, bool)
+    padded, invalid = np.zeros(12, bool), np.zeros(12, bool)
     padded[[4, 6, 7, 8, 10]] = True
-    dead[[2, 9, 11]] = True  # the dead seed's own row and its slots: legal, so they may hold anything finite
+    invalid[[2, 9, 11]] = (
+        True  # the invalid seed's own row and its slots: legal, so they may hold anything finite
+    )
     clean = features(0, rows=12)
     dirty = np.where(padded[:, None], np.nan, clean)
-    dirty = np.where(dead[:, None], 1e6, dirty)
+    dirty = np.where(invalid[:, None], 1e6, dirty)
     model = DeepGraphInfomax(GraphSAGE(hidden=6, out=4, num_layers=1), corrupt=SHUFFLES[name])
     params = jax.jit(model.init)({"params": jax.random.key(0), "corrupt": jax.random.key(1)}, clean, blocks)
 
@@ -200,13 +203,13 @@ def test_padding_changes_neither_scores_nor_gradients(name: str):
         assert np.asarray(one).any()
     rows = np.asarray(rows)
     np.testing.assert_array_equal(rows, dirty_rows)
-    assert not rows[padded | dead].any()
-    assert (rows[~(padded | dead)] != 0).all()
+    assert not rows[padded | invalid].any()
+    assert (rows[~(padded | invalid)] != 0).all()
 
 
 @shuffles
 def test_what_dead_seeds_alone_read_reaches_no_live_score(name: str):
-    """Node 7 is isolated and a dead seed: neither the summary nor the shuffle knows it."""
+    """Node 7 is isolated and an invalid seed: neither the summary nor the shuffle knows it."""
     h, blocks = features(0), sampled("isolated nodes")
     poisoned = np.where(np.arange(NUM_NODES)[:, None] == 7, np.nan, h)
     params, scores = model_of(name)

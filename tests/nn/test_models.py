@@ -72,7 +72,7 @@ draw = quick(sample_blocks, static_argnames="fanouts")
 
 @cache
 def sampled(num_layers: int, weighted: bool = True):
-    """Blocks of a few seeds, one of them twice, and their neighbour lists."""
+    """Blocks of a few seeds, one of them twice, and their neighbor lists."""
     seeds = np.array([0, 9, 17, 24, 25, 33, 40, 41, 42, 41, 55])
     blocks = draw(jax.random.key(2), awkward(weighted), seeds, (3, 2, 2)[:num_layers])
     first, *rest = blocks
@@ -180,7 +180,7 @@ def test_batch_norm_in_training_takes_live_rows_alone():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_all_neighbours_sampled_are_the_full_batch(name):
+def test_all_neighbors_sampled_are_the_full_batch(name):
     model, table, seeds = make(name), jax.device_put(features(1, NODES)), np.array([1, 17, 24, 32, 41, 46])
     blocks = draw(jax.random.key(3), awkward(), seeds, (10, 10))
     assert (np.diff(awkward().indptr) <= 10).all()

@@ -121,13 +121,13 @@ def test_poison_in_the_padding_changes_nothing():
 
     def poison(name, h, b):
         h, b = np.array(h), b._replace(edge_data=dict(b.edge_data))
-        dead = ~np.asarray(block.mask).ravel()
+        invalid = ~np.asarray(block.mask).ravel()
         if "tree" in name:
-            h[NUM_NODES:][dead] = np.nan
+            h[NUM_NODES:][invalid] = np.nan
         else:
             h[NUM_NODES] = np.nan
         weight = np.array(b.edge_data["weight"])
-        weight.reshape(-1)[dead] = np.nan
+        weight.reshape(-1)[invalid] = np.nan
         return h, b._replace(edge_data={"weight": weight})
 
     dirty = run(params, {name: poison(name, h, b) for name, (h, b) in laid.items()}, cotangent)

@@ -20,9 +20,9 @@ from jsage.data.shards import layout as directories
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
 from jsage.parallel import (
-    Place,
-    across,
+    Location,
     fetch,
+    global_loss,
     loading,
     make_mesh,
     on_mesh,
@@ -83,7 +83,7 @@ def step(state, graph, features, batch):
         overflow = last.overflow + sum(hop.overflow for hop in hops)
         return value, (sums | {"overflow": overflow}, scores)
 
-    run = jax.value_and_grad(across(loss), has_aux=True)
+    run = jax.value_and_grad(global_loss(loss), has_aux=True)
     (value, (sums, scores)), grads = run(state.params, None, (rows, blocks, labels, mask), key)
     return advance(state, grads), {"loss": value, "grads": grads, "sums": sums}, (ids, scores)
 
@@ -98,14 +98,14 @@ def lay(path, mesh):
     nodes = open_nodes(path, "train", mesh)
     (at, mask), labels = batches(nodes.ids), np.asarray(nodes.labels)
     owner, local = map(np.asarray, nodes.place)
-    made = [(Place(owner[i], local[i]), labels[i], live) for i, live in zip(at, mask, strict=True)]
+    made = [(Location(owner[i], local[i]), labels[i], live) for i, live in zip(at, mask, strict=True)]
     return replicate(start(), mesh), (open_graph(path, mesh), open_features(path, mesh)), split(made, mesh)
 
 
 def on(mesh, state, tables, batch):
     """The step on a mesh."""
     rows = PartitionSpec("data")
-    out = specs(state), PartitionSpec(), (Place(rows, rows), rows)
+    out = specs(state), PartitionSpec(), (Location(rows, rows), rows)
     return jax.jit(on_mesh(step, mesh, (state, *tables, batch), out))
 
 
@@ -140,7 +140,7 @@ def compare(folder, mesh):
     return run, state, tables, made
 
 
-def go_on(folder, mesh, given, resume):
+def read_more(folder, mesh, given, resume):
     """The run to kill, or what follows it; its last parameters are written."""
     run, state, tables, made = given
     table = split(TABLE, mesh)
@@ -162,14 +162,14 @@ def main(folder, address, process, processes, resume=None):
         if resume:
             prepare()
             state, tables, made = lay(folder / "by_hashed", mesh)
-            go_on(folder, mesh, (on(mesh, state, tables, made[0]), state, tables, made), resume=True)
+            read_more(folder, mesh, (on(mesh, state, tables, made[0]), state, tables, made), resume=True)
             return
         run, _, tables, made = compare(folder, mesh)  # the last directory is by_hashed
         state = replicate(start(), mesh)
         for number in range(KILLED):
             state, *_ = run(state, *tables, made[number % len(made)])
         np.savez(folder / f"whole-{process}.npz", **values(state.params))
-        go_on(folder, mesh, (run, replicate(start(), mesh), tables, made), resume=False)
+        read_more(folder, mesh, (run, replicate(start(), mesh), tables, made), resume=False)
 
 
 if __name__ == "__main__":

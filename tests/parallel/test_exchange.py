@@ -11,14 +11,14 @@ from sharding import DEVICES, Listed, placements, places
 
 from jsage.graph import from_edges
 from jsage.parallel import (
-    Place,
+    Location,
     ShardedFeatures,
-    ask,
     fetch,
-    hottest,
+    gather_remote,
     make_mesh,
+    most_sampled,
     on_mesh,
-    plan,
+    plan_route,
     shard_features,
     specs,
     split,
@@ -63,7 +63,7 @@ def fetched(mesh):
     """One compiled program a capacity, for all placements and ids."""
     rows = jax.ShapeDtypeStruct((DEVICES * ROOM, WIDTH), jnp.float32, sharding=NamedSharding(mesh, ROWS))
     ids = jax.ShapeDtypeStruct((DEVICES * IDS,), jnp.int32, sharding=NamedSharding(mesh, ROWS))
-    arguments = ShardedFeatures(rows), Place(ids, ids)
+    arguments = ShardedFeatures(rows), Location(ids, ids)
 
     def run(features, ids, capacity):
         rows, counts = fetch(features, ids, capacity)
@@ -155,7 +155,7 @@ def test_answers_may_be_any_arrays(mesh):
         def answer(local):
             return {"even": (local + me) % 2 == 0, "pair": (local, jnp.stack([local, local], 1) + me)}
 
-        return ask(plan(ids), answer, 1)
+        return gather_remote(plan_route(ids), answer, 1)
 
     said = jax.jit(on_mesh(run, mesh, (ids,), ROWS))(ids)
     np.testing.assert_array_equal(said["even"], (ids.local + ids.owner) % 2 == 0)
@@ -165,8 +165,8 @@ def test_answers_may_be_any_arrays(mesh):
 
 def test_the_hottest_nodes_have_most_edges_out():
     graph = from_edges([3, 3, 3, 1, 1, 0], [0, 1, 2, 0, 2, 0], num_nodes=4)
-    assert hottest(graph, 2).tolist() == [3, 1]
-    assert hottest(graph, 9).tolist() == [3, 1, 0, 2]
+    assert most_sampled(graph, 2).tolist() == [3, 1]
+    assert most_sampled(graph, 9).tolist() == [3, 1, 0, 2]
 
 
 def test_bad_calls_are_refused(mesh, table):
@@ -174,5 +174,7 @@ def test_bad_calls_are_refused(mesh, table):
         shard_features(table, Listed(np.arange(NODES) % 6, ROOM, 6), mesh)
     ids = places(PLACEMENTS["contiguous"], IDS_OF["random"].ravel())
     with pytest.raises(ValueError, match="capacity is a positive number of ids for each owner, got 0"):
-        jax.eval_shape(on_mesh(lambda ids: ask(plan(ids), lambda x: x, 0), mesh, (ids,), ROWS), ids)
-    assert specs(ids) == Place(ROWS, ROWS)
+        jax.eval_shape(
+            on_mesh(lambda ids: gather_remote(plan_route(ids), lambda x: x, 0), mesh, (ids,), ROWS), ids
+        )
+    assert specs(ids) == Location(ROWS, ROWS)

@@ -8,9 +8,9 @@ from jsage.data import Dataset, shard_dataset
 from jsage.graph import Ranges, balanced, contiguous, from_edges, hashed, out_degrees
 from jsage.graph import symmetric_weights as whole_weights
 from jsage.parallel import (
-    copy_hottest,
-    hottest,
+    cache_rows,
     make_mesh,
+    most_sampled,
     open_features,
     open_graph,
     open_nodes,
@@ -19,7 +19,7 @@ from jsage.parallel import (
     symmetric_weights,
     transforms,
 )
-from jsage.parallel.graph import to_names
+from jsage.parallel.graph import to_global_ids
 
 NODES, DEVICES = 45, 8
 
@@ -84,8 +84,8 @@ def test_weights_and_copies_are_those_of_the_whole_graph(mesh, dataset, monkeypa
     degrees = np.sort(np.asarray(out_degrees(graph)))[::-1]
     count = next(n for n in range(5, 30) if degrees[n - 1] > degrees[n])  # no tie at the end
     features = shard_features(dataset.features, placement, mesh)
-    hot = copy_hottest(found, features, count, mesh).hot
-    expected = shard_features(dataset.features, placement, mesh, hot=hottest(graph, count)).hot
+    hot = cache_rows(found, features, count, mesh).hot
+    expected = shard_features(dataset.features, placement, mesh, hot=most_sampled(graph, count)).hot
     for a, b in zip(hot, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -109,10 +109,10 @@ def test_refusals(tmp_path, mesh, dataset):
         shard_features(dataset.features, placement, mesh),
     )
     with pytest.raises(ValueError, match="count is a positive number of rows to copy, got 0"):
-        copy_hottest(graph, features, 0, mesh)
+        cache_rows(graph, features, 0, mesh)
 
 
 def test_shards_of_a_graph_of_many_nodes_name_them_in_as_many_words():
-    few, many = to_names(np.array([3])), to_names(np.array([3]), num_nodes=2**32 + 1)
+    few, many = to_global_ids(np.array([3])), to_global_ids(np.array([3]), num_nodes=2**32 + 1)
     assert [word.tolist() for word in many] == [[3], [0]]
-    assert len(few) == len(to_names(np.array([3]), num_nodes=2**32)) == 1
+    assert len(few) == len(to_global_ids(np.array([3]), num_nodes=2**32)) == 1

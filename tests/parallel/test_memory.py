@@ -8,19 +8,19 @@ from sharding import DEVICES, placements
 
 from jsage.data import power_law_communities
 from jsage.parallel import (
-    Load,
-    bill,
-    exchanged,
-    hottest,
+    Workload,
+    estimate_memory,
+    exchange_bytes,
     make_mesh,
+    most_sampled,
     safe_capacity,
     shard_features,
     shard_graph,
 )
-from jsage.parallel.place import to_words
+from jsage.parallel.place import pack
 
 NODES, WIDTH = 90, 6
-LOAD = Load(NODES, 400, DEVICES, WIDTH, itemsize=4)
+LOAD = Workload(NODES, 400, DEVICES, WIDTH, itemsize=4)
 
 
 def nbytes(tree) -> int:
@@ -42,10 +42,10 @@ def test_tables_and_cache_are_what_the_bill_says(dataset, hot, lanes, dtype):
     most = max(int(degrees[placement.globals(shard)].sum()) for shard in range(DEVICES))
     graph = shard_graph(dataset.graph, placement, mesh)
     features = np.asarray(dataset.features).astype(dtype)
-    table = shard_features(features, placement, mesh, hot=hottest(dataset.graph, hot), lanes=lanes)
+    table = shard_features(features, placement, mesh, hot=most_sampled(dataset.graph, hot), lanes=lanes)
     num_edges = dataset.graph.num_edges
-    load = LOAD._replace(num_edges=num_edges, uneven=most * DEVICES / num_edges, num_hot=hot, lanes=lanes)
-    items = bill(load._replace(itemsize=np.dtype(dtype).itemsize))
+    load = LOAD._replace(num_edges=num_edges, uneven=most * DEVICES / num_edges, num_cached=hot, lanes=lanes)
+    items = estimate_memory(load._replace(itemsize=np.dtype(dtype).itemsize))
     assert items["graph"] == nbytes(graph)
     assert items["features"] == nbytes(table.rows)
     assert items["cache"] == nbytes(table.hot)
@@ -55,23 +55,25 @@ def test_tables_and_cache_are_what_the_bill_says(dataset, hot, lanes, dtype):
     ("num_nodes", "shards", "word"), [(2**31, 8, 4), (2**31 + 8, 8, 6), (2**32, 8, 6), (2**32, 2**16, 8)]
 )
 def test_places_take_as_many_bytes_as_they_need(num_nodes, shards, word):
-    assert Load(num_nodes, 8, shards, 1).word_bytes == word
-    wide, narrow = (bill(Load(num_nodes, edges, shards, 1))["graph"] for edges in (2 * shards, shards))
+    assert Workload(num_nodes, 8, shards, 1).word_bytes == word
+    wide, narrow = (
+        estimate_memory(Workload(num_nodes, edges, shards, 1))["graph"] for edges in (2 * shards, shards)
+    )
     assert wide - narrow == word
 
 
 def test_the_words_of_a_large_graph_are_those_of_the_bill():
-    words = to_words(np.array([7, 0]), np.array([2**29 - 1, 5]), rows=2**29, shards=8)
-    assert sum(word.nbytes for word in words) == 2 * Load(2**32, 2, 8, 1).word_bytes
+    words = pack(np.array([7, 0]), np.array([2**29 - 1, 5]), rows=2**29, shards=8)
+    assert sum(word.nbytes for word in words) == 2 * Workload(2**32, 2, 8, 1).word_bytes
 
 
 def test_names_beyond_32_bits_take_two_words():
-    near, far = (bill(Load(num_nodes, 0, 8, 1))["graph"] for num_nodes in (2**32, 2**32 + 8))
+    near, far = (estimate_memory(Workload(num_nodes, 0, 8, 1))["graph"] for num_nodes in (2**32, 2**32 + 8))
     assert far - near == 2 * 4 + 4 * (2**29 + 1)
 
 
 def test_the_model_and_the_batches_are_counted():
-    items = bill(LOAD._replace(num_parameters=7, steps=3, seeds=10))
+    items = estimate_memory(LOAD._replace(num_parameters=7, steps=3, seeds=10))
     state = {"params": jnp.ones(7), "moments": (jnp.ones(7), jnp.ones(7))}
     batches = *(jnp.zeros((3, 10), jnp.int32),) * 3, jnp.zeros((3, 10), bool)
     assert items["model"] == sum(x.nbytes for x in jax.tree.leaves(state))
@@ -81,11 +83,11 @@ def test_the_model_and_the_batches_are_counted():
 def test_exchanges_are_of_what_is_asked_and_of_what_is_answered():
     load = LOAD._replace(seeds=4, fanouts=(3, 2), capacities=(1, 3, 5))
     ids, answers = np.array([1, 3, 5]) * 4, [1 * 3 * 4, 3 * 2 * 4, 5 * WIDTH * 4]
-    assert exchanged(load) == tuple(DEVICES * (ids + answers))
-    assert bill(load)["exchange"] == 2 * max(exchanged(load))
+    assert exchange_bytes(load) == tuple(DEVICES * (ids + answers))
+    assert estimate_memory(load)["exchange"] == 2 * max(exchange_bytes(load))
     assert load.frontiers == (4, 16, 48)
     safe = tuple(safe_capacity(size, DEVICES) for size in (4, 16, 48))
-    assert exchanged(load._replace(capacities=())) == exchanged(load._replace(capacities=safe))
+    assert exchange_bytes(load._replace(capacities=())) == exchange_bytes(load._replace(capacities=safe))
 
 
 @pytest.mark.parametrize(("num_ids", "shards"), [(1024, 256), (26_624, 64), (4000, 8)])
@@ -107,4 +109,4 @@ def test_a_safe_capacity_is_enough_for_ids_spread_at_random_and_not_far_too_much
 )
 def test_what_cannot_be_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        bill(LOAD._replace(**changed))
+        estimate_memory(LOAD._replace(**changed))

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jsage.losses import masked_mean
 from jsage.nn import BatchNorm
-from jsage.parallel import across, make_mesh, on_mesh, own_key, replicate, specs, split
+from jsage.parallel import global_loss, make_mesh, on_mesh, per_device_key, replicate, specs, split
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def close(actual, expected, atol=1e-5):
 
 
 def test_the_loss_is_the_mean_over_all_live_seeds(mesh):
-    """Devices of 0 to 3 live seeds, a regulariser, a gradient through a coupling of the devices."""
+    """Devices of 0 to 3 valid seeds, a regularizer, a gradient through a coupling of the devices."""
     x = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     mask = np.random.default_rng(1).random(24) < np.repeat(np.arange(8) % 4, 3) / 3
 
@@ -43,7 +43,7 @@ def test_the_loss_is_the_mean_over_all_live_seeds(mesh):
     placed = *replicate((params, key), mesh), split(batch, mesh)
 
     def run(params, key, batch):
-        whole = across(partial(loss, axis="data"))
+        whole = global_loss(partial(loss, axis="data"))
         return jax.value_and_grad(whole, has_aux=True)(params, {}, batch, key)
 
     close(jax.jit(on_mesh(run, mesh, placed))(*placed), expected)
@@ -54,9 +54,9 @@ def test_named_parameters_keep_their_own_gradients(mesh):
         def loss(params, stats, batch, key):
             return (params["table"] * batch).sum() + params["w"], ({"weight": jnp.float32(1)}, stats)
 
-        return jax.grad(across(loss, sharded=("table",)), has_aux=True)(params, {}, batch, jax.random.key(0))[
-            0
-        ]
+        return jax.grad(global_loss(loss, sharded=("table",)), has_aux=True)(
+            params, {}, batch, jax.random.key(0)
+        )[0]
 
     params = {"table": split(jnp.zeros(16), mesh), "w": replicate(jnp.zeros(()), mesh)}
     batch = split(jnp.arange(16.0), mesh)
@@ -65,14 +65,16 @@ def test_named_parameters_keep_their_own_gradients(mesh):
 
 
 def test_metrics_need_a_weight():
-    loss = across(lambda params, stats, batch, key: (jnp.zeros(()), ({"loss": jnp.zeros(())}, stats)))
+    loss = global_loss(lambda params, stats, batch, key: (jnp.zeros(()), ({"loss": jnp.zeros(())}, stats)))
     with pytest.raises(ValueError, match=r"must have a 'weight'.*got \['loss'\]"):
         loss({}, {}, (), jax.random.key(0))
 
 
 def test_each_device_has_a_key_of_its_own(mesh):
     key = replicate(jax.random.key(7), mesh)
-    draw = on_mesh(lambda key: jax.random.bits(own_key(key), (1,)), mesh, (key,), PartitionSpec("data"))
+    draw = on_mesh(
+        lambda key: jax.random.bits(per_device_key(key), (1,)), mesh, (key,), PartitionSpec("data")
+    )
     expected = [int(jax.random.bits(jax.random.fold_in(jax.random.key(7), i), (1,))[0]) for i in range(8)]
     assert jax.jit(draw)(key).tolist() == expected
 

@@ -20,7 +20,7 @@ BUDGET = Budget(capacity=3, edges=16, rows=4)
 
 
 def layers(features: int, dropout: float) -> SAGEConv:
-    """A layer that transforms what it sends, then one that reads neighbours in their order."""
+    """A layer that transforms what it sends, then one that reads neighbors in their order."""
     return SAGEConv(features, aggregate=Pool() if features == 5 else LSTM(), dropout=dropout)
 
 

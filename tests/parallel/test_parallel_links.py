@@ -16,12 +16,12 @@ from jsage.losses import link_cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, dot
 from jsage.parallel import (
     ShardedGraph,
-    across,
     fetch,
+    global_loss,
+    local_share,
     locate,
     make_mesh,
     on_mesh,
-    own_draw,
     replicate,
     sample_blocks,
     shard_features,
@@ -70,7 +70,8 @@ CAPACITIES = {"contiguous": (60, 60, 240), "hashed": (2, 2, 2), "balanced": (2, 
 
 @cache
 def pairs() -> tuple[jax.Array, ...]:
-    """`(src, dst, mask)` of three batches: edges; edges of the hub, some twice; others, and dead devices."""
+    """`(src, dst, mask)` of three batches: edges; edges of the hub, some twice; others, and invalid
+    devices."""
     rng, graph = np.random.default_rng(1), ascending()
     src, dst = np.asarray(graph.indices), np.repeat(np.arange(NODES), np.diff(graph.indptr))
     random, at_hub = rng.choice(len(src), PAIRS, replace=False), rng.choice(np.flatnonzero(dst == 7), PAIRS)
@@ -147,13 +148,13 @@ def program(name: str):
 
         def step(state, given):
             (noise, draw), src, dst, mask = given
-            others = own_draw(noise, negatives.uniform(NODES), (PAIRS // DEVICES, NEGATIVES))
+            others = local_share(noise, negatives.uniform(NODES), (PAIRS // DEVICES, NEGATIVES))
             batch = LinkBatch(src, dst, others, mask)
             left = without_pairs(graph, src, dst, mask & exclude, placement)
             place = locate(placement, batch.seeds)
             ids, blocks, hops = sample_blocks(draw, left, place, FANOUTS, (near, far))
             rows, last = fetch(features, ids, capacity)
-            state, sums = make_update(across(loss), OPTIMIZER)(state, (rows, blocks, batch))
+            state, sums = make_update(global_loss(loss), OPTIMIZER)(state, (rows, blocks, batch))
             extra = jnp.stack([count.rounds for count in (*hops, last)])
             return state, (sums, extra, told(placement.nodes(*ids), blocks, batch))
 
@@ -202,7 +203,7 @@ def test_updates_on_sharded_tables_are_those_of_one_device(name: str):
 
 
 def supervised() -> np.ndarray:
-    """`[STEPS, number of edges]`: which edges join the ends of a live pair, by comparing all with all."""
+    """`[STEPS, number of edges]`: which edges join the ends of a valid pair, by comparing all with all."""
     whole, (src, dst, mask) = crowd(), (np.asarray(x) for x in pairs())
     ends = np.stack([whole.indices, np.repeat(np.arange(NODES), np.diff(whole.indptr))])
     number, hidden = np.asarray(whole.edge_data["number"]), np.zeros((STEPS, whole.num_edges), bool)
@@ -226,7 +227,7 @@ def test_no_edge_of_the_batch_is_drawn_unless_exclusion_is_off(name: str, exclud
 
 
 def test_the_pairs_take_one_collective_more(mesh):
-    """An all-gather of the pairs; then as `sample_blocks`: ids out, neighbours and numbers back."""
+    """An all-gather of the pairs; then as `sample_blocks`: ids out, neighbors and numbers back."""
     text = program("hashed").as_text()
     assert text.count(" all-gather(") == 1
     assert text.count(" all-to-all(") == len(FANOUTS) * 3 + 2
@@ -245,7 +246,7 @@ def test_negatives_by_degree_are_those_of_one_device(mesh):
     """Uniform ones are in the updates above."""
     key, sampler = jax.random.key(4), negatives.by_degree(crowd())
     given = replicate((key, sampler), mesh)
-    run = on_mesh(lambda key, sampler: own_draw(key, sampler, (3, 2)), mesh, given, SPLIT)
+    run = on_mesh(lambda key, sampler: local_share(key, sampler, (3, 2)), mesh, given, SPLIT)
     expected = jax.jit(lambda key, sampler: sampler(key, (24, 2)))(key, sampler)
     np.testing.assert_array_equal(jax.jit(run)(*given), expected)
 

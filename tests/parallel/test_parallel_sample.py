@@ -1,4 +1,4 @@
-"""Neighbours drawn at their owners: those that one device draws, edge for edge."""
+"""Adjacency drawn at their owners: those that one device draws, edge for edge."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from sharding import DEVICES, Listed, placements, places, stretched
 from jsage.blocks import as_tree
 from jsage.graph import Graph, from_edges
 from jsage.parallel import (
-    Place,
+    Location,
     ShardedFeatures,
     ShardedGraph,
     assemble,
@@ -25,8 +25,8 @@ from jsage.parallel import (
     shard_features,
     shard_graph,
 )
-from jsage.parallel.graph import to_names
-from jsage.parallel.place import to_place, to_words
+from jsage.parallel.graph import to_global_ids
+from jsage.parallel.place import pack, unpack
 from jsage.sampling import choose, node_bits, sample_blocks_by_node
 
 NODES, SEEDS, FANOUTS, EDGES = 61, 24, (4, 3), 600
@@ -115,7 +115,7 @@ SAMPLE = jax.jit(sample_blocks_by_node, static_argnums=3)
 
 
 def test_a_hop_is_two_exchanges_a_round_and_a_maximum(program):
-    """Ids out; neighbours and the numbers of their edges back. All rounds are one loop."""
+    """Ids out; neighbors and the numbers of their edges back. All rounds are one loop."""
     text = program.as_text()
     assert text.count(" all-to-all(") == len(FANOUTS) * 3
     assert text.count(" all-reduce(") == len(FANOUTS)
@@ -125,9 +125,9 @@ def test_a_hop_is_two_exchanges_a_round_and_a_maximum(program):
 @pytest.mark.parametrize(("rows", "words"), [(9, 1), (2**28, 1), (2**28 + 1, 2)])
 def test_places_come_back_from_their_words(rows: int, words: int):
     owner, local = np.array([0, 7, 3, 7]), np.array([0, rows - 1, 5, 0])
-    kept = to_words(owner, local, rows, DEVICES)
+    kept = pack(owner, local, rows, DEVICES)
     assert len(kept) == words
-    found = jax.jit(to_place, static_argnums=1)(kept, rows)
+    found = jax.jit(unpack, static_argnums=1)(kept, rows)
     np.testing.assert_array_equal(found.owner, owner)
     np.testing.assert_array_equal(found.local, local)
 
@@ -140,7 +140,7 @@ def test_shards_hold_their_nodes_edges_in_order(crowd, mesh):
         for row, node in enumerate(placement.globals(shard)):
             into = slice(graph.indptr[shard, row], graph.indptr[shard, row + 1])
             whole = slice(int(indptr[node]), int(indptr[node + 1]))
-            found = Place(sources[shard, into] // placement.rows, sources[shard, into] % placement.rows)
+            found = Location(sources[shard, into] // placement.rows, sources[shard, into] % placement.rows)
             np.testing.assert_array_equal(placement.nodes(found), np.asarray(crowd.indices)[whole])
             np.testing.assert_array_equal(
                 graph.edge_data["number"][shard, into], np.arange(whole.start, whole.stop)
@@ -160,7 +160,7 @@ def test_ids_beyond_32_bits_are_pairs_and_draw_by_their_own_names(crowd, mesh):
         edge = np.concatenate([np.arange(indptr[v], indptr[v + 1]) for v in nodes])
         owner, local = placement.locate(np.asarray(crowd.indices)[edge])
         ends = np.pad(np.cumsum(np.diff(indptr)[nodes]), (1, 0))
-        names, data = to_names(nodes + 5 * 2**32), {"number": edge.astype(np.int32)}
+        names, data = to_global_ids(nodes + 5 * 2**32), {"number": edge.astype(np.int32)}
         shard = ShardedGraph(ends, (local, owner.astype(np.int16)), names, data)
         return pad_shard(shard, placement.rows, EDGES)
 
@@ -189,7 +189,7 @@ def test_memory_is_that_of_the_batch_with_more_than_32_bits_of_nodes_and_edges(m
         return jax.ShapeDtypeStruct((DEVICES * length, *width), dtype, sharding=lies)
 
     words, names = (table(num_edges), table(num_edges, jnp.int16)), (table(rows, jnp.uint32),) * 2
-    graph, ids = ShardedGraph(table(rows + 1), words, names), Place(table(3), table(3))
+    graph, ids = ShardedGraph(table(rows + 1), words, names), Location(table(3), table(3))
     given = replicate(jax.random.key(0), mesh), graph, ShardedFeatures(table(rows, jnp.float32, 2)), ids
 
     def run(key, graph, features, seeds):
@@ -208,8 +208,8 @@ def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh
     seeds = np.random.default_rng(3).integers(0, NODES, (3, SEEDS)).astype(np.int32)
     capacities = measure_capacities(key, graph, features, places(placement, seeds, dim=1), FANOUTS, mesh)
     most = np.zeros(3, int)
-    for batch, own_key in zip(seeds, jax.random.split(key, 3), strict=True):
-        tree = np.asarray(as_tree(SAMPLE(own_key, crowd, batch, FANOUTS)[0])[0])
+    for batch, per_device_key in zip(seeds, jax.random.split(key, 3), strict=True):
+        tree = np.asarray(as_tree(SAMPLE(per_device_key, crowd, batch, FANOUTS)[0])[0])
         for device in range(DEVICES):
             ids = tree[own_rows(device)]
             for hop, asked in enumerate((ids[:3], ids[:15], ids[~np.isin(ids, hot)])):
@@ -220,7 +220,7 @@ def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh
 
 def test_bad_calls_are_refused(crowd, mesh):
     graph, key = shard_graph(crowd, PLACEMENTS["permuted"], mesh), jax.random.key(0)
-    seeds = Place(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32))
+    seeds = Location(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32))
     for fanouts, capacities, message in (
         ((), (), r"one fanout a layer, got none: pass for instance fanouts=\(25, 10\)"),
         ((3, 2), (4,), r"one capacity for each fanout, got fanouts \(3, 2\) and capacities \(4,\)"),

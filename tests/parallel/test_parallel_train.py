@@ -16,10 +16,10 @@ from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import BatchNorm, GraphSAGE
 from jsage.parallel import (
     ShardedFeatures,
-    across,
     fetch,
-    hottest,
+    global_loss,
     make_mesh,
+    most_sampled,
     on_mesh,
     replicate,
     sample_blocks,
@@ -65,7 +65,7 @@ def scored(net, params, stats, given):
 
 @pytest.fixture(scope="module")
 def batches():
-    """Seeds, and labels beside them; the last batch has dead seeds on several devices."""
+    """Seeds, and labels beside them; the last batch has invalid seeds on several devices."""
     return epoch(jax.random.key(4), jnp.arange(NODES, dtype=jnp.int32)[:-10], BATCH)
 
 
@@ -117,7 +117,9 @@ def test_an_epoch_with_split_seeds_is_that_of_one_device(mesh, dataset, state, b
     """80 seeds in batches of 32: in the last one, devices have nothing but padding."""
     assert not np.asarray(batches[1])[-1].reshape(DEVICES, -1).any(1).all()
     given = *replicate((dataset, state), mesh), split(batches, mesh, dim=1)
-    together = jax.jit(on_mesh(partial(copied, model("data"), across), mesh, given)).lower(*given).compile()
+    together = (
+        jax.jit(on_mesh(partial(copied, model("data"), global_loss), mesh, given)).lower(*given).compile()
+    )
     after, sums = together(*given)
     close(without_key(after), without_key(alone[0]))
     close(sums, alone[1])
@@ -139,11 +141,11 @@ def program(traces, capacity, state, graph, features, batches):
         value, (sums, stats) = scored(model("data"), params["net"], stats, (rows, blocks, labels, mask))
         return value, (sums | {"overflow": last.overflow + sum(hop.overflow for hop in hops)}, stats)
 
-    return train_epoch(make_update(across(loss, sharded=("embedding",)), OPTIMIZER), state, batches)
+    return train_epoch(make_update(global_loss(loss, sharded=("embedding",)), OPTIMIZER), state, batches)
 
 
 def laid(mesh, dataset, state, batches, placement):
-    """Everything where it belongs; the embeddings and what the optimiser keeps of them by owner."""
+    """Everything where it belongs; the embeddings and what the optimizer keeps of them by owner."""
     owner, local = placement.locate(np.arange(NODES))
 
     def lay(path, leaf):
@@ -154,7 +156,7 @@ def laid(mesh, dataset, state, batches, placement):
         return split(jnp.asarray(table), mesh)
 
     seeds, mask = batches
-    features = shard_features(dataset.features, placement, mesh, hot=hottest(dataset.graph, 9))
+    features = shard_features(dataset.features, placement, mesh, hot=most_sampled(dataset.graph, 9))
     graph = shard_graph(dataset.graph, placement, mesh)
     batch = places(placement, seeds, dim=1), *split((dataset.labels[seeds], mask), mesh, dim=1)
     return jax.tree_util.tree_map_with_path(lay, state), graph, features, batch

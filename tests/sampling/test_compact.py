@@ -16,14 +16,20 @@ from jsage.blocks import Indexed, Tree
 from jsage.graph import from_edges
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv
-from jsage.sampling import compact, compacted, measure_capacities, sample_blocks, sample_compact_blocks
+from jsage.sampling import (
+    deduplicated_loss,
+    distinct_hashed,
+    measure_capacities,
+    sample_blocks,
+    sample_compact_blocks,
+)
 from jsage.train import init_state, make_update, train_epoch
 
 SEEDS = jax.device_put(np.array([3, 0, 3, 1], np.int32))  # with a repetition, as in a padded batch
 FANOUTS = (2, 3)
-WHOLE = (64, 64)  # more slots than any node has neighbours
+WHOLE = (64, 64)  # more slots than any node has neighbors
 
-compact_ids = jax.jit(compact, static_argnums=1)
+compact_ids = jax.jit(distinct_hashed, static_argnums=1)
 sample = jax.jit(sample_compact_blocks, static_argnums=(3, 4))
 sample_trees = jax.jit(sample_blocks, static_argnums=3)
 
@@ -81,7 +87,7 @@ def drawn(blocks, seeds) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 class TestSampling:
     @pytest.mark.parametrize("capacities", [(12,), (None,)])
     @pytest.mark.parametrize("name", AWKWARD)
-    def test_only_neighbours_and_none_twice(self, name: str, capacities):
+    def test_only_neighbors_and_none_twice(self, name: str, capacities):
         graph_ = graph(name)
         blocks, fits = sample(jax.random.key(2), graph_, SEEDS, FANOUTS, capacities)
         assert fits
@@ -100,7 +106,7 @@ class TestSampling:
         assert not np.asarray(blocks[0].mask)[NUM_NODES:].any()  # there are no more nodes to meet
 
     def test_subsets_are_uniform(self):
-        """A node of the second frontier with 5 neighbours draws 3: ten subsets, by chi-square."""
+        """A node of the second frontier with 5 neighbors draws 3: ten subsets, by chi-square."""
         star = from_edges([1, 2, 3, 4, 5, 6], [0, 1, 1, 1, 1, 1], num_nodes=7)
 
         def draw(key):
@@ -114,7 +120,7 @@ class TestSampling:
 
     @pytest.mark.parametrize("capacity", [None, 512])
     def test_hops_are_drawn_apart(self, capacity):
-        """The same node in the frontier of two hops draws its neighbours anew: one in 1000 agrees."""
+        """The same node in the frontier of two hops draws its neighbors again: one in 1000 agrees."""
         hubs, degree = np.arange(64, dtype=np.int32), 1000
         star = from_edges(np.tile(np.arange(64, 1064), 64), np.repeat(hubs, degree), 1064)
         sample = jax.jit(sample_compact_blocks, static_argnums=(3, 4))
@@ -151,8 +157,8 @@ def model(options: dict) -> GraphSAGE:
 
 
 @pytest.mark.parametrize("options", CONVS.values(), ids=CONVS)
-def test_whole_neighbourhoods_give_what_trees_give(options: dict):
-    """With every neighbour drawn nothing is left to chance: values and gradients agree with the slow form."""
+def test_whole_neighborhoods_give_what_trees_give(options: dict):
+    """With every neighbor drawn nothing is left to chance: values and gradients agree with the slow form."""
     table, net, random = jax.device_put(features(3)), model(options), graph("random")
     trees = sample_trees(jax.random.key(0), random, SEEDS, WHOLE)
     small, fits = sample(jax.random.key(1), random, SEEDS, WHOLE, (NUM_NODES + 6,))
@@ -186,7 +192,7 @@ def test_rows_that_fill_the_capacity_are_never_read():
 
 
 class TestLoss:
-    """`compacted` against the loss on the blocks that it should have taken."""
+    """`deduplicated_loss` against the loss on the blocks that it should have taken."""
 
     net, fanouts, capacities = model({}), (5, 4), (150,)
     graph, table = random_graph(), jax.device_put(features(1, 300))
@@ -212,7 +218,7 @@ class TestLoss:
     @cache
     def compiled(cls):
         """`(by, params, batch, key)` to the value and gradient of the loss times `by`."""
-        fn = compacted(cls.loss, cls.graph, cls.fanouts, cls.capacities)
+        fn = deduplicated_loss(cls.loss, cls.graph, cls.fanouts, cls.capacities)
 
         def scaled(params, by, batch, key):
             value, rest = fn(params, {}, batch, key)
@@ -246,7 +252,9 @@ class TestLoss:
         @jax.jit
         def epoch(state, graph_, batches):
             traces.append(1)
-            update = make_update(compacted(self.loss, graph_, self.fanouts, self.capacities), optimizer)
+            update = make_update(
+                deduplicated_loss(self.loss, graph_, self.fanouts, self.capacities), optimizer
+            )
             return train_epoch(update, state, batches)
 
         batches = jax.tree.map(lambda *arrays: np.stack(arrays), *self.batches.values())
@@ -260,14 +268,14 @@ class TestLoss:
 
 
 def test_a_batch_fits_as_many_rows_as_it_has_nodes_and_no_fewer():
-    """Node 0, its neighbours 1 to 4, and their neighbours 5 to 8: frontiers of 1, 5 and 9 nodes."""
+    """Node 0, its neighbors 1 to 4, and their neighbors 5 to 8: frontiers of 1, 5 and 9 nodes."""
     tree, batch = from_edges(range(1, 9), [0, 0, 0, 0, 1, 2, 3, 4], num_nodes=9), (jnp.zeros(1, jnp.int32),)
 
     def on_trees(params, stats, blocks, batch, key):
         return jnp.float32(isinstance(blocks[1], Tree)), ({}, stats)
 
     for capacities, fits in (((5, 9), True), ((4, 9), False), ((5, 8), False), ((None, 9), True)):
-        run = jax.jit(compacted(on_trees, tree, (4, 2, 1), capacities))
+        run = jax.jit(deduplicated_loss(on_trees, tree, (4, 2, 1), capacities))
         assert run({}, {}, batch, jax.random.key(0))[0] == (not fits), capacities
 
 

@@ -1,4 +1,4 @@
-"""Whole neighbourhoods of some nodes, whatever the degrees: the rows, the sums, the room they take."""
+"""Whole neighborhoods of some nodes, whatever the degrees: the rows, the sums, the room they take."""
 
 from functools import partial
 
@@ -9,17 +9,17 @@ import pytest
 from helpers import AWKWARD, NUM_NODES, features, graph, listed
 
 from jsage.graph import from_edges
-from jsage.infer.apply_exact import apply_whole
+from jsage.infer.apply_exact import apply_exact
 from jsage.nn import GraphSAGE, Pool, SAGEConv
-from jsage.sampling import Room, fit_rooms, full_block, whole_blocks
-from jsage.sampling.exact import PIECE, Pieces, distinct, edges_into
+from jsage.sampling import HopSize, exact_blocks, full_block, measure_hop_sizes
+from jsage.sampling.exact import PIECE, StreamedBlock, distinct, edges_into
 
 SEEDS = np.array([5, 0, 5, 7], np.int32)
 
 
 @jax.jit
 def answers(cut, table):
-    block = Pieces(cut, jnp.asarray(SEEDS), cut.degrees(jnp.asarray(SEEDS)))
+    block = StreamedBlock(cut, jnp.asarray(SEEDS), cut.degrees(jnp.asarray(SEEDS)))
     return block.own(table), block.sum(table), block.max(table), block.degrees()
 
 
@@ -43,7 +43,7 @@ def test_a_hub_of_many_pieces_takes_no_more_memory():
 
     def total(indices, table, degree):
         hub = from_edges([], [], 2)._replace(indices=indices, indptr=jnp.array([0, degree, degree]))
-        return Pieces(hub, jnp.zeros(1, jnp.int32), jnp.array([degree])).sum(table)
+        return StreamedBlock(hub, jnp.zeros(1, jnp.int32), jnp.array([degree])).sum(table)
 
     indices = np.random.default_rng(0).integers(0, 100, count).astype(np.int32)
     table = np.random.default_rng(1).integers(-3, 4, (100, 4)).astype(np.float32)
@@ -78,24 +78,24 @@ def test_a_model_gives_what_it_gives_on_the_whole_graph(num_layers: int, pool: b
     model = GraphSAGE(hidden=4, out=3, num_layers=num_layers, conv=conv)
     full = (full_block(cut),) * num_layers
     params = model.init(jax.random.key(0), table, full)
-    rooms = fit_rooms(cut, SEEDS, num_layers)
-    blocks, taken = whole_blocks(cut, SEEDS, rooms)
+    rooms = measure_hop_sizes(cut, SEEDS, num_layers)
+    blocks, taken = exact_blocks(cut, SEEDS, rooms)
     for room, (edges, nodes) in zip(rooms, taken.tolist(), strict=False):
         assert edges <= room.edges
         assert nodes <= room.nodes
     expected = model.apply(params, table, full)[SEEDS]
-    for apply in (model.apply, partial(apply_whole, model)):
+    for apply in (model.apply, partial(apply_exact, model)):
         np.testing.assert_allclose(jax.jit(apply)(params, table, blocks), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_too_little_room_shows_in_what_is_taken():
-    some = jax.jit(partial(whole_blocks, rooms=[Room(edges=2, nodes=2)]))
+    some = jax.jit(partial(exact_blocks, rooms=[HopSize(edges=2, nodes=2)]))
     _, taken = some(graph("one hub"), np.zeros(1, np.int32))
     assert np.asarray(taken)[0, 0] == NUM_NODES - 1 > 2
 
 
 def test_an_order_that_counts_needs_sampled_blocks():
-    block = Pieces(graph("random"), SEEDS, graph("random").degrees(SEEDS))
+    block = StreamedBlock(graph("random"), SEEDS, graph("random").degrees(SEEDS))
     with pytest.raises(TypeError, match="pass fanouts no smaller than any degree"):
         listed(jnp.zeros((NUM_NODES, 2)), block, 4)
 

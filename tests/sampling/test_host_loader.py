@@ -13,7 +13,7 @@ from jsage import data
 from jsage.graph import from_edges
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
-from jsage.sampling import compacted, epoch, host_loader, sample_blocks
+from jsage.sampling import deduplicated_loss, epoch, host_loader, sample_blocks
 from jsage.train import init_state, make_update, train_epoch
 
 NODES, WIDTH, CLASSES, FANOUTS = 400, 6, 3, (4, 3)
@@ -204,7 +204,7 @@ class TestTraining:
         def trees(params, stats, batch, key):
             return on_blocks(params, stats, sample_blocks(key, graph, batch[0], FANOUTS), batch, key)
 
-        loss_fn = trees if capacities is None else compacted(on_blocks, graph, FANOUTS, capacities)
+        loss_fn = trees if capacities is None else deduplicated_loss(on_blocks, graph, FANOUTS, capacities)
         scan = jax.jit(partial(train_epoch, make_update(loss_fn, OPTIMIZER)))
         return scan(start(), batches)
 
@@ -225,7 +225,7 @@ class TestTraining:
         traces, samples = [], []
         sampler = host_loader.BlockSampler(*map(counted, host_loader.sampler(FANOUTS, capacities)))
         loader = host_loader.Loader(sampler, graph, features, rows)
-        update = jax.jit(host_loader.scanned(make_update(loss_fn, OPTIMIZER)), donate_argnums=0)
+        update = jax.jit(host_loader.scan_group(make_update(loss_fn, OPTIMIZER)), donate_argnums=0)
         state, sums = host_loader.train_epoch(update, start(), loader, batches, together=together)
         return state, sums, (len(traces), len(samples)), loader
 

@@ -1,4 +1,4 @@
-"""Importance by walks against the exact personalised PageRank in NumPy, and what is chosen by it."""
+"""Importance by walks against the exact personalized PageRank in NumPy, and what is chosen by it."""
 
 from collections import Counter
 from functools import partial
@@ -36,7 +36,7 @@ quick = partial(
 
 
 def chain(of, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """`(e, P)`: the start, and a step to a uniform in-neighbour, or to the start where there is none."""
+    """`(e, P)`: the start, and a step to a uniform in-neighbor, or to the start where there is none."""
     src, dst = (np.asarray(x) for x in edges(of))
     e, step = np.eye(of.num_nodes)[start], np.zeros((of.num_nodes,) * 2)
     np.add.at(step, (dst, src), 1.0)
@@ -85,7 +85,7 @@ def test_visits_have_the_distribution_of_the_chain(of: str):
         assert stats.chisquare(count[reached], expected[reached] * walks).pvalue > 1e-3
 
 
-def test_shares_of_visits_converge_to_personalised_page_rank_like_the_root_of_the_walks():
+def test_shares_of_visits_converge_to_personalized_page_rank_like_the_root_of_the_walks():
     g, length, repeats = graph("random"), 20, 200
     starts = np.full(repeats, 2, np.int32)
     expected = after(g, 2, length).mean(0)
@@ -344,7 +344,7 @@ def test_bad_settings_are_refused():
     g, key, seeds = graph("random"), jax.random.key(0), jnp.array([0])
     with pytest.raises(ValueError, match="walks is the number of walks from each start, at least 1, got 0"):
         restart_visits(key, g, seeds, walks=0)
-    with pytest.raises(ValueError, match="top is a number of neighbours, at least 1, got 0"):
+    with pytest.raises(ValueError, match="top is a number of neighbors, at least 1, got 0"):
         count_visits(jnp.array([[1]]), jnp.array([[True]]), 0)
     with pytest.raises(ValueError, match="chunk is a number of nodes, at least 1, got 0"):
         importance_graph(key, g, 3, chunk=0)

@@ -75,7 +75,7 @@ def link_batch(src, dst, negatives, mask=None) -> LinkBatch:
 
 
 def is_hidden(batch: LinkBatch, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-    """Which edges join the two nodes of a live pair, by comparing all with all."""
+    """Which edges join the two nodes of a valid pair, by comparing all with all."""
     live = np.asarray(batch.mask)
     pairs = {
         frozenset((u, v))

@@ -147,12 +147,12 @@ def test_in_batch_negatives_are_no_pairs_of_the_batch():
     pairs = {(u, v) for u, v, live in zip(src, dst, mask, strict=True) if live}
     wanted = [[mask[i] and mask[j] and (src[i], dst[j]) not in pairs for j in range(24)] for i in range(24)]
     ask = jax.jit(in_batch)
-    got = np.asarray(ask(src, dst, mask))
+    got = np.asarray(query(src, dst, mask))
     np.testing.assert_array_equal(got, wanted)
     assert got.any()
     assert not got.diagonal().any()
     other = np.where(mask, src, -7), np.where(mask, dst, 2**31 - 1)  # what padding holds does not matter
-    np.testing.assert_array_equal(ask(*other, mask), wanted)
+    np.testing.assert_array_equal(query(*other, mask), wanted)
 
 
 @pytest.mark.parametrize("ends", ["source", "target", "both"])
@@ -161,7 +161,7 @@ def test_corruptions_replace_one_end(ends: str):
     samplers = {"source": uniform(3, start=10), "target": uniform(4, start=20)}
     given = samplers if ends == "both" else {ends: samplers[ends]}
     ask = jax.jit(lambda key, src, dst: corrupt(key, src, dst, 20_000, **given))
-    new_src, new_dst = map(np.asarray, ask(jax.random.key(7), src, dst))
+    new_src, new_dst = map(np.asarray, query(jax.random.key(7), src, dst))
     assert new_src.shape == new_dst.shape == (3, 20_000)
     left, right = new_src != np.asarray(src)[:, None], new_dst != np.asarray(dst)[:, None]
     assert (left ^ right).all()

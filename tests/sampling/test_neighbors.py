@@ -1,4 +1,4 @@
-"""What is sampled: in-neighbours only, each edge as often as any, in shapes and memory that never grow."""
+"""What is sampled: in-neighbors only, each edge as often as any, in shapes and memory that never grow."""
 
 from functools import cache, partial
 
@@ -53,7 +53,7 @@ def test_live_slots_are_edges_into_the_seed(draw: str, name: str):
     sampled, degrees = numbered(name), np.diff(graph(name).indptr)
     seeds = np.concatenate(
         [np.asarray(NODES)[::-1], NODES]
-    )  # every node twice, among them those without neighbours
+    )  # every node twice, among them those without neighbors
     block = jax.tree.map(np.asarray, neighbors[draw](key(0), sampled, seeds, FANOUT))
     assert block.src.shape == block.mask.shape == (2 * NUM_NODES, FANOUT)
     np.testing.assert_array_equal(block.dst, seeds)
@@ -136,7 +136,7 @@ def test_rows_go_from_block_to_block(name: str):
 @with_all_draws
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
 def test_hops_are_drawn_apart(draw: str, impl: str):
-    """The same node in the frontier of two hops draws its neighbours anew: one in 1000 agrees by chance."""
+    """The same node in the frontier of two hops draws its neighbors again: one in 1000 agrees by chance."""
     hubs, degree, fanout = 64, 1000, 5
     src = np.tile(np.arange(hubs, hubs + degree), hubs)
     star = from_edges(src, np.repeat(np.arange(hubs), degree), hubs + degree)
@@ -214,7 +214,7 @@ def everything(block, table):
 
 
 @on_all_graphs
-def test_a_full_block_is_every_neighbourhood(name: str):
+def test_a_full_block_is_every_neighborhood(name: str):
     cut, table = graph(name, weighted=True), features(0)
     src, dst, _ = AWKWARD[name]
     weight = features(7, len(src), 1)[:, 0]

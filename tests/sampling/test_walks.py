@@ -1,4 +1,4 @@
-"""Walks against the exact chains: their steps by chi-square, their restarts by personalised PageRank."""
+"""Walks against the exact chains: their steps by chi-square, their restarts by personalized PageRank."""
 
 from functools import partial
 
@@ -59,7 +59,7 @@ def transitions(nodes: np.ndarray, mask: np.ndarray, order: int) -> np.ndarray:
     return counts
 
 
-def normalised(weights: np.ndarray) -> np.ndarray:
+def normalized(weights: np.ndarray) -> np.ndarray:
     return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
 
 
@@ -71,7 +71,7 @@ def test_first_order_steps_are_those_of_the_chain(name: str):
     graph = directed(name)
     nodes, mask = map(np.asarray, walks(jax.random.key(0), graph, STARTS, LENGTH))
     counts = transitions(nodes, mask, 1)
-    assert agrees(counts, normalised(multiplicity(graph)) * (counts.sum(1, keepdims=True) > 0))
+    assert agrees(counts, normalized(multiplicity(graph)) * (counts.sum(1, keepdims=True) > 0))
 
 
 @pytest.mark.parametrize(("p", "q"), STEPS)
@@ -79,14 +79,14 @@ def test_node2vec_steps_are_those_of_the_paper(p: float, q: float):
     graph = awkward()
     nodes, mask = map(np.asarray, second(jax.random.key(1), graph, STARTS, LENGTH, p=p, q=q))
     edge = multiplicity(graph)
-    assert agrees(transitions(nodes[:, :2], mask[:, :2], 1), normalised(edge))  # the first step is uniform
+    assert agrees(transitions(nodes[:, :2], mask[:, :2], 1), normalized(edge))  # the first step is uniform
     bias = np.where(edge > 0, 1.0, 1 / q)  # [t, x]
-    bias[np.diag_indices(NUM_NODES)] = 1 / p  # x = t, a neighbour of itself or not
-    chances = normalised(bias[:, None, :] * edge[None, :, :])  # [t, v, x]
+    bias[np.diag_indices(NUM_NODES)] = 1 / p  # x = t, a neighbor of itself or not
+    chances = normalized(bias[:, None, :] * edge[None, :, :])  # [t, v, x]
     counts = transitions(nodes, mask, 2)
     assert agrees(counts, chances * (counts.sum(-1, keepdims=True) > 0))
     if (p, q) != (1, 1):  # and the test can tell it from the first-order walk
-        assert not agrees(counts, normalised(np.broadcast_to(edge, counts.shape)) * (chances > 0))
+        assert not agrees(counts, normalized(np.broadcast_to(edge, counts.shape)) * (chances > 0))
 
 
 def test_node2vec_on_one_way_edges_asks_where_steps_lead():
@@ -120,7 +120,7 @@ def test_a_walk_starts_at_its_start_and_ends_where_no_edge_leads_on(name: str, w
 
 def chain(graph: Graph, start: int) -> np.ndarray:
     """The steps of a walk with restart, the jump left out."""
-    steps = normalised(multiplicity(graph))
+    steps = normalized(multiplicity(graph))
     steps[steps.sum(1) == 0, start] = 1
     return steps
 
@@ -140,7 +140,7 @@ def test_the_restart_chain_is_the_one_described(name: str, restart: float):
         assert stats.chisquare(seen[x > 0], ROWS * x[x > 0]).pvalue > 1e-3, t
 
 
-def test_visits_tend_to_personalised_pagerank():
+def test_visits_tend_to_personalized_pagerank():
     graph, restart = directed("random"), 0.25
     starts = np.asarray(STARTS)[:4000]
     nodes = np.asarray(walks(jax.random.key(5), graph, starts, 400, restart=restart).nodes)

@@ -87,7 +87,7 @@ class Exported:
         return self.model.apply(variables, features, blocks)
 
     def dense(self, src, dst, weight, features) -> np.ndarray:
-        """Every node's row from whole neighbourhoods, in float64."""
+        """Every node's row from whole neighborhoods, in float64."""
         hop = reference.edges(src, dst, len(features), weight)
         return reference.graphsage(
             reference.float64(self.variables), np.asarray(features, np.float64), [hop, hop], self.name
@@ -114,7 +114,7 @@ def same(got, expected):
 
 
 class TestEmbed:
-    def test_whole_neighbourhoods_are_those_of_float64_numpy(self, whole):
+    def test_whole_neighborhoods_are_those_of_float64_numpy(self, whole):
         expected = whole.dense(whole.src, whole.dst, whole.weight, whole.features)
         close(whole.embedder.embed(np.arange(NUM_NODES)), expected)
 

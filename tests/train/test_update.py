@@ -18,7 +18,7 @@ shuffled = jax.jit(partial(epoch, batch_size=16))
 
 
 def loss_fn(params, stats, batch, key):
-    """Least squares under dropout, with a running count of live rows that is not trained."""
+    """Least squares under dropout, with a running count of valid rows that is not trained."""
     rows, mask, x, y = batch
     kept = jax.random.bernoulli(key, 0.8, (rows.shape[0], 3)) & mask[:, None]
     scores = jnp.where(kept, x[rows], 0.0) @ params["w"] + params["b"]

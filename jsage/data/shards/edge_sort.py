@@ -98,7 +98,7 @@ def open_edges(file: Path, memory_bytes: int, *, read_only: bool) -> Iterator[So
         if not read_only:
             raise OSError(f"{file} cannot be written: {error}") from error
         raise ValueError(
-            f"{file} is damaged: {error}: delete the folder {file.parent} to start anew"
+            f"{file} is damaged: {error}: delete the folder {file.parent} to start again"
         ) from error
 
 

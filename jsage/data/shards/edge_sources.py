@@ -113,7 +113,7 @@ class _Files:
         self._files = files
 
     def describe(self) -> dict[str, Any] | None:
-        """Names, sizes and times of change: a file that was written anew is another one."""
+        """Names, sizes and times of change: a file that was written again is another one."""
         status = [(path.name, path.stat()) for file in self._files for path in file.paths]
         return {"files": [[name, found.st_size, found.st_mtime_ns] for name, found in status]}
 
@@ -138,7 +138,7 @@ class _Npy:
         self.rows = shapes[0][0]
 
     def read(self) -> Iterator[np.ndarray]:
-        """Each piece is mapped anew: pages that were read do not add up."""
+        """Each piece is mapped again: pages that were read do not add up."""
         for first in range(0, self.rows, _PIECE):
             parts = [np.array(_mapped(path)[first : first + _PIECE]) for path in self.paths]
             yield parts[0] if len(parts) == 1 else _stacked(str(self.paths[0]), *parts)

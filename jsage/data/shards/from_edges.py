@@ -143,7 +143,7 @@ class _Job:
     def note(self, **news: Any) -> None:
         self.record.write({**self.state, **news})
 
-    def tell(self, stage: str, done: int, total: int | None) -> None:
+    def report(self, stage: str, done: int, total: int | None) -> None:
         if self.sorting.progress is not None:
             self.sorting.progress(Progress(stage, done, total))
 
@@ -179,7 +179,7 @@ def _sort(job: _Job) -> None:
             if told != before:
                 raise ValueError(
                     f"{job.folder} was left by another run: its {before[0]} edges are others than these "
-                    f"{told[0]}; delete it to start anew, or write to another path"
+                    f"{told[0]}; delete it to start again, or write to another path"
                 )
         return
     placement, told = job.asked, [0, 0]
@@ -192,10 +192,10 @@ def _sort(job: _Job) -> None:
             src, dst = (both_directions(piece) if job.symmetrize else piece).T
             keys = np.asarray(dst if isinstance(placement, Ranges) else placement.placed(dst))
             edges.append(keys.astype(dtype), src.astype(dtype))
-            job.tell("read", told[0], job.source.count())
-        job.tell("sort", 0, told[0])
+            job.report("read", told[0], job.source.count())
+        job.report("sort", 0, told[0])
         edges.sort()
-        job.tell("sort", told[0], told[0])
+        job.report("sort", told[0], told[0])
     job.note(edges=told)
 
 
@@ -220,9 +220,9 @@ def _write(job: _Job, tables: Tables) -> None:
         for shard in range(first, placement.shards):
             with ShardWriter(job.out, shard) as writer:
                 for done in _write_edges(writer, edges, placement):
-                    job.tell("write", done, num_edges)
+                    job.report("write", done, num_edges)
                 for rows in write_tables(writer, tables, splits, placement, job.sorting.memory_bytes // 4):
-                    job.tell("tables", written + rows, columns * placement.num_nodes)
+                    job.report("tables", written + rows, columns * placement.num_nodes)
                 writer.finish(described)
             written += columns * placement.count(shard)
             job.note(shard=shard + 1)

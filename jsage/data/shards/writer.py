@@ -14,7 +14,7 @@ from jsage._internal.files import checksum, replaced
 from jsage._internal.host_table import HostTable
 from jsage.data.formats.arrays import ArrayWriter
 from jsage.data.shards.layout import FORMAT, META, SHARD, VERSION, describe_placement, shard_name
-from jsage.graph import Located, Placement
+from jsage.graph import Location, Placement
 from jsage.typing import HostArray
 
 _LIMIT = 2**31
@@ -96,7 +96,7 @@ def checked_tables(tables: Tables, num_nodes: int) -> Tables:
     return host
 
 
-def locate_splits(tables: Tables, placement: Placement) -> dict[str, Located]:
+def locate_splits(tables: Tables, placement: Placement) -> dict[str, Location]:
     """Where the nodes of each split are; ValueError that names a split with ids out of range.
 
     >>> from jsage.graph import contiguous
@@ -116,7 +116,7 @@ def locate_splits(tables: Tables, placement: Placement) -> dict[str, Located]:
 def write_tables(
     writer: ShardWriter,
     tables: Tables,
-    splits: Mapping[str, Located],
+    splits: Mapping[str, Location],
     placement: Placement,
     memory_bytes: int = 2**28,
 ) -> Iterator[int]:

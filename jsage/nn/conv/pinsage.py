@@ -1,4 +1,4 @@
-"""The convolution of PinSage: neighbours pooled by their importance."""
+"""The convolution of PinSage: neighbors pooled by their importance."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ class PinSAGEConv(nn.Module):
         n_u = sum_v a_uv ReLU(Q h_v + q) / sum_v a_uv,   z_u = ReLU(W [h_u ; n_u] + w),   z_u / ||z_u||.
 
     `W [h_u ; n_u]` is written as two matrices. Without weights `n_u` is the plain mean; where they sum to 0,
-    and without neighbours, it is 0. `GraphSAGE(conv=PinSAGEConv)` stacks it: the ReLU that follows changes
+    and without neighbors, it is 0. `GraphSAGE(conv=PinSAGEConv)` stacks it: the ReLU that follows changes
     nothing. Blocks with such weights come from `importance_blocks`. The dense layers of Algorithm 2 that
     follow the last convolution are not part of it.
 
@@ -30,7 +30,7 @@ class PinSAGEConv(nn.Module):
     features: int
     """Output width."""
     hidden: int | None = None
-    """Width of the transformed neighbours, the rows of `Q`; None: the output's."""
+    """Width of the transformed neighbors, the rows of `Q`; None: the output's."""
     normalize: bool = True
     """Scale each output row to length 1; a zero row stays zero."""
     dropout: float = 0.0

@@ -41,7 +41,7 @@ class SAGEConv(nn.Module):
     concat: bool = False
     """Concatenate `W_self h_v` and `W_neigh AGG` instead of adding them, as the 2017 code does."""
     project: bool = False
-    """Transform neighbours by a dense layer and ReLU before the aggregation."""
+    """Transform neighbors by a dense layer and ReLU before the aggregation."""
     bias: bool = True
     normalize: bool = False
     """Scale each output row to length 1 (Algorithm 1, line 7); a zero row stays zero."""
@@ -64,7 +64,7 @@ class SAGEConv(nn.Module):
         drop: Callable[[Array], Array] = nn.Dropout(self.dropout, deterministic=deterministic)
         if block.reads_again(h.shape[0]):
             h, drop = drop(h), lambda rows: rows
-        out = self._neighbours(h, block, drop)
+        out = self._neighbors(h, block, drop)
         if self.aggregate is not aggregates.gcn if self.self_term is None else self.self_term:
             own = self._dense("self")(drop(block.own(h)))
             out = jnp.concatenate([own, out], -1) if self.concat else own + out
@@ -73,7 +73,7 @@ class SAGEConv(nn.Module):
             out = out + bias[None].astype(out.dtype)
         return l2_normalize(out) if self.normalize else out
 
-    def _neighbours(self, h: Array, block: Block, drop: Callable[[Array], Array]) -> Array:
+    def _neighbors(self, h: Array, block: Block, drop: Callable[[Array], Array]) -> Array:
         dense = self._dense("neigh")
         if self.project:
             rows, block = block.sources(h)

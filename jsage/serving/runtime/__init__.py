@@ -12,6 +12,6 @@ Every artefact holds a copy of it, `loader`, for machines where jsage is not ins
 The graph and the features are arguments: `place` takes newer ones, and compiles only if their shapes differ.
 """
 
-from .embedder import Artefact as Artefact
+from .embedder import Artifact as Artifact
 from .embedder import Embedder as Embedder
 from .files import load as load

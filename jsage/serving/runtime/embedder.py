@@ -13,7 +13,7 @@ NO_NODE = int(np.iinfo(np.int32).max)
 """The destination of an edge that is padding."""
 
 
-class Artefact:
+class Artifact:
     """Parameters and programs, not yet tied to a graph."""
 
     def __init__(self, meta: dict, params: list, programs: dict) -> None:

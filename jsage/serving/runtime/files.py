@@ -13,13 +13,13 @@ import numpy as np
 from jax import export
 
 from .checks import dtype_of
-from .embedder import Artefact
+from .embedder import Artifact
 
 FORMAT, VERSION = "jsage artefact", 2
 META, PARAMS = "meta.json", "params.npz"
 
 
-def load(path: str | Path) -> "Artefact":
+def load(path: str | Path) -> "Artifact":
     """Read an artefact and hold every file against its checksum; nothing is compiled yet.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is corrupt or truncated, for an
@@ -44,7 +44,7 @@ def load(path: str | Path) -> "Artefact":
         (entry["function"], entry["size"]): _program(meta, entry, files[entry["file"]])
         for entry in meta["programs"]
     }
-    return Artefact(meta, _params(meta, files[PARAMS]), programs)
+    return Artifact(meta, _params(meta, files[PARAMS]), programs)
 
 
 def described(arrays: Mapping[Any, Any]) -> dict[Any, dict[str, str]]:
