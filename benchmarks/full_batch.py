@@ -61,7 +61,7 @@ def main(options: argparse.Namespace) -> list[dict]:
                 extra[f"pyg {form}"] = {"versions": said["versions"]}
                 for op, way in product(OPS, PASSES):
                     request = {"op": op, "form": form, "pass": way}
-                    calls[op, f"pyg {form}", way] = partial(worker.ask, request)
+                    calls[op, f"pyg {form}", way] = partial(worker.request, request)
         answers, lacking = measure(calls, options.rounds)
     size = {"num_edges": dataset.graph.num_edges, "width": dataset.features.shape[1]}
     return [

@@ -91,7 +91,7 @@ class SlicedBlock(NamedTuple):
         """The number of edges into each node."""
         return self.degree
 
-    def sources(self, h: Rows) -> tuple[Rows, "Classes"]:
+    def sources(self, h: Rows) -> tuple[Rows, "SlicedBlock"]:
         """`h` itself: every row is read, if only by its own node."""
         self._check(h)
         return h, self

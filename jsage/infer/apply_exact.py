@@ -26,6 +26,7 @@ def apply_exact(
     The first layer is run as in `embed_all`: what it sends is made of each piece's rows as they are read, so
     neither a transformed table nor a row for every edge exists, whatever the layer does before it aggregates.
 
+    >>> import jax.numpy as jnp
     >>> from jsage import GraphSAGE, from_edges
     >>> from jsage.sampling import measure_hop_sizes, exact_blocks
     >>> graph, seeds = from_edges(src=[1, 2, 0], dst=[0, 0, 1], num_nodes=3), jnp.array([1])

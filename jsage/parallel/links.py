@@ -66,7 +66,7 @@ def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Location:
 
     >>> from jsage.graph import contiguous
     >>> locate(contiguous(7, 3), jnp.array([0, 5]))
-    Place(owner=Array([0, 1], dtype=int32), local=Array([0, 2], dtype=int32))
+    Location(owner=Array([0, 1], dtype=int32), local=Array([0, 2], dtype=int32))
     """
     found: Any = placement.locate(ids)
     return Location(*found)
@@ -93,7 +93,7 @@ def without_pairs(
     >>> mesh, placement = make_mesh(jax.devices()[:1]), contiguous(3, 1)
     >>> graph = shard_graph(from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=3), placement, mesh)
     >>> pair = replicate((jnp.array([0]), jnp.array([1]), jnp.array([True])), mesh)
-    >>> def graph.degrees(pair):
+    >>> def degrees(graph, pair):
     ...     left = without_pairs(graph, *pair, placement)
     ...     return left.degrees(jnp.arange(3))
     >>> jax.jit(on_mesh(degrees, mesh, (graph, pair)))(graph, pair)

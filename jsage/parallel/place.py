@@ -47,7 +47,7 @@ def unpack(words: PackedLocations, rows: int) -> Location:
     """The places that `words` hold, of shards of `rows` rows.
 
     >>> unpack((jnp.array([7, 2]),), 5)
-    Place(owner=Array([1, 0], dtype=int32), local=Array([2, 2], dtype=int32))
+    Location(owner=Array([1, 0], dtype=int32), local=Array([2, 2], dtype=int32))
     """
     if len(words) == 2:
         return Location(words[1].astype(jnp.int32), words[0])

@@ -34,7 +34,7 @@ def answers(layout: str):
             "sources": (rows, read_by.sum(rows), read_by.max(rows)),
         }
 
-    return jax.jit(ask)
+    return jax.jit(query)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "weighted"])

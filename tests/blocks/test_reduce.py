@@ -441,7 +441,7 @@ def test_attention_on_a_mesh(right):
         found, _ = parallel.fetch(rows, ids, capacity=64)
         return MODEL.apply(params, found, blocks)
 
-    places = parallel.Place(*(jnp.asarray(x, jnp.int32) for x in (owner, local)))
+    places = parallel.Location(*(jnp.asarray(x, jnp.int32) for x in (owner, local)))
     sampled = *given, parallel.split(places, mesh)
     run = parallel.on_mesh(step, mesh, sampled, PartitionSpec("data"))
     close(quick(run)(*sampled), right)

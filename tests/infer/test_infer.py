@@ -19,6 +19,8 @@ from jsage.graph import from_edges
 from jsage.infer import StreamOptions, embed_all, embed_to_file, layer
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat, jump_max
 
+engine = sys.modules["jsage.infer.embed_all"]
+
 ALL = {**AGGREGATORS, "max pool": Pool(), "mean pool": Pool(reduce=aggregate.mean), "lstm": LSTM()}
 HUB = NUM_NODES * len(AWKWARD)  # the node that every edge of its own comes into
 NODES = HUB + 4
@@ -161,7 +163,7 @@ def test_a_graph_without_edges(tmp_path):
 
 def test_a_subset_computes_no_more_than_it_reads():
     chain = from_edges(np.arange(9), np.arange(1, 10), 10)
-    assert [ids.tolist() for ids in embed_all.closure(chain, np.array([9, 4]), 3)] == [
+    assert [ids.tolist() for ids in engine.closure(chain, np.array([9, 4]), 3)] == [
         [2, 3, 4, 7, 8, 9],
         [3, 4, 8, 9],
         [4, 9],
@@ -189,8 +191,8 @@ def test_programs_do_not_depend_on_degrees_and_hold_no_edge_rows():
     embed_all(model, params, hub, jax.device_put(2 * np.asarray(table)))
     embed_all(model, jax.tree.map(np.negative, params), even, table)
     assert not traces
-    args = model, 0, params, embed_all.Kept(table, None), hub, None
-    memory = embed_all._layer.lower(*args).compile().memory_analysis()
+    args = model, 0, params, engine.Kept(table, None), hub, None
+    memory = engine._layer.lower(*args).compile().memory_analysis()
     assert memory.temp_size_in_bytes < num_edges * 16  # a quarter of what one row an edge would be
 
 
@@ -201,8 +203,8 @@ def test_subsets_of_about_a_size_share_a_program():
     before = None
     for size in (900, 910, 930, 950):
         embed_all(model, params, ring, table, nodes=np.arange(0, 4 * size, 4))
-        before = embed_all._layer._cache_size() if before is None else before
-    assert embed_all._layer._cache_size() == before
+        before = engine._layer._cache_size() if before is None else before
+    assert engine._layer._cache_size() == before
 
 
 def test_bad_input_is_told(tmp_path):

@@ -73,17 +73,17 @@ def test_edges_come_in_order(start: int):
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("pool", [False, True])
 def test_a_model_gives_what_it_gives_on_the_whole_graph(num_layers: int, pool: bool):
-    cut, table = graph("random", weighted=True), features(0)
+    cut, table, seeds = graph("random", weighted=True), jnp.asarray(features(0)), jnp.asarray(SEEDS)
     conv = partial(SAGEConv, aggregate=Pool(4)) if pool else SAGEConv
     model = GraphSAGE(hidden=4, out=3, num_layers=num_layers, conv=conv)
     full = (full_block(cut),) * num_layers
-    params = model.init(jax.random.key(0), table, full)
-    rooms = measure_hop_sizes(cut, SEEDS, num_layers)
-    blocks, taken = exact_blocks(cut, SEEDS, rooms)
+    params = jax.jit(model.init)(jax.random.key(0), table, full)
+    rooms = measure_hop_sizes(cut, seeds, num_layers)
+    blocks, taken = jax.jit(exact_blocks, static_argnums=2)(cut, seeds, rooms)
     for room, (edges, nodes) in zip(rooms, taken.tolist(), strict=False):
         assert edges <= room.edges
         assert nodes <= room.nodes
-    expected = model.apply(params, table, full)[SEEDS]
+    expected = np.asarray(jax.jit(model.apply)(params, table, full))[SEEDS]
     for apply in (model.apply, partial(apply_exact, model)):
         np.testing.assert_allclose(jax.jit(apply)(params, table, blocks), expected, rtol=1e-5, atol=1e-5)
 
@@ -95,7 +95,8 @@ def test_too_little_room_shows_in_what_is_taken():
 
 
 def test_an_order_that_counts_needs_sampled_blocks():
-    block = StreamedBlock(graph("random"), SEEDS, graph("random").degrees(SEEDS))
+    seeds = jnp.asarray(SEEDS)
+    block = StreamedBlock(graph("random"), seeds, graph("random").degrees(seeds))
     with pytest.raises(TypeError, match="pass fanouts no smaller than any degree"):
         listed(jnp.zeros((NUM_NODES, 2)), block, 4)
 

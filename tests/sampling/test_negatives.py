@@ -146,7 +146,7 @@ def test_in_batch_negatives_are_no_pairs_of_the_batch():
     src, dst, mask = rng.integers(0, 6, 24), rng.integers(0, 9, 24), rng.random(24) < 0.8
     pairs = {(u, v) for u, v, live in zip(src, dst, mask, strict=True) if live}
     wanted = [[mask[i] and mask[j] and (src[i], dst[j]) not in pairs for j in range(24)] for i in range(24)]
-    ask = jax.jit(in_batch)
+    query = jax.jit(in_batch)
     got = np.asarray(query(src, dst, mask))
     np.testing.assert_array_equal(got, wanted)
     assert got.any()
@@ -160,7 +160,7 @@ def test_corruptions_replace_one_end(ends: str):
     src, dst = np.array([0, 1, 2], np.int32), np.array([0, 4, 2], np.int32)
     samplers = {"source": uniform(3, start=10), "target": uniform(4, start=20)}
     given = samplers if ends == "both" else {ends: samplers[ends]}
-    ask = jax.jit(lambda key, src, dst: corrupt(key, src, dst, 20_000, **given))
+    query = jax.jit(lambda key, src, dst: corrupt(key, src, dst, 20_000, **given))
     new_src, new_dst = map(np.asarray, query(jax.random.key(7), src, dst))
     assert new_src.shape == new_dst.shape == (3, 20_000)
     left, right = new_src != np.asarray(src)[:, None], new_dst != np.asarray(dst)[:, None]
