@@ -19,11 +19,12 @@ from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
 from jsage.graph import Placement
+from jsage.graph.adjacency import over_slots
 from jsage.graph.search import bisect_by
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
 from jsage.parallel.place import Location, PackedLocations, unpack
-from jsage.sampling.link_batches import HiddenRuns, hide_runs
+from jsage.sampling.link_batches import HiddenRuns, VisibleRows, hide_runs
 from jsage.sampling.negatives import NegativeSampler, Shape
 from jsage.typing import EdgeData, PRNGKey
 
@@ -58,7 +59,9 @@ class ShardedWithoutEdges(NamedTuple):
         self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
     ) -> tuple[PackedLocations, EdgeData]:
         """The source and the data of each row's edge number `offset` among those left."""
-        return self.graph.edges(self.hidden.position(self.graph.indptr, nodes, offset), valid)
+        rows = self.hidden.rows(self.graph.indptr, nodes)
+        rows = VisibleRows(*(over_slots(part, offset.ndim) for part in rows))
+        return self.graph.edges(self.hidden.position(rows, offset), valid)
 
 
 def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Location:

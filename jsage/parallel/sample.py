@@ -19,7 +19,7 @@ from jsage.sampling.by_node import threefry_key
 from jsage.sampling.neighbors import append_slots
 from jsage.typing import EdgeData, PRNGKey
 
-Adjacency: TypeAlias = ShardedGraph | ShardedWithoutEdges
+ShardedAdjacency: TypeAlias = ShardedGraph | ShardedWithoutEdges
 """A sharded graph, or what `without_pairs` leaves of one."""
 
 
@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
 
 
 def sample_neighbors(
-    key: PRNGKey, graph: Adjacency, seeds: Location, fanout: int, capacity: int, axis: str = AXIS
+    key: PRNGKey, graph: ShardedAdjacency, seeds: Location, fanout: int, capacity: int, axis: str = AXIS
 ) -> tuple[Drawn, Traffic]:
     """`sample_neighbors_by_node` on a sharded graph: the same draws, made by the seeds' owners.
 
@@ -65,7 +65,7 @@ def sample_neighbors(
     return Drawn(seeds, src, mask, data), traffic(route, capacity)
 
 
-def _draw(key: PRNGKey, graph: Adjacency, local: Int[Array, " rows"], fanout: int) -> Any:
+def _draw(key: PRNGKey, graph: ShardedAdjacency, local: Int[Array, " rows"], fanout: int) -> Any:
     """What each of these rows draws, at their owner: the sources' words, -1 in the padding, and edge data."""
     low, *high = (take(word, local) for word in graph.names)
     offset, mask = choose(node_bits(key, low, fanout, *high), graph.degrees(local))
@@ -75,7 +75,7 @@ def _draw(key: PRNGKey, graph: Adjacency, local: Int[Array, " rows"], fanout: in
 
 def sample_blocks(
     key: PRNGKey,
-    graph: Adjacency,
+    graph: ShardedAdjacency,
     seeds: Location,
     fanouts: Sequence[int],
     capacities: Sequence[int],

@@ -131,20 +131,14 @@ class HiddenRuns(NamedTuple):
         first, end = ends - take(self.hidden, runs)
         return VisibleRows(first, end - first, low, high)
 
-    def position(
-        self, indptr: Int[Array, " ends"], nodes: Int[Array, "*rows"], offset: Int[Array, "..."]
-    ) -> Int[Array, "..."]:
-        """The position of each node's edge number `offset` among those left; slots are the last axes.
+    def position(self, rows: VisibleRows, offset: Int[Array, "*slots"]) -> Int[Array, "*slots"]:
+        """The position of each row's edge number `offset` among those left; rows broadcast.
 
         Edge `c` of all that are left is at `c + hidden[j]`, with `j` runs before it. These are the runs
         that have no more than `c` edges left before them: a search among the row's own.
         """
-        # Slot-major, as it is drawn: a TPU pads the last axis to 128.
-        slots, front = tuple(range(nodes.ndim, offset.ndim)), tuple(range(offset.ndim - nodes.ndim))
-        rows = VisibleRows(*(jnp.expand_dims(part, front) for part in self.rows(indptr, nodes)))
-        number, left = rows.first + jnp.moveaxis(offset, slots, front), self.start - self.hidden[:-1]
-        runs = bisect(left, rows.low, rows.high, number, after=True)
-        return jnp.moveaxis(number + take(self.hidden, runs), front, slots)
+        number, left = rows.first + offset, self.start - self.hidden[:-1]
+        return number + take(self.hidden, bisect(left, rows.low, rows.high, number, after=True))
 
 
 def hide_runs(start: Int[Array, " runs"], lengths: Int[Array, " runs"], num_edges: int) -> HiddenRuns:
@@ -187,8 +181,13 @@ class GraphWithoutEdges(NamedTuple):
         self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
     ) -> tuple[Int[Array, "..."], EdgeData]:
         """The source and the data of each node's edge number `offset` among those left."""
-        edge = self.hidden.position(self.graph.indptr, nodes, offset)
-        return edges_of_rows(edge, jnp.zeros_like(edge), valid, self.graph.indices, self.edge_data)
+        # Slot-major, as it is drawn: a TPU pads the last axis to 128.
+        slots, front = tuple(range(nodes.ndim, offset.ndim)), tuple(range(offset.ndim - nodes.ndim))
+        offset, valid = (jnp.moveaxis(array, slots, front) for array in (offset, valid))
+        rows = self.hidden.rows(self.graph.indptr, nodes)
+        edge = self.hidden.position(VisibleRows(*(jnp.expand_dims(part, front) for part in rows)), offset)
+        found = edges_of_rows(edge, jnp.zeros_like(edge), valid, self.graph.indices, self.edge_data)
+        return jax.tree.map(lambda array: jnp.moveaxis(array, front, slots), found)
 
 
 def without_pairs(graph: Graph, src: Nodes, dst: Nodes, mask: Bool[Array, " b"]) -> GraphWithoutEdges:

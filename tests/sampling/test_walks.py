@@ -9,7 +9,7 @@ import pytest
 from helpers import AWKWARD, NUM_NODES
 from scipy import stats
 
-from jsage.graph import Graph, edges, from_edges, sort_rows, symmetrize
+from jsage.graph import Graph, GrowingGraph, edges, from_edges, sort_rows, symmetrize
 from jsage.sampling import node2vec_walk, positive_pairs, random_walk
 
 ROWS, LENGTH = 40_000, 4
@@ -256,3 +256,12 @@ def test_bad_options_are_refused():
         node2vec_walk(key, graph, starts, 1, p=0.0, q=1.0)
     with pytest.raises(ValueError, match=r"q must be in 1e-6 \.\. 1e6, got nan"):
         node2vec_walk(key, graph, starts, 1, p=1.0, q=float("nan"))
+
+
+def test_walks_read_any_graph_that_tells_its_edges_by_number():
+    graph, starts = awkward(), STARTS[:100]
+    tables, _ = GrowingGraph(graph, np.zeros((NUM_NODES, 1))).tables()
+    for restart in (0.0, 0.4):
+        walk = partial(walks, jax.random.key(1), starts=starts, length=6, restart=restart)
+        got, expected = walk(graph=tables), walk(graph=graph)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
