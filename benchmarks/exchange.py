@@ -29,7 +29,7 @@ from benchmarks.make_graph import SIZES
 from jsage import data
 from jsage.parallel import Workload, exchange_bytes
 from jsage.parallel.capacity import SLACK
-from jsage.parallel.memory import round_up
+from jsage.parallel.memory import round_capacity
 
 ID = 4
 SHARES = (0.0, 0.01, 0.1)
@@ -151,7 +151,9 @@ def tally(
 
 def capacities_of(counts: np.ndarray, sizes: Sequence[int]) -> tuple[int, ...]:
     """One for each exchange, as `measure_capacities` has them."""
-    return tuple(round_up(SLACK * most, size) for most, size in zip(counts.max((1, 2)), sizes, strict=True))
+    return tuple(
+        round_capacity(SLACK * most, size) for most, size in zip(counts.max((1, 2)), sizes, strict=True)
+    )
 
 
 def ideal(

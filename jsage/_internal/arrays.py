@@ -37,3 +37,16 @@ def round_up(count: int) -> int:
     (1, 8, 8)
     """
     return 1 << max(count - 1, 0).bit_length()
+
+
+def pad_rows(array: Any, size: int) -> Any:
+    """A host array with rows of 0 after it; the array itself where none are missing.
+
+    >>> pad_rows(np.array([1, 2]), 4)
+    array([1, 2, 0, 0])
+    """
+    if len(array) == size:
+        return np.ascontiguousarray(array)
+    out = np.zeros((size, *array.shape[1:]), array.dtype)
+    out[: len(array)] = array
+    return out

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jsage._internal.arrays import pad_rows
 from jsage.graph import Graph
 from jsage.infer.embed_all import edges_into, layer_of
 from jsage.infer.layer import Edges, Targets, init_states, layer_rows, read_more
@@ -96,19 +97,6 @@ def layer_stage(run: StreamRun, k: int, below: LayerInputs, ids: np.ndarray) -> 
     like = jax.eval_shape(call, read._replace(own=None), Targets(one, one, one))
     parts = parts_by_edges(degree, options.rows, options.edges)
     return Stage(f"layer-{k}", (ids.size, *like.shape[1:]), np.dtype(like.dtype), parts, compute)
-
-
-def pad_rows(array: Any, size: int) -> Any:
-    """An array with zeros after it.
-
-    >>> pad_rows(np.array([1, 2]), 4)
-    array([1, 2, 0, 0])
-    """
-    if len(array) == size:
-        return np.ascontiguousarray(array)
-    out = np.zeros((size, *array.shape[1:]), array.dtype)
-    out[: len(array)] = array
-    return out
 
 
 def _span(indptr: np.ndarray, part: np.ndarray) -> Span:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from jsage._internal.arrays import pad_rows
 from jsage.graph import Graph
 from jsage.infer.embed_all import check, check_model, closure, layer_of, positions
 from jsage.infer.layer import Edges, Targets, is_input, layer_rows, made_tables, source_tables
-from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage, pad_rows
+from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage
 from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
 from jsage.infer.tracing import names_read
 from jsage.typing import EdgeData, HostArray

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jsage._internal.arrays import take
+from jsage._internal.arrays import pad_rows, take
 from jsage.graph import Graph
 from jsage.graph.adjacency import over_slots
 from jsage.parallel.features import check_shards
@@ -102,10 +102,10 @@ def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
     indptr = np.asarray(shard.indptr).astype(np.int32)
     ends = np.pad(indptr, (0, rows + 1 - len(indptr)), mode="edge")
     sources, names = (
-        tuple(pad_rows(word, length) for word in words)
+        tuple(pad_rows(np.asarray(word), max(length, 1)) for word in words)
         for words, length in ((shard.sources, num_edges), (shard.names, rows))
     )
-    data = {name: pad_rows(values, num_edges) for name, values in shard.edge_data.items()}
+    data = {name: pad_rows(np.asarray(values), max(num_edges, 1)) for name, values in shard.edge_data.items()}
     return ShardedGraph(*cast(Any, (ends, sources, names, data)))
 
 
@@ -121,13 +121,3 @@ def to_global_ids(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None)
     low = (wide & 0xFFFFFFFF).astype(np.uint32)
     largest = wide.max(initial=0) if num_nodes is None else num_nodes - 1
     return (low,) if largest < 2**32 else (low, (wide >> 32).astype(np.uint32))
-
-
-def pad_rows(values: Any, length: int) -> np.ndarray:
-    """With zeros behind, one row at least: an array of none is never read.
-
-    >>> pad_rows([7], 3)
-    array([7, 0, 0])
-    """
-    array = np.asarray(values)
-    return np.pad(array, ((0, max(length, 1) - len(array)), *((0, 0),) * (array.ndim - 1)))

@@ -11,10 +11,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
+from jsage._internal.arrays import pad_rows
 from jsage.data import Shards, lanes_of, open_shard, open_shards, whole_lanes
 from jsage.data.shards.layout import shard_name
 from jsage.parallel.features import ShardedFeatures, check_shards
-from jsage.parallel.graph import ShardedGraph, pad_rows, pad_shard, to_global_ids
+from jsage.parallel.graph import ShardedGraph, pad_shard, to_global_ids
 from jsage.parallel.mesh import assemble, replicate
 from jsage.parallel.place import Location
 
@@ -114,7 +115,7 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
         shard = open_shard(path, index)
         rows = getattr(shard, split)
         told = {"local": rows} if shard.labels is None else {"local": rows, "labels": shard.labels[rows]}
-        return {name: pad_rows(values, most) for name, values in told.items()}
+        return {name: pad_rows(np.asarray(values), max(most, 1)) for name, values in told.items()}
 
     live = np.arange(most) < np.array(counts)[:, None]
     everywhere = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))

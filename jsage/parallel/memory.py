@@ -83,13 +83,13 @@ def safe_capacity(num_ids: int, shards: int, risk: float = 0.01) -> int:
     """
     mean, log = num_ids / shards, float(np.log(shards**2 / risk))
     most = mean + log / 3 + float(np.sqrt(log**2 / 9 + 2 * log * mean))
-    return round_up(most, num_ids)
+    return round_capacity(most, num_ids)
 
 
-def round_up(most: float, num_ids: int) -> int:
+def round_capacity(most: float, num_ids: int) -> int:
     """Up to a multiple of 8, from 1 to `num_ids`.
 
-    >>> round_up(9.5, 100), round_up(9.5, 10)
+    >>> round_capacity(9.5, 100), round_capacity(9.5, 10)
     (16, 10)
     """
     return min(max(-(-int(np.ceil(most)) // STEP) * STEP, 1), num_ids)
