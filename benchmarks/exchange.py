@@ -110,9 +110,9 @@ def neighbors(rng: np.random.Generator, graph: Rows, ids: np.ndarray, fanout: in
         taken = (chosen[:, :slot] == pick[:, None]).any(1)
         chosen[:, slot] = np.where(taken, last + slot, pick)
     offset[many] = chosen
-    live = few < degree[:, None]
-    edge = np.where(live, graph.indptr[ids, None] + offset, 0)
-    return graph.indices[edge[copy]][live[copy]]
+    valid = few < degree[:, None]
+    edge = np.where(valid, graph.indptr[ids, None] + offset, 0)
+    return graph.indices[edge[copy]][valid[copy]]
 
 
 def owners(graph: Rows, shards: int) -> dict[str, np.ndarray]:

@@ -63,9 +63,9 @@ class Kind(NamedTuple):
     positives: Callable[[PRNGKey, PairTables, Any, int], tuple[Array, Array, Array]]
     """`(key, tables, batch, count) -> (src, dst, mask)`"""
     negatives: Callable[[PRNGKey, PairTables, Array], tuple[Array, Array]]
-    """`(key, tables, src) -> (nodes, live)`"""
+    """`(key, tables, src) -> (nodes, valid)`"""
     losses: Callable[[Array, LinkBatch, Array], Array]
-    """`(embeddings, pairs, live) -> [b]`"""
+    """`(embeddings, pairs, valid) -> [b]`"""
     ends: int
     """How many seeds each pair has, its own negatives among them."""
     shared: int = 0
@@ -91,7 +91,7 @@ class PairStep(NamedTuple):
     positives: Callable[[PRNGKey, PairTables, Any], tuple[Array, Array, Array]]
     """`(key, tables, batch) -> (src, dst, mask)`"""
     negatives: Callable[[PRNGKey, PairTables, Array], tuple[Array, Array]]
-    """`(key, tables, src) -> (nodes, live)`"""
+    """`(key, tables, src) -> (nodes, valid)`"""
     sample: Callable[[PRNGKey, Graph, LinkBatch], Blocks]
     """`(key, graph, pairs) -> blocks`"""
     apply: Callable[[Any, PairTables, Blocks], Array]
@@ -121,8 +121,8 @@ def make_pair_step(kind: str, sizes: Sizes, conv: Callable[..., SAGEConv] = SAGE
         return model.apply(params, tables.features, blocks, rngs=None if key is None else {"order": key})
 
     def loss_of(params, stats, blocks, drawn, key, *, tables):
-        pairs, live = drawn
-        losses = way.losses(apply(params, tables, blocks, key), pairs, live)
+        pairs, valid = drawn
+        losses = way.losses(apply(params, tables, blocks, key), pairs, valid)
         sums = {"loss": losses.sum(), "weight": pairs.mask.sum().astype(jnp.float32)}
         return masked_mean(losses, pairs.mask), (sums, stats)
 
@@ -130,10 +130,10 @@ def make_pair_step(kind: str, sizes: Sizes, conv: Callable[..., SAGEConv] = SAGE
         def loss_fn(params, stats, batch, key):
             first, second, third, last = jax.random.split(key, 4)
             src, dst, mask = positives(first, tables, batch)
-            nodes, live = way.negatives(second, tables, src)
+            nodes, valid = way.negatives(second, tables, src)
             pairs = LinkBatch(src, dst, nodes, mask)
             blocks = sample(third, tables.graph, pairs)
-            return loss_of(params, stats, blocks, (pairs, live), last, tables=tables)
+            return loss_of(params, stats, blocks, (pairs, valid), last, tables=tables)
 
         return train_epoch(make_update(loss_fn, optimizer), state, batches)
 
@@ -193,20 +193,20 @@ def no_edges(key: PRNGKey, tables: PairTables, src: Array) -> tuple[Array, Array
     return exclude_edges(again, tables.graph, src, nodes, tables.noise)
 
 
-def skip_gram(rows: Array, pairs: LinkBatch, live: Array) -> Array:
+def skip_gram(rows: Array, pairs: LinkBatch, valid: Array) -> Array:
     src, dst, noise = split(rows, pairs)
-    return skip_gram_loss(dot(src, dst), dot(src, noise[None]), pairs.mask, live)
+    return skip_gram_loss(dot(src, dst), dot(src, noise[None]), pairs.mask, valid)
 
 
-def info_nce(rows: Array, pairs: LinkBatch, live: Array) -> Array:
+def info_nce(rows: Array, pairs: LinkBatch, valid: Array) -> Array:
     src, dst, _ = split(rows, pairs)
-    live = in_batch(pairs.src, pairs.dst, pairs.mask) & (pairs.src[:, None] != pairs.dst[None])
-    return info_nce_loss(cosine(src[:, None], dst[None]), pairs.mask, live, 0.5)
+    valid = in_batch(pairs.src, pairs.dst, pairs.mask) & (pairs.src[:, None] != pairs.dst[None])
+    return info_nce_loss(cosine(src[:, None], dst[None]), pairs.mask, valid, 0.5)
 
 
-def links(rows: Array, pairs: LinkBatch, live: Array) -> Array:
+def links(rows: Array, pairs: LinkBatch, valid: Array) -> Array:
     src, dst, nodes = split(rows, pairs)
-    return link_loss(dot(src, dst), dot(src, nodes), pairs.mask, live)
+    return link_loss(dot(src, dst), dot(src, nodes), pairs.mask, valid)
 
 
 LENGTH, SHARED = 5, 20

@@ -129,15 +129,15 @@ class Work(NamedTuple):
 def work(blocks: Blocks, features: Array, widths: Sequence[int], aggregate: AggregateFn) -> Work:
     """Of a step on such blocks; they may hold many batches, and bytes are their average.
 
-    Rows of the matmuls and random words follow from shapes. Read are the first block's own rows and live
+    Rows of the matmuls and random words follow from shapes. Read are the first block's own rows and valid
     slots: a padded slot needs no row. Rows that later layers gather are not counted.
     """
     masks: list[Array] = [cast(Any, block).mask for block in blocks]
     slots = [(mask.shape[-2], mask.shape[-1]) for mask in masks]
-    live = float(jnp.mean(jnp.sum(masks[0], axis=(-2, -1), dtype=jnp.float32)))
+    valid = float(jnp.mean(jnp.sum(masks[0], axis=(-2, -1), dtype=jnp.float32)))
     return Work(
         matmuls(slots, widths, aggregate),
-        (slots[0][0] + live) * features.shape[1] * features.dtype.itemsize,
+        (slots[0][0] + valid) * features.shape[1] * features.dtype.itemsize,
         sum(rows * fanout for rows, fanout in slots),
     )
 

@@ -17,10 +17,10 @@ from jaxtyping import Array, PyTree
 from benchmarks import ahead, hlo
 from benchmarks.make_graph import SIZES
 from jsage.blocks import Tree
+from jsage.graph import Location
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE, SAGEConv
 from jsage.parallel import (
-    Location,
     ShardedFeatures,
     ShardedGraph,
     Workload,
@@ -197,14 +197,14 @@ def epoch(case: Case, state: TrainState, tables: Tables, batches: PyTree) -> tup
     load = case.load
 
     def loss_fn(params, stats, batch, key):
-        seeds, labels, live = batch
+        seeds, labels, valid = batch
         ids, blocks, hops = sample_blocks(key, tables.graph, seeds, load.fanouts, load.slots[:-1])
         rows, last = fetch(tables.features, ids, load.slots[-1])
         logits: Any = case.model.apply(params, rows, blocks, rngs={"order": key})
-        losses = cross_entropy(logits, labels, live)
+        losses = cross_entropy(logits, labels, valid)
         overflow = sum((hop.overflow for hop in hops), last.overflow)
-        sums = {"loss": losses.sum(), "weight": jnp.float32(live.sum()), "overflow": overflow}
-        return masked_mean(losses, live), (sums, stats)
+        sums = {"loss": losses.sum(), "weight": jnp.float32(valid.sum()), "overflow": overflow}
+        return masked_mean(losses, valid), (sums, stats)
 
     return train_epoch(make_update(global_loss(loss_fn), OPTIMIZER), state, batches)
 
@@ -233,7 +233,7 @@ def feature_shapes(case: Case, mesh: Mesh) -> ShardedFeatures:
 
 
 def batch_shapes(load: Workload) -> tuple[Location, Array, Array]:
-    """Seeds, their labels, and which are live."""
+    """Seeds, their labels, and which are valid."""
     ids = ahead.shape(load.steps, load.shards * load.seeds)
     return Location(ids, ids), ids, ahead.shape(*ids.shape, dtype=jnp.bool_)
 

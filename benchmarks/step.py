@@ -84,10 +84,10 @@ def make_step(
         return model.apply(params, tables.features, blocks)
 
     def loss_of(params, stats, blocks, batch, key, *, tables):
-        nodes, live = batch
+        nodes, valid = batch
         logits: Any = model.apply(params, tables.features, blocks, rngs={"order": key})
-        losses = cross_entropy(logits, tables.labels[nodes], live)
-        return masked_mean(losses, live), ({"loss": losses.sum(), "weight": jnp.float32(live.sum())}, stats)
+        losses = cross_entropy(logits, tables.labels[nodes], valid)
+        return masked_mean(losses, valid), ({"loss": losses.sum(), "weight": jnp.float32(valid.sum())}, stats)
 
     def epoch(state, tables, seeds, mask):
         given_blocks = partial(loss_of, tables=tables)

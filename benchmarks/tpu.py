@@ -58,6 +58,8 @@ if __name__ == "__main__":
     options.add_argument("--topology", type=ahead.names, default=("v5e:2x2", "v6e:2x2"), help="v5e:2x2,...")
     options.add_argument("--mesh", action="store_true", help="all chips share one graph, whatever its size")
     options.add_argument("--num-features", type=int, default=256, help="of a mesh (default: 256)")
-    options.add_argument("--num-cached", type=ahead.count, default=0, help="rows copied to each chip of a mesh")
+    options.add_argument(
+        "--num-cached", type=ahead.count, default=0, help="rows copied to each chip of a mesh"
+    )
     options.add_argument("--seeds", type=int, default=ahead.BATCH, help="of each chip of a mesh (1024)")
     sys.exit(run(options, main))

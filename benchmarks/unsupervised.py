@@ -39,10 +39,10 @@ def main(options: argparse.Namespace) -> list[dict]:
     tables = pairs.place(dataset)
     sizes = Sizes(options.fanouts, options.seeds, options.hidden)
     trials: dict[tuple[str, int], Trial | train.Trial] = {}
-    labelled = Tables(tables.graph, tables.features, jnp.asarray(dataset.labels))
+    labeled = Tables(tables.graph, tables.features, jnp.asarray(dataset.labels))
     for seeds in sorted({sizes.seeds // 2, sizes.seeds}):
         much = (seeds, options.hidden, options.steps, "mean", "float32")
-        given = train.Setting(labelled, jnp.asarray(dataset.train), num_classes(dataset), *much)
+        given = train.Setting(labeled, jnp.asarray(dataset.train), num_classes(dataset), *much)
         trials["labels", seeds] = train.Trial(given, options.fanouts, None)
     for kind in options.kinds:
         trials[kind, sizes.seeds] = Trial(kind, tables, sizes, options.steps)
@@ -83,8 +83,13 @@ class Trial:
 
         compiled = jax.jit(epoch, donate_argnums=0).lower(self.state, tables, self.batches).compile()
         self.epoch, count = compiled, KINDS[kind].count(sizes.seeds)
-        live = float(self.drawn[0].mask.mean(dtype=jnp.float32))
-        self.seen = {"pairs": count, "live": live, "traces": len(traces), "temp_bytes": temp_bytes(compiled)}
+        valid = float(self.drawn[0].mask.mean(dtype=jnp.float32))
+        self.seen = {
+            "pairs": count,
+            "valid": valid,
+            "traces": len(traces),
+            "temp_bytes": temp_bytes(compiled),
+        }
 
     def calls(self) -> dict[str, Call]:
         """The scanned step and each of its parts."""
@@ -129,9 +134,9 @@ def all_drawn(step: pairs.PairStep, key: PRNGKey, tables: PairTables, batches: A
         number, batch = numbered
         first, second, third = jax.random.split(jax.random.fold_in(key, number), 3)
         src, dst, mask = step.positives(first, tables, batch)
-        nodes, live = step.negatives(second, tables, src)
+        nodes, valid = step.negatives(second, tables, src)
         drawn = LinkBatch(src, dst, nodes, mask)
-        return (drawn, live), step.sample(third, tables.graph, drawn)
+        return (drawn, valid), step.sample(third, tables.graph, drawn)
 
     return jax.lax.map(one, (jnp.arange(len(jax.tree.leaves(batches)[0])), batches))
 

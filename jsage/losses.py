@@ -3,9 +3,9 @@
 Every loss is `(scores, labels, mask) -> [b]`, computed in float32. The rows of a padded batch are told by the
 mask; a label of -1 is unknown. So a recipe reads
 
-    live = labelled(labels, mask)
-    losses = cross_entropy(logits, labels, live)
-    return masked_mean(losses, live), ({"loss": losses.sum(), "weight": live.sum().astype(float)}, stats)
+    valid = labeled(labels, mask)
+    losses = cross_entropy(logits, labels, valid)
+    return masked_mean(losses, valid), ({"loss": losses.sum(), "weight": valid.sum().astype(float)}, stats)
 
 The contrastive ones take scored pairs. A row is one positive pair and its negatives: `(positive [b],
 negatives [b, q], mask [b], negative_mask [b, q]) -> [b]`. Scores are logits. Negatives count by their mean
@@ -23,8 +23,8 @@ from jsage.typing import HostArray
 
 Losses = Float[Array, " b"]
 Negatives = Float[Array, "b q"]
-Live = Bool[Array, " b"]
-LiveNegatives = Bool[Array, "b q"]
+Mask = Bool[Array, " b"]
+NegativeMask = Bool[Array, "b q"]
 
 
 def cross_entropy(
@@ -39,7 +39,7 @@ def cross_entropy(
     `q` is 1 at the label; with `smoothing` `ε` it is `1 - ε` there and `ε / C` at every class (Szegedy et
     al., 2016, section 7). Raises ValueError for an `ε` outside [0, 1).
 
-    Rows labelled -1 are invalid. Divide by the number of rows, not by the sum of weights: `class_weights`
+    Rows labeled -1 are invalid. Divide by the number of rows, not by the sum of weights: `class_weights`
     average to 1 over the rows that they were made from.
 
     >>> logits = jnp.array([[0.0, 0.0], [9.0, 9.0], [jnp.nan, 1.0]])
@@ -48,13 +48,13 @@ def cross_entropy(
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing is a share of the label, 0 or more and below 1, got {smoothing}")
-    live = mask & (labels >= 0)
-    labels = jnp.where(live, labels, 0)
+    valid = mask & (labels >= 0)
+    labels = jnp.where(valid, labels, 0)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
-    losses = optax.safe_softmax_cross_entropy(_cleared(logits, live[:, None]), targets)
+    losses = optax.safe_softmax_cross_entropy(_cleared(logits, valid[:, None]), targets)
     if weights is not None:
         losses = losses * jnp.asarray(weights, jnp.float32)[labels]
-    return jnp.where(live, losses, 0.0)
+    return jnp.where(valid, losses, 0.0)
 
 
 def binary_cross_entropy(
@@ -72,11 +72,11 @@ def binary_cross_entropy(
     Array([0.693], dtype=float32)
     """
     targets = labels.astype(jnp.float32)
-    live = mask[:, None] & (targets >= 0)
-    losses = optax.sigmoid_binary_cross_entropy(_cleared(logits, live), _cleared(targets, live))
+    valid = mask[:, None] & (targets >= 0)
+    losses = optax.sigmoid_binary_cross_entropy(_cleared(logits, valid), _cleared(targets, valid))
     if positive_weights is not None:
         losses = losses * jnp.where(targets > 0, jnp.asarray(positive_weights, jnp.float32)[None, :], 1.0)
-    return jnp.where(live, losses, 0.0).sum(1) / jnp.maximum(live.sum(1), 1).astype(jnp.float32)
+    return jnp.where(valid, losses, 0.0).sum(1) / jnp.maximum(valid.sum(1), 1).astype(jnp.float32)
 
 
 def squared_error(predictions: Losses, targets: Losses, mask: Bool[Array, " b"]) -> Losses:
@@ -109,8 +109,8 @@ def huber(predictions: Losses, targets: Losses, mask: Bool[Array, " b"], delta: 
 def skip_gram(
     positive: Losses,
     negatives: Negatives,
-    mask: Live,
-    negative_mask: LiveNegatives | None = None,
+    mask: Mask,
+    negative_mask: NegativeMask | None = None,
     Q: float = 20.0,
 ) -> Losses:
     """The graph-based loss of GraphSAGE: `-log σ(z_u·z_v) - Q · E_n log σ(-z_u·z_n)`.
@@ -121,17 +121,17 @@ def skip_gram(
     >>> skip_gram(jnp.zeros(2), jnp.zeros((2, 3)), jnp.array([True, False]), Q=1.0).round(3)
     Array([1.386, 0.   ], dtype=float32)
     """
-    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
+    positive, negatives, valid = _cleared_pairs(positive, negatives, mask, negative_mask)
     return jnp.where(
-        mask, jax.nn.softplus(-positive) + Q * _mean_of_live(jax.nn.softplus(negatives), live), 0.0
+        mask, jax.nn.softplus(-positive) + Q * _mean_of_valid(jax.nn.softplus(negatives), valid), 0.0
     )
 
 
 def margin(
     positive: Losses,
     negatives: Negatives,
-    mask: Live,
-    negative_mask: LiveNegatives | None = None,
+    mask: Mask,
+    negative_mask: NegativeMask | None = None,
     delta: float = 1.0,
 ) -> Losses:
     """Max-margin: `E_n max(0, z_u·z_n - z_u·z_v + Δ)`; its gradient at the corner is 0.
@@ -141,12 +141,12 @@ def margin(
     >>> margin(jnp.array([2.0]), jnp.array([[1.5, 0.0]]), jnp.array([True]))
     Array([0.25], dtype=float32)
     """
-    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
-    return _mean_of_live(jax.nn.relu(negatives - positive[:, None] + delta), live)
+    positive, negatives, valid = _cleared_pairs(positive, negatives, mask, negative_mask)
+    return _mean_of_valid(jax.nn.relu(negatives - positive[:, None] + delta), valid)
 
 
 def bpr(
-    positive: Losses, negatives: Negatives, mask: Live, negative_mask: LiveNegatives | None = None
+    positive: Losses, negatives: Negatives, mask: Mask, negative_mask: NegativeMask | None = None
 ) -> Losses:
     """Bayesian personalized ranking: `E_n -log σ(z_u·z_v - z_u·z_n)`, without the weight decay.
 
@@ -155,27 +155,27 @@ def bpr(
     >>> bpr(jnp.array([1.0, 0.0]), jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).round(3)
     Array([0.693, 0.   ], dtype=float32)
     """
-    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
-    return _mean_of_live(jax.nn.softplus(negatives - positive[:, None]), live)
+    positive, negatives, valid = _cleared_pairs(positive, negatives, mask, negative_mask)
+    return _mean_of_valid(jax.nn.softplus(negatives - positive[:, None]), valid)
 
 
 def link_cross_entropy(
-    positive: Losses, negatives: Negatives, mask: Live, negative_mask: LiveNegatives | None = None
+    positive: Losses, negatives: Negatives, mask: Mask, negative_mask: NegativeMask | None = None
 ) -> Losses:
     """Links against non-links: the mean of `-log σ` of the positive and `-log (1 - σ)` of the negatives.
 
-    Each of a row's `1 + q` live links weighs the same, so with `q` negatives in every row the mean over rows
+    Each of a row's `1 + q` valid links weighs the same, so with `q` negatives in every row the mean over rows
     is the binary cross-entropy over all links. `skip_gram` with `Q = 1` weighs the two kinds equally.
 
     >>> link_cross_entropy(jnp.zeros(1), jnp.zeros((1, 3)), jnp.array([True])).round(3)
     Array([0.693], dtype=float32)
     """
-    positive, negatives, live = _cleared_pairs(positive, negatives, mask, negative_mask)
-    total = jax.nn.softplus(-positive) + jnp.where(live, jax.nn.softplus(negatives), 0.0).sum(1)
-    return jnp.where(mask, total / (1 + live.sum(1)).astype(jnp.float32), 0.0)
+    positive, negatives, valid = _cleared_pairs(positive, negatives, mask, negative_mask)
+    total = jax.nn.softplus(-positive) + jnp.where(valid, jax.nn.softplus(negatives), 0.0).sum(1)
+    return jnp.where(mask, total / (1 + valid.sum(1)).astype(jnp.float32), 0.0)
 
 
-def dgi(positive: Losses, negative: Losses, mask: Live) -> Losses:
+def dgi(positive: Losses, negative: Losses, mask: Mask) -> Losses:
     """Deep Graph Infomax: `-(log D(h_v, s) + log (1 - D(h̃_v, s))) / 2`, where `D` is `σ` of a score.
 
     Veličković et al. (2019), equation 1, negated, with as many corrupted nodes as true ones.
@@ -188,7 +188,7 @@ def dgi(positive: Losses, negative: Losses, mask: Live) -> Losses:
 
 def info_nce(
     scores: Float[Array, "b b"],
-    mask: Live,
+    mask: Mask,
     negative_mask: Bool[Array, "b b"] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
 ) -> Losses:
@@ -206,18 +206,18 @@ def info_nce(
     if isinstance(temperature, float | int) and not temperature > 0:
         raise ValueError(f"expected a positive temperature, got {temperature}")
     own = jnp.eye(mask.shape[0], dtype=bool)
-    live = mask[:, None] & mask[None, :]
+    valid = mask[:, None] & mask[None, :]
     if negative_mask is not None:
-        live = live & (negative_mask | own)
-    logits = _cleared(scores, live) / temperature
-    logits = jnp.where(live | own, logits, -jnp.inf)
+        valid = valid & (negative_mask | own)
+    logits = _cleared(scores, valid) / temperature
+    logits = jnp.where(valid | own, logits, -jnp.inf)
     return jnp.where(mask, -jnp.diagonal(jax.nn.log_softmax(logits, axis=1)), 0.0)
 
 
-def labelled(labels: Shaped[Array, "b *c"], mask: Bool[Array, " b"]) -> Bool[Array, " b"]:
+def labeled(labels: Shaped[Array, "b *c"], mask: Bool[Array, " b"]) -> Bool[Array, " b"]:
     """Return the rows that count: under the mask, with at least one label that is not -1.
 
-    >>> labelled(jnp.array([2, -1, 0]), jnp.array([True, True, False]))
+    >>> labeled(jnp.array([2, -1, 0]), jnp.array([True, True, False]))
     Array([ True, False, False], dtype=bool)
     """
     known = labels >= 0
@@ -269,9 +269,9 @@ def positive_weights(labels: Shaped[HostArray, "n c"]) -> Float[np.ndarray, " c"
     return np.where(both, negatives / np.maximum(positives, 1), 1.0).astype(np.float32)
 
 
-def _cleared(scores: Array, live: Array) -> Array:
+def _cleared(scores: Array, valid: Array) -> Array:
     """Zeros in the invalid places before the loss, so that NaN there cannot reach a gradient as 0 · NaN."""
-    return jnp.where(live, scores.astype(jnp.float32), 0.0)
+    return jnp.where(valid, scores.astype(jnp.float32), 0.0)
 
 
 def _error(predictions: Array, targets: Array, mask: Array) -> Array:
@@ -281,14 +281,14 @@ def _error(predictions: Array, targets: Array, mask: Array) -> Array:
 def _cleared_pairs(
     positive: Array, negatives: Array, mask: Array, negative_mask: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Scores, 0 in the invalid places, and the live negatives."""
-    live = jnp.broadcast_to(mask[:, None], negatives.shape)
+    """Scores, 0 in the invalid places, and the valid negatives."""
+    valid = jnp.broadcast_to(mask[:, None], negatives.shape)
     if negative_mask is not None:
-        live = live & negative_mask
-    return _cleared(positive, mask), _cleared(negatives, live), live
+        valid = valid & negative_mask
+    return _cleared(positive, mask), _cleared(negatives, valid), valid
 
 
-def _mean_of_live(values: Array, live: Array) -> Array:
-    """The mean over each row's live values, 0 where there are none."""
-    count = jnp.maximum(live.sum(1), 1).astype(values.dtype)
-    return jnp.where(live, values, 0.0).sum(1) / count
+def _mean_of_valid(values: Array, valid: Array) -> Array:
+    """The mean over each row's valid values, 0 where there are none."""
+    count = jnp.maximum(valid.sum(1), 1).astype(values.dtype)
+    return jnp.where(valid, values, 0.0).sum(1) / count

@@ -109,13 +109,13 @@ def hop(name: str, *, weighted: bool = False) -> Indexed:
 
 
 def messages(block: Indexed, table: np.ndarray, row: int) -> np.ndarray:
-    """The live neighbors' rows of one destination times their weights, by plain float64 NumPy."""
+    """The valid neighbors' rows of one destination times their weights, by plain float64 NumPy."""
     block = jax.tree.map(np.asarray, block)
-    live = block.mask[row]
-    rows = np.asarray(table, np.float64)[block.src[row][live]]
+    valid = block.mask[row]
+    rows = np.asarray(table, np.float64)[block.src[row][valid]]
     if "weight" not in block.edge_data:
         return rows
-    return rows * block.edge_data["weight"][row].astype(np.float64)[live, None]
+    return rows * block.edge_data["weight"][row].astype(np.float64)[valid, None]
 
 
 def pooled(aggregator: str, block: Indexed, table: np.ndarray) -> np.ndarray:

@@ -25,11 +25,11 @@ def slots(own: Sequence[int], src: Any, mask: Any, weight: Any = None) -> Hop:
     """Neighbor lists from a table of slots."""
     src, mask = np.asarray(src), np.asarray(mask)
     weight = np.ones(mask.shape) if weight is None else np.asarray(weight, np.float64)
-    live = [np.flatnonzero(row) for row in mask]
+    valid = [np.flatnonzero(row) for row in mask]
     return Hop(
         [int(v) for v in own],
-        [[int(src[v, i]) for i in live[v]] for v in range(len(live))],
-        [[float(weight[v, i]) for i in live[v]] for v in range(len(live))],
+        [[int(src[v, i]) for i in valid[v]] for v in range(len(valid))],
+        [[float(weight[v, i]) for i in valid[v]] for v in range(len(valid))],
     )
 
 
@@ -52,13 +52,13 @@ def edges(src: Any, dst: Any, num_nodes: int, weight: Any = None) -> Hop:
 
 def reached(hops: Sequence[Hop], seeds: Sequence[bool]) -> list[list[bool]]:
     """For each hop, which of its destinations the valid seeds reach: the others are padding."""
-    live = [list(seeds)]
+    valid = [list(seeds)]
     for hop, below in zip(hops[:0:-1], hops[-2::-1], strict=True):
         read: set[int] = set()
-        for v in np.flatnonzero(live[0]):
+        for v in np.flatnonzero(valid[0]):
             read |= {hop.own[v], *hop.neighbors[v]}
-        live.insert(0, [position in read for position in range(len(below.own))])
-    return live
+        valid.insert(0, [position in read for position in range(len(below.own))])
+    return valid
 
 
 def dense(params: Tree, x: Row) -> Row:
@@ -149,7 +149,7 @@ def graphsage(
     if "embed" in params:
         table = params["embed"]["embedding"]
         h = table if h is None else np.concatenate([h, table], axis=1)
-    live = None if seeds is None else reached(hops, seeds)
+    valid = None if seeds is None else reached(hops, seeds)
     kept: list[np.ndarray] = []
     for k, hop in enumerate(hops):
         out = convolve(params[f"convs_{k}"], h, hop, name, **conv)
@@ -158,7 +158,7 @@ def graphsage(
                 out = layer_norm(params[f"norms_{k}"], out)
             if norm == "batch":
                 running = stats[f"norms_{k}"]
-                mean, var = moments(out, live[k]) if live else (running["mean"], running["var"])
+                mean, var = moments(out, valid[k]) if valid else (running["mean"], running["var"])
                 out = batch_norm(params[f"norms_{k}"], out, mean, var)
             out = relu(out)
             if residual:
@@ -173,9 +173,9 @@ def graphsage(
     return h
 
 
-def moments(h: np.ndarray, live: Sequence[bool]) -> tuple[Row, Row]:
+def moments(h: np.ndarray, valid: Sequence[bool]) -> tuple[Row, Row]:
     """Mean and biased variance over the valid rows."""
-    rows = np.stack([row for row, here in zip(h, live, strict=True) if here])
+    rows = np.stack([row for row, here in zip(h, valid, strict=True) if here])
     return rows.mean(0), rows.var(0)
 
 

@@ -1,38 +1,42 @@
 """Placements told node by node, and what is split over eight devices by them, for the tests of `parallel`."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsage.parallel import Location, make_mesh, split
+from jsage.graph import Location, Placement
+from jsage.parallel import make_mesh, split
 
 DEVICES = 8
 
 
-class Listed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Listed(Placement):
     """Each node's shard; a shard's nodes are in the order of their ids. `rows` are as many as are told."""
 
-    owner: np.ndarray
-    rows: int
-    shards: int = DEVICES
+    owners: np.ndarray
+    most: int
 
-    def globals(self, shard: int) -> np.ndarray:
-        return np.flatnonzero(self.owner == shard)
+    @property
+    def rows(self) -> int:
+        return self.most
 
-    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        local = np.zeros(len(self.owner), np.int32)
+    def count(self, shard: int) -> int:
+        return int((self.owners == shard).sum())
+
+    def locate(self, ids: np.ndarray) -> Location:
+        local = np.zeros(self.num_nodes, np.int32)
         for shard in range(self.shards):
-            local[self.globals(shard)] = np.arange((self.owner == shard).sum())
-        return self.owner.astype(np.int32)[ids], local[ids]
+            local[self.owners == shard] = np.arange(self.count(shard))
+        return Location(self.owners.astype(np.int32)[ids], local[ids])
 
-    def nodes(self, place: Location) -> np.ndarray:
-        """The ids at places."""
-        owner, local = self.locate(np.arange(len(self.owner)))
+    def nodes(self, owner: np.ndarray | int, local: np.ndarray) -> np.ndarray:
+        places = self.locate(np.arange(self.num_nodes))
         table = np.full((self.shards, self.rows), -1)
-        table[owner, local] = np.arange(len(self.owner))
-        return table[np.asarray(place.owner), np.asarray(place.local)]
+        table[places.owner, places.local] = np.arange(self.num_nodes)
+        return table[np.asarray(owner), np.asarray(local)]
 
 
 def placements(num_nodes: int) -> dict[str, Listed]:
@@ -43,7 +47,7 @@ def placements(num_nodes: int) -> dict[str, Listed]:
         "permuted": np.random.default_rng(0).permutation(num_nodes) % DEVICES,
         "three shards empty": np.arange(num_nodes) % 5 + 2,
     }
-    return {name: Listed(owner, rows) for name, owner in owners.items()}
+    return {name: Listed(num_nodes, DEVICES, owner, rows) for name, owner in owners.items()}
 
 
 def places(placement: Listed, ids: np.ndarray, dim: int = 0) -> Location:

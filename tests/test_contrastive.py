@@ -20,8 +20,8 @@ POSITIVE = RNG.normal(size=B, scale=3).astype(np.float32)
 NEGATIVE = RNG.normal(size=(B, NEGATIVES), scale=3).astype(np.float32)
 SQUARE = RNG.normal(size=(B, B), scale=3).astype(np.float32)
 MASK = np.array([1, 1, 1, 1, 1, 0, 0], bool)
-LIVE = RNG.random((B, NEGATIVES)) < 0.6
-LIVE[2] = False  # a row without negatives
+VALID = RNG.random((B, NEGATIVES)) < 0.6
+VALID[2] = False  # a row without negatives
 ALLOWED = RNG.random((B, B)) < 0.6
 ALLOWED[1] = False
 
@@ -50,7 +50,7 @@ REFERENCES = {
         lambda p, n: mean([-np.log(expit(p)), *-np.log(1 - expit(n))]),
     ),
 }
-"""name -> (loss, (positive, live negatives) -> the row's loss in float64)"""
+"""name -> (loss, (positive, valid negatives) -> the row's loss in float64)"""
 
 losses = pytest.mark.parametrize("name", REFERENCES)
 
@@ -63,9 +63,9 @@ def on_device(*arrays):
 def test_a_row_is_the_closed_form(name: str):
     loss, reference = REFERENCES[name]
     expected = [
-        reference(p, n[live]) for p, n, live in zip(POSITIVE.astype(float), NEGATIVE, LIVE, strict=True)
+        reference(p, n[valid]) for p, n, valid in zip(POSITIVE.astype(float), NEGATIVE, VALID, strict=True)
     ]
-    rows = loss(*on_device(POSITIVE, NEGATIVE, MASK, LIVE))
+    rows = loss(*on_device(POSITIVE, NEGATIVE, MASK, VALID))
     np.testing.assert_allclose(rows, np.where(MASK, expected, 0), rtol=1e-5, atol=1e-6)
     assert rows.dtype == jnp.float32
     whole = loss(*on_device(POSITIVE, NEGATIVE, np.ones(B, bool)))
@@ -76,12 +76,12 @@ def test_a_row_is_the_closed_form(name: str):
 @losses
 def test_what_is_dead_costs_nothing_whatever_it_holds(name: str):
     loss = REFERENCES[name][0]
-    live = LIVE & MASK[:, None]
+    valid = VALID & MASK[:, None]
     poison = np.array([np.nan, np.inf, -np.inf, np.nan], np.float32)
-    dirty = np.where(MASK, POSITIVE, np.nan), np.where(live, NEGATIVE, poison)
+    dirty = np.where(MASK, POSITIVE, np.nan), np.where(valid, NEGATIVE, poison)
 
     def total(positive, negatives):
-        rows = loss(positive, negatives, *on_device(MASK, LIVE))
+        rows = loss(positive, negatives, *on_device(MASK, VALID))
         return masked_mean(rows, jnp.asarray(MASK)), rows
 
     both = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
@@ -89,7 +89,7 @@ def test_what_is_dead_costs_nothing_whatever_it_holds(name: str):
     (same, _), dirty_gradients = both(*on_device(*dirty))
     assert clean == same
     assert rows[5:].tolist() == [0, 0]
-    for gradient, other, alive in zip(gradients, dirty_gradients, (MASK, live), strict=True):
+    for gradient, other, alive in zip(gradients, dirty_gradients, (MASK, valid), strict=True):
         np.testing.assert_array_equal(gradient, other)
         assert not gradient[~alive].any()
     assert gradients[0].any()
@@ -100,7 +100,7 @@ def test_what_is_dead_costs_nothing_whatever_it_holds(name: str):
 def test_gradients_by_finite_differences(name: str):
     loss, arrays = REFERENCES[name][0], on_device(POSITIVE, NEGATIVE)
     check_grads(
-        lambda p, n: loss(*on_device(p, n, MASK, LIVE)).sum() / 10, arrays, 1, ["rev"], 2e-2, 2e-2, 1e-2
+        lambda p, n: loss(*on_device(p, n, MASK, VALID)).sum() / 10, arrays, 1, ["rev"], 2e-2, 2e-2, 1e-2
     )
 
 
@@ -126,8 +126,8 @@ def test_links_are_scikit_learns_log_loss_over_all_links():
 
 def test_dgi_is_equation_1():
     rows = dgi(*on_device(POSITIVE, NEGATIVE[:, 0], MASK))
-    live = POSITIVE[MASK].astype(float), NEGATIVE[MASK, 0].astype(float)
-    objective = (np.log(expit(live[0])).sum() + np.log(1 - expit(live[1])).sum()) / (2 * MASK.sum())
+    valid = POSITIVE[MASK].astype(float), NEGATIVE[MASK, 0].astype(float)
+    objective = (np.log(expit(valid[0])).sum() + np.log(1 - expit(valid[1])).sum()) / (2 * MASK.sum())
     assert masked_mean(rows, jnp.asarray(MASK)) == pytest.approx(-objective, rel=1e-5)
 
 
@@ -169,18 +169,18 @@ def test_info_nce_is_the_closed_form(temperature: float):
 
 def test_info_nce_of_dead_rows_and_columns():
     own = np.eye(B, dtype=bool)
-    live = MASK[:, None] & MASK[None] & (ALLOWED | own)
+    valid = MASK[:, None] & MASK[None] & (ALLOWED | own)
 
     def total(scores):
         rows = info_nce(scores, *on_device(MASK, ALLOWED), temperature=0.5)
         return masked_mean(rows, jnp.asarray(MASK))
 
     clean, gradient = jax.value_and_grad(total)(jnp.asarray(SQUARE))
-    same, dirty_gradient = jax.value_and_grad(total)(jnp.asarray(np.where(live, SQUARE, np.nan)))
+    same, dirty_gradient = jax.value_and_grad(total)(jnp.asarray(np.where(valid, SQUARE, np.nan)))
     assert clean == same
     np.testing.assert_array_equal(gradient, dirty_gradient)
-    assert not gradient[~live].any()
-    assert gradient[live & ~own].any()
+    assert not gradient[~valid].any()
+    assert gradient[valid & ~own].any()
     check_grads(lambda s: total(jnp.asarray(s)), (jnp.asarray(SQUARE),), 1, ["rev"], 2e-2, 2e-2, 1e-2)
 
 

@@ -142,9 +142,9 @@ def test_unknown_labels_are_dead_rows(function, labels):
     unknown[MASK == 0] = -1
     got = function(*on_device(LOGITS, unknown, everything(labels)))
     np.testing.assert_array_equal(got, function(*on_device(LOGITS, labels, MASK)))
-    live = losses.labelled(*on_device(unknown, everything(labels)))
-    np.testing.assert_array_equal(live, MASK)
-    np.testing.assert_array_equal(losses.labelled(*on_device(labels, MASK)), MASK)
+    valid = losses.labeled(*on_device(unknown, everything(labels)))
+    np.testing.assert_array_equal(valid, MASK)
+    np.testing.assert_array_equal(losses.labeled(*on_device(labels, MASK)), MASK)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])

@@ -50,6 +50,8 @@ OLD = (  # (what is searched for, as a regular expression; what to say instead)
     (r"\bJudge\b", "Evaluator"),
     (r"\blinger\b", "exit_after_peers"),
     (r"\b(live|dead) (slot|row|seed|node|pair|place|destination)s?\b", "valid; padding"),
+    (r"\blive\b(?! in| behind)|\bLIVE\b|_live\b", "valid"),
+    (r"(?i)labelled", "labeled"),
     (r"\bdead\b", "padding; invalid; gone"),
     (r"\bto be had\b", "available"),
     (r"\banew\b", "again"),

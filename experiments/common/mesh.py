@@ -16,11 +16,10 @@ from jax.sharding import Mesh, PartitionSpec
 from experiments.common.config import EncoderOptions
 from jsage.blocks import Tree
 from jsage.data import Dataset
-from jsage.graph import from_edges
+from jsage.graph import Location, from_edges
 from jsage.nn import GraphSAGE
 from jsage.parallel import (
     Budget,
-    Location,
     ShardedFeatures,
     embed_all,
     fetch,

@@ -10,7 +10,7 @@ import optax
 
 from experiments.common.config import TrainingOptions
 from experiments.common.learners import Learner, Tables
-from jsage.losses import labelled, masked_mean
+from jsage.losses import labeled, masked_mean
 from jsage.recipes.tasks import Task
 from jsage.train import TrainState, init_state, make_update, train_epoch
 
@@ -37,10 +37,10 @@ def compile_programs(learner: Learner, task: Task, config: TrainingOptions) -> P
             seeds, mask = batch
             outputs, stats = learner.forward({"params": params, **stats}, tables, seeds, mask, key)
             labels = tables.labels[seeds]
-            live = labelled(labels, mask) if task.name != "regression" else mask
-            losses = task.loss(outputs, labels, live)
-            sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
-            return masked_mean(losses, live), (sums, stats)
+            valid = labeled(labels, mask) if task.name != "regression" else mask
+            losses = task.loss(outputs, labels, valid)
+            sums = {"loss": losses.sum(), "weight": valid.sum().astype(jnp.float32)}
+            return masked_mean(losses, valid), (sums, stats)
 
         return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 

@@ -182,7 +182,7 @@ def mlp(config: Config, tables: Tables) -> Learner:
 
 
 def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
-    """A function that gives the scores of training pairs and of negatives, and which of these live."""
+    """A function that gives the scores of training pairs and of negatives, and which of these valid."""
 
     def forward(variables, tables, rows, mask, key) -> Any:
         turn, draw, key = jax.random.split(key, 3)
@@ -191,19 +191,19 @@ def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
         if when is None:  # an undirected pair has no first end
             flip = jax.random.bernoulli(turn, shape=src.shape)
             src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
-        negatives, live = draw_negatives(draw, tables, src, config)
+        negatives, valid = draw_negatives(draw, tables, src, config)
         batch = LinkBatch(src, dst, negatives, mask)
         one, other, far = split(embed(variables, tables, batch, when, key), batch)
         score = partial(model.apply, variables, method="score")
         if when is None and config.noise == "pairs":
-            return score(one, other), score(*jnp.split(far, 2, axis=1)), live
-        return score(one, other), score(one, far), live
+            return score(one, other), score(*jnp.split(far, 2, axis=1)), valid
+        return score(one, other), score(one, far), valid
 
     return forward
 
 
 def draw_negatives(key: Array, tables: Tables, src: Array, config: Config) -> tuple[Array, Array]:
-    """`(nodes, mask)`: the other ends of negatives, or both ends side by side; no edge to train on is live.
+    """`(nodes, mask)`: the other ends of negatives, or both ends side by side; no edge to train on is valid.
 
     By time none is excluded: that two nodes were in touch before or will be later is no link now.
     """
@@ -216,8 +216,8 @@ def draw_negatives(key: Array, tables: Tables, src: Array, config: Config) -> tu
         return negatives.exclude_edges(again, tables.known, src, nodes, tables.sampler)
     ends = lambda key: tuple(tables.sampler(part, shape) for part in jax.random.split(key))  # noqa: E731
     wrong = lambda ends: has_edge(tables.known, *ends)  # noqa: E731
-    kept, live = negatives.resample(again, ends(first), ends, wrong)
-    return jnp.concatenate(kept, axis=1), live
+    kept, valid = negatives.resample(again, ends(first), ends, wrong)
+    return jnp.concatenate(kept, axis=1), valid
 
 
 def link_blocks(

@@ -93,8 +93,8 @@ def compile_programs(tables: Any, placement: Placement, config: Config, mesh: Me
     program = make_program(run, mesh)
 
     def epoch(state: Any, tables: Any, rows: jax.Array, mask: jax.Array) -> tuple[TrainState, dict]:
-        number, live = padded(rows, mask, mesh.size)
-        batches = split_over((jnp.asarray(tables.pairs[number]), jnp.asarray(live)), mesh, dim=1)
+        number, valid = padded(rows, mask, mesh.size)
+        batches = split_over((jnp.asarray(tables.pairs[number]), jnp.asarray(valid)), mesh, dim=1)
         return program(state, (tables.graph, tables.features, tables.sampler), batches)
 
     rows_of = make_predict(encoder, tables, mesh, traces)

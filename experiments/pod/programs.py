@@ -14,7 +14,7 @@ from experiments.common.mesh import make_predict, make_program, make_start, padd
 from experiments.common.programs import Programs, make_optimizer
 from experiments.pod.config import Config
 from experiments.pod.tables import Tables
-from jsage.losses import labelled, masked_mean
+from jsage.losses import labeled, masked_mean
 from jsage.nn import BatchNorm, GraphSAGE
 from jsage.parallel import fetch, global_loss, measure_capacities, per_device_key, sample_blocks, split
 from jsage.recipes.tasks import Task
@@ -60,9 +60,9 @@ def compile_programs(
     def epoch(
         state: TrainState, tables: Tables, seeds: jax.Array, mask: jax.Array
     ) -> tuple[TrainState, dict]:
-        nodes, live = padded(seeds, mask, mesh.size)
+        nodes, valid = padded(seeds, mask, mesh.size)
         labels = task.labels[nodes]
-        given = split((places(tables, nodes), labels, live), mesh, dim=1)
+        given = split((places(tables, nodes), labels, valid), mesh, dim=1)
         return program(state, tables.graph, tables.features, given)
 
     predict = make_predict(model, tables, mesh, traces)
@@ -79,8 +79,8 @@ def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, ke
     rngs = {"dropout": per_device_key(drop), "order": per_device_key(order)}
     options = {"deterministic": False, "rngs": rngs, "mutable": ["batch_stats"]}
     outputs, stats = model.apply({"params": params, **stats}, rows, blocks, mask=mask, **options)
-    live = labelled(labels, mask) if task.name != "regression" else mask
-    losses = task.loss(outputs, labels, live)
+    valid = labeled(labels, mask) if task.name != "regression" else mask
+    losses = task.loss(outputs, labels, valid)
     overflow = last.overflow + sum(hop.overflow for hop in hops)
-    sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32), "overflow": overflow}
-    return masked_mean(losses, live), (sums, stats)
+    sums = {"loss": losses.sum(), "weight": valid.sum().astype(jnp.float32), "overflow": overflow}
+    return masked_mean(losses, valid), (sums, stats)

@@ -41,7 +41,7 @@ class Learner(NamedTuple):
     init: Callable[[Array, Tables], Any]
     """`(key, tables) -> variables`"""
     losses: Callable[[Any, Tables, Array, Array, Array], tuple[Array, Array]]
-    """`(variables, tables, users, mask, key) -> (losses [b, positives], live [b, positives])`"""
+    """`(variables, tables, users, mask, key) -> (losses [b, positives], valid [b, positives])`"""
     factors: Callable[[Any, Tables], Factors]
     """`(variables, tables) -> rows of all users and items`, deterministic."""
 
@@ -110,10 +110,10 @@ def make(model: Recommender, embed: Callable, config: Config) -> Learner:
 
     def losses(variables, tables, users, mask, key) -> tuple[Array, Array]:
         pick, noise, draw = jax.random.split(key, 3)
-        items, live = draw_items(pick, tables.graph, users, mask, config.positives)
+        items, valid = draw_items(pick, tables.graph, users, mask, config.positives)
         others = draw_others(noise, model, config.negatives)
         pairs = jnp.repeat(users, config.positives), items.ravel()
-        batch = LinkBatch(*pairs, others, live.ravel())
+        batch = LinkBatch(*pairs, others, valid.ravel())
         rows, bias = embed(variables, tables, batch, draw)
         src, dst, far = split(rows, batch)
         bias = bias + tables.prior
@@ -121,8 +121,8 @@ def make(model: Recommender, embed: Callable, config: Config) -> Learner:
         own = dot(src, dst) + bias[jnp.maximum(batch.dst - model.num_users, 0)]
         rest = dot(src[:: config.positives][:, None], far[None]) + bias[others - model.num_users][None]
         rest = jnp.where(known, NEVER, rest + jnp.log(model.num_items / others.shape[0]))
-        own, total = own.reshape(live.shape), jax.nn.logsumexp(rest, axis=1)[:, None]
-        return jnp.where(live, jax.nn.softplus(total - own), 0.0), live
+        own, total = own.reshape(valid.shape), jax.nn.logsumexp(rest, axis=1)[:, None]
+        return jnp.where(valid, jax.nn.softplus(total - own), 0.0), valid
 
     def factors(variables, tables) -> Factors:
         rows, bias = model.apply(variables, (tables.full,) * model.layers)  # pyright: ignore[reportAssignmentType]
@@ -140,7 +140,7 @@ def make(model: Recommender, embed: Callable, config: Config) -> Learner:
 
 
 def draw_items(key: Array, graph: Graph, users: Array, mask: Array, num: int) -> tuple[Array, Array]:
-    """`(items, live)`: nodes that users have in training, `[b, num]`, each draw uniform.
+    """`(items, valid)`: nodes that users have in training, `[b, num]`, each draw uniform.
 
     A quarter of a user's items at most are asked for, one at least.
     """

@@ -46,9 +46,9 @@ def compile_programs(learner: Learner, config: Config) -> Programs:
 
         def loss_fn(params, stats, batch, key):
             users, mask = batch
-            losses, live = learner.losses({"params": params}, tables, users, mask, key)
-            sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
-            return masked_mean(losses.ravel(), live.ravel()), (sums, stats)
+            losses, valid = learner.losses({"params": params}, tables, users, mask, key)
+            sums = {"loss": losses.sum(), "weight": valid.sum().astype(jnp.float32)}
+            return masked_mean(losses.ravel(), valid.ravel()), (sums, stats)
 
         return train_epoch(make_update(loss_fn, optimizer), state, (users, mask))
 

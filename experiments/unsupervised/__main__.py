@@ -125,9 +125,9 @@ def compile_programs(method: Method, config: Config) -> Programs:
         traces["epoch"] += 1
 
         def loss_fn(params, stats, batch, key):
-            losses, live, stats = method.loss({"params": params, **stats}, source, key)
-            sums = {"loss": losses.sum(), "weight": live.sum().astype(jnp.float32)}
-            return masked_mean(losses, live), (sums, stats)
+            losses, valid, stats = method.loss({"params": params, **stats}, source, key)
+            sums = {"loss": losses.sum(), "weight": valid.sum().astype(jnp.float32)}
+            return masked_mean(losses, valid), (sums, stats)
 
         return train_epoch(make_update(loss_fn, optimizer), state, jnp.arange(config.steps))
 

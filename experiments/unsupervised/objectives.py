@@ -38,7 +38,7 @@ class Method(NamedTuple):
     init: Callable[[Array, Tables], Any]
     """`(key, tables) -> variables`"""
     loss: Callable[[Any, Source, Array], tuple[Array, Array, Any]]
-    """`(variables, source, key) -> (losses [b], live [b], stats)`"""
+    """`(variables, source, key) -> (losses [b], valid [b], stats)`"""
     embed: Callable[[Any, Tables, Array], Array]
     """`(variables, tables, nodes) -> rows`, deterministic; exact where `tables.full` is there."""
 
@@ -66,9 +66,9 @@ def draw_partners(keys: tuple[Array, Array], graph: Graph, src: Array, length: i
     probability that the paper's 50 walks a node give it. Starts whose walk leads nowhere are invalid.
     """
     walk, pick = keys
-    partners, live = positive_pairs(walk, graph, src, walks=1, length=length)
-    place = jax.random.categorical(pick, jnp.where(live, 0.0, -jnp.inf))
-    mask = live.any(1)
+    partners, valid = positive_pairs(walk, graph, src, walks=1, length=length)
+    place = jax.random.categorical(pick, jnp.where(valid, 0.0, -jnp.inf))
+    mask = valid.any(1)
     return jnp.where(mask, jnp.take_along_axis(partners, place[:, None], 1)[:, 0], src), mask
 
 
@@ -99,7 +99,7 @@ def by_pairs(learner: Learner, loss: Callable[..., Array], config: Config) -> Me
     def losses(variables, source, key):
         drawn, encode = jax.random.split(key)
         batch = draw_pairs(drawn, source, config)
-        rows, stats = learner.forward(variables, source.tables, batch.seeds, batch.live, encode)
+        rows, stats = learner.forward(variables, source.tables, batch.seeds, batch.seed_mask, encode)
         return loss(rows, batch, config), batch.mask, stats
 
     return Method(learner.init, losses, learner.predict)
@@ -125,8 +125,8 @@ def by_infomax(learner: Learner, config: Config, identity: tuple[int, int] | Non
         start, rest = jax.random.split(key)
         seeds = source.starts(start, (config.batch_size,))
         (true, false), stats = apply(variables, source.tables, seeds, rest)
-        live = jnp.ones(seeds.shape, bool)
-        return dgi_loss(true, false, live), live, stats
+        valid = jnp.ones(seeds.shape, bool)
+        return dgi_loss(true, false, valid), valid, stats
 
     def embed(variables, tables, nodes):
         return learner.predict({name: of["encoder"] for name, of in variables.items()}, tables, nodes)

@@ -109,9 +109,9 @@ class Tree(NamedTuple):
         self._check(h)
         return _only_read(self, h), self
 
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Valid destinations and their valid slots."""
-        return jnp.concatenate([live, (self.mask & live[:, None]).ravel()])
+        return jnp.concatenate([valid, (self.mask & valid[:, None]).ravel()])
 
     def _messages(self, h: Rows) -> Float[Array, "num_dst fanout d"]:
         self._check(h)
@@ -178,8 +178,8 @@ class Indexed(NamedTuple):
         """The rows that `size` destinations from `at` on read, and the tree over them."""
         ids, tree = as_tree(cut_rows(self, at, size))
         # Times 1: a matmul in bfloat16 behind a mere copy would have XLA convert the whole table beforehand.
-        live = tree.read(jnp.ones(size, bool), ids.size)
-        return jax.tree.map(lambda x: take(x, ids) * column(live, x).astype(x.dtype), h), tree
+        valid = tree.read(jnp.ones(size, bool), ids.size)
+        return jax.tree.map(lambda x: take(x, ids) * column(valid, x).astype(x.dtype), h), tree
 
     def add_cut(self, d_h: PyTree, at: Any, d_rows: PyTree) -> PyTree:
         """Add cotangents of the rows of `cut` to those of `h`."""
@@ -208,10 +208,10 @@ class Indexed(NamedTuple):
         rows, _ = tree.sources(take(h, ids))
         return rows, tree
 
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """The rows at valid destinations' own positions and at their valid slots."""
-        slots = self.mask & live[:, None]
-        return jnp.zeros(num_src, bool).at[self.dst].max(live).at[self.src].max(slots)
+        slots = self.mask & valid[:, None]
+        return jnp.zeros(num_src, bool).at[self.dst].max(valid).at[self.src].max(slots)
 
 
 class Segments(NamedTuple):
@@ -259,9 +259,9 @@ class Segments(NamedTuple):
             return plain(src)
         if reduction.scatter is None or reduction.gradient is None:
             return self.in_order().reduce(message, reduction, dst, src, own)
-        live, at = self.dst < self.num_dst, jnp.minimum(self.dst, self.num_dst - 1)
+        valid, at = self.dst < self.num_dst, jnp.minimum(self.dst, self.num_dst - 1)
         rows = jax.tree.map(lambda x: take(x, at), dst), jax.tree.map(lambda x: take(x, self.src), src)
-        sent = message(*where(live, (*rows, dict(self.edge_data)), 0))
+        sent = message(*where(valid, (*rows, dict(self.edge_data)), 0))
         return reduce_list(reduction, sent, self.dst, self.degree, own)
 
     def in_order(self) -> Indexed:
@@ -293,11 +293,11 @@ class Segments(NamedTuple):
         """`h` with 0 in the rows that are not read."""
         return _only_read(self, h), self
 
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """The rows at valid destinations' own positions and at the sources of their edges."""
         own = jnp.arange(self.num_dst) if self.position is None else self.position
-        edges = live.at[self.dst].get(mode="fill", fill_value=False)
-        return jnp.zeros(num_src, bool).at[own].max(live).at[self.src].max(edges)
+        edges = valid.at[self.dst].get(mode="fill", fill_value=False)
+        return jnp.zeros(num_src, bool).at[own].max(valid).at[self.src].max(edges)
 
     def _messages(self, h: Rows) -> Float[Array, "num_edges d"]:
         """Every edge's row times its weight, in float32 at least; so its gradient is summed in that too."""
@@ -392,5 +392,5 @@ def as_segments(block: Tree | Indexed) -> Segments:
 
 
 def _only_read(block: Block, h: Array) -> Array:
-    live = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
-    return jnp.where(live[:, None], h, 0)
+    valid = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
+    return jnp.where(valid[:, None], h, 0)

@@ -96,10 +96,10 @@ class SlicedBlock(NamedTuple):
         self._check(h)
         return h, self
 
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Valid nodes and the sources of their edges."""
-        flags = live[:, None].astype(jnp.float32)
-        return live | (fold(self.backward, lambda nodes: lambda line: take(flags, line.src), MAX)[:, 0] > 0)
+        flags = valid[:, None].astype(jnp.float32)
+        return valid | (fold(self.backward, lambda nodes: lambda line: take(flags, line.src), MAX)[:, 0] > 0)
 
     def _check(self, h: PyTree) -> None:
         for rows in {x.shape[0] for x in jax.tree.leaves(h)} - {self.num_dst}:

@@ -15,7 +15,7 @@ from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
 
 Table: TypeAlias = Float[Array, "num_src d"]
 Slots: TypeAlias = Int[Array, "rows k"]
-Live: TypeAlias = Bool[Array, "rows k"]
+Mask: TypeAlias = Bool[Array, "rows k"]
 Weight: TypeAlias = Float[Array, "rows k"] | None
 Pooled: TypeAlias = Float[Array, "rows d"]
 
@@ -41,7 +41,7 @@ def messages(
 
 
 @jax.custom_vjp
-def gather_sum(table: Table, src: Slots, mask: Live, weight: Weight = None) -> Pooled:
+def gather_sum(table: Table, src: Slots, mask: Mask, weight: Weight = None) -> Pooled:
     """`sum_i weight[r, i] * table[src[r, i]]` over the valid slots of each row.
 
     >>> import jax.numpy as jnp
@@ -79,7 +79,7 @@ gather_sum.defvjp(_sum_forward, _sum_backward)
 
 
 def scatter_add_rows(
-    rows: Float[Array, "rows d"], src: Slots, mask: Live, num_src: int
+    rows: Float[Array, "rows d"], src: Slots, mask: Mask, num_src: int
 ) -> Float[Array, "num_src d"]:
     """`out[s] = sum of rows[r] over the valid slots with src[r, i] == s`, in float32 at least.
 
@@ -92,12 +92,12 @@ def scatter_add_rows(
     Array([ 1.,  0., 11.], dtype=float32)
     """
     fanout, size = src.shape[1], src.size
-    ids, live, slot = src.ravel(), mask.ravel(), jnp.arange(size, dtype=jnp.int32)
+    ids, valid, slot = src.ravel(), mask.ravel(), jnp.arange(size, dtype=jnp.int32)
     first = jnp.full(num_src, size, jnp.int32)
-    first = first.at[ids].min(jnp.where(live, slot, size), **IN_BOUNDS)
+    first = first.at[ids].min(jnp.where(valid, slot, size), **IN_BOUNDS)
     wide_rows = rows.astype(accumulator_dtype(rows))
     out = jnp.where((first < size)[:, None], take(wide_rows, jnp.minimum(first, size - 1) // fanout), 0)
-    again = live & (take(first, ids) != slot)
+    again = valid & (take(first, ids) != slot)
     rank = jnp.cumsum(again, dtype=jnp.int32)
     listed = (
         jnp.zeros(size + CHUNK, jnp.int32).at[jnp.where(again, rank - 1, size + CHUNK)].set(slot, mode="drop")
@@ -113,7 +113,7 @@ def scatter_add_rows(
 
 
 @jax.custom_vjp
-def gather_max(table: Table, src: Slots, mask: Live, weight: Weight = None) -> Pooled:
+def gather_max(table: Table, src: Slots, mask: Mask, weight: Weight = None) -> Pooled:
     """The maximum of `weight[r, i] * table[src[r, i]]` over the valid slots; 0 for a row without any.
 
     The gradient is shared equally between ties, as that of `jnp.max` is.
@@ -130,8 +130,8 @@ def gather_max(table: Table, src: Slots, mask: Live, weight: Weight = None) -> P
     start = jnp.full((src.shape[0], table.shape[1]), -jnp.inf, table.dtype)
     top = jax.lax.fori_loop(0, src.shape[1], rise, start, unroll=UNROLL)
     # Times 1: a matmul in bfloat16 behind a mere maximum would have XLA convert the whole table beforehand.
-    live = mask.any(1)[:, None]
-    return jnp.where(live, top, 0) * live.astype(top.dtype)
+    valid = mask.any(1)[:, None]
+    return jnp.where(valid, top, 0) * valid.astype(top.dtype)
 
 
 def _max_forward(table, src, mask, weight=None):

@@ -67,7 +67,7 @@ class Block(Protocol):
         """Rows that hold every neighbor at least once, and the block that reads them."""
         ...
 
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Which of `num_src` rows the valid destinations read."""
         ...
 

@@ -144,12 +144,12 @@ def sliced(
     number = None if edge is None else np.zeros(shape, np.int32)
     for c, width in enumerate(found.width):
         slot, lines = np.arange(width)[:, None], slice(first[c], first[c + 1])
-        live = slot < found.degree[c]
-        at = np.where(live, found.start[c] + slot, 0)
-        src[lines] = np.where(live, indices[at], found.node[c])
+        valid = slot < found.degree[c]
+        at = np.where(valid, found.start[c] + slot, 0)
+        src[lines] = np.where(valid, indices[at], found.node[c])
         for values, out in ((weight, scale), (edge, number)):
             if values is not None and out is not None:
-                out[lines] = np.where(live, values[at], 0)
+                out[lines] = np.where(valid, values[at], 0)
     cut, starts, parts = found.cut
     return Sliced(
         jnp.asarray(src),

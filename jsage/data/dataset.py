@@ -70,10 +70,10 @@ def validate_dataset(dataset: Dataset) -> None:
         )
     if labels is None:
         raise ValueError("labels must be an array, got None: this graph has no labels to train or test on")
-    labelled = has_label(labels)
+    labeled = has_label(labels)
     splits = {name: np.asarray(getattr(dataset, name)) for name in ("train", "val", "test")}
     for name, nodes in splits.items():
-        _check_split(name, nodes, graph.num_nodes, labelled)
+        _check_split(name, nodes, graph.num_nodes, labeled)
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         if len(both := np.intersect1d(splits[one], splits[other])):
             raise ValueError(
@@ -106,7 +106,7 @@ def has_label(labels: HostArray) -> np.ndarray:
     )
 
 
-def _check_split(name: str, nodes: np.ndarray, num_nodes: int, labelled: np.ndarray) -> None:
+def _check_split(name: str, nodes: np.ndarray, num_nodes: int, labeled: np.ndarray) -> None:
     if len(nodes) == 0:
         raise ValueError(f"{name} must hold at least one node, got an empty split")
     if nodes.ndim != 1 or not np.issubdtype(nodes.dtype, np.integer):
@@ -117,9 +117,9 @@ def _check_split(name: str, nodes: np.ndarray, num_nodes: int, labelled: np.ndar
         raise ValueError(f"{name} must be node ids in 0 .. {num_nodes - 1}, got {bad[0]}")
     if len(nodes) != len(np.unique(nodes)):
         raise ValueError(f"{name} must hold distinct nodes, got {len(nodes) - len(np.unique(nodes))} repeats")
-    if len(without := nodes[~labelled[nodes]]):
+    if len(without := nodes[~labeled[nodes]]):
         raise ValueError(
-            f"{name} must hold labelled nodes only, but {len(without)} of its nodes have none, the first "
+            f"{name} must hold labeled nodes only, but {len(without)} of its nodes have none, the first "
             f"{without[0]}: drop them from the split"
         )
 

@@ -10,7 +10,7 @@ from jsage.data.dataset import Dataset
 from jsage.graph import from_edges, symmetrize
 
 _COUNT, _PIXELS = 1797, 64
-_TRAIN, _VAL, _UNLABELLED = 10, 20, 50
+_TRAIN, _VAL, _UNLABELED = 10, 20, 50
 
 
 def digits(neighbors: int = 8) -> Dataset:
@@ -52,7 +52,7 @@ def _nearest(pixels: np.ndarray, neighbors: int) -> np.ndarray:
 def _split(labels: np.ndarray):
     """Train, validation and test ids: of each digit, spread over the file by multiplicative hashing."""
     order = np.argsort(np.arange(_COUNT) * 2654435761 % 2**32)
-    ends = np.cumsum([_TRAIN, _VAL, _UNLABELLED])
+    ends = np.cumsum([_TRAIN, _VAL, _UNLABELED])
     parts = [np.split(order[labels[order] == digit], ends) for digit in range(10)]
     train, val, _, test = (
         np.sort(np.concatenate(part)).astype(np.int32) for part in zip(*parts, strict=True)

@@ -25,14 +25,16 @@ _LIMIT = 2**31
 
 
 class Location(NamedTuple):
-    """Where nodes are; both int32.
+    """Where nodes are; both int32, NumPy arrays on the host and jax arrays on devices.
 
     >>> contiguous(7, 3).locate(np.array([0, 5]))
     Location(owner=array([0, 1], dtype=int32), local=array([0, 2], dtype=int32))
     """
 
-    owner: Int[HostArray, "*shape"]
-    local: Int[HostArray, "*shape"]
+    owner: Int[Any, "*shape"]
+    """The shard, and on a mesh the device, in its order."""
+    local: Int[Any, "*shape"]
+    """The row there."""
 
 
 @dataclass(frozen=True)

@@ -273,10 +273,10 @@ def _read_all(walks: list[_Walk], edges: Edges, span: Span, states: list[State])
 
     def piece(i: Array, states: list[State]) -> list[State]:
         offset = i * PIECE + jnp.arange(PIECE, dtype=jnp.int32)
-        live: Bool[Array, " piece"] = offset < degree
-        sent = _messages(walks, edges, start + jnp.where(live, offset, 0), dst)
+        valid: Bool[Array, " piece"] = offset < degree
+        sent = _messages(walks, edges, start + jnp.where(valid, offset, 0), dst)
         given = zip(walks, states, sent, strict=True)
-        return [read_many(walk.asked.reduction, state, x, live) for walk, state, x in given]
+        return [read_many(walk.asked.reduction, state, x, valid) for walk, state, x in given]
 
     return jax.lax.fori_loop(0, (degree + PIECE - 1) // PIECE, piece, states)
 

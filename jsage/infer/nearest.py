@@ -194,9 +194,9 @@ def _merge(
     score = jnp.matmul(
         queries, rows.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
     )
-    live = new[None] & ~jnp.isnan(score)
-    live = live if allow is None else live & allow(ids)
-    score = jnp.where(live, jnp.where(score == 0, 0, score), -jnp.inf)  # `top_k` holds -0 to be below 0
+    valid = new[None] & ~jnp.isnan(score)
+    valid = valid if allow is None else valid & allow(ids)
+    score = jnp.where(valid, jnp.where(score == 0, 0, score), -jnp.inf)  # `top_k` holds -0 to be below 0
     k = min(best.id.shape[1], rows.shape[0])
     if recall_target is None:
         score, at = jax.lax.top_k(score, k)

@@ -86,7 +86,7 @@ class TracingBlock:
         """`h` itself: each node's row is transformed once, by whoever owns it."""
         return h, self
 
-    def read(self, live: Bool[Array, " rows"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " rows"], num_src: int) -> Bool[Array, " num_src"]:
         """Every row."""
         return jnp.ones(num_src, bool)
 

@@ -126,10 +126,10 @@ def _exactly(model: Any, params: PyTree, graph: Adjacency, features: Array, seed
 def _compare(fanouts: tuple[int, ...], call: Any, seeds: Array, mask: Array, exact: np.ndarray) -> Spread:
     error = changed = rows = 0.0
     seconds = []
-    live = np.asarray(mask)
+    valid = np.asarray(mask)
     jax.block_until_ready(call(jax.random.key(0), seeds[0]))
     for key in jax.random.split(jax.random.key(1), REPEATS):
-        for batch, real, truth in zip(seeds, live, exact, strict=True):
+        for batch, real, truth in zip(seeds, valid, exact, strict=True):
             began = time.perf_counter()
             out, read = jax.block_until_ready(call(key, batch))
             seconds.append((time.perf_counter() - began) / len(batch))
@@ -137,8 +137,8 @@ def _compare(fanouts: tuple[int, ...], call: Any, seeds: Array, mask: Array, exa
             error += np.square(out - truth)[real].sum(dtype=np.float64)
             changed += (_choice(out) != _choice(truth))[real].sum()
             rows += np.asarray(read)[real].sum()
-    count = live.sum() * REPEATS
-    scale = np.square(exact)[live].sum(dtype=np.float64) * REPEATS
+    count = valid.sum() * REPEATS
+    scale = np.square(exact)[valid].sum(dtype=np.float64) * REPEATS
     deviation = float(np.sqrt(error / max(scale, 1e-30)))
     return Spread(fanouts, deviation, float(changed / count), float(rows / count), min(seconds))
 
@@ -154,10 +154,10 @@ def _sampled(model, fanouts, params, tables, key: PRNGKey, seeds):
     blocks: Any = sample_blocks_by_node(key, graph, seeds, fanouts)
     first, *rest = blocks
     rows = 1 + first.mask.sum(1)  # of each node met, then of each seed's
-    live = [jnp.ones(len(seeds), bool)]
+    valid = [jnp.ones(len(seeds), bool)]
     for k in range(len(rest) - 1, -1, -1):
-        live.insert(0, rest[k].read(live[0], blocks[k].num_dst))
-    rows = jnp.where(live[0], rows, 0)
+        valid.insert(0, rest[k].read(valid[0], blocks[k].num_dst))
+    rows = jnp.where(valid[0], rows, 0)
     for tree in rest:
         own, slots = jnp.split(rows, [tree.num_dst])
         rows = own + slots.reshape(tree.mask.shape).sum(1)

@@ -28,7 +28,7 @@ def mean(sums: Mapping[str, SupportsFloat]) -> dict[str, float]:
     """
     weight = float(sums["weight"])
     if not weight > 0:
-        raise ValueError(f"expected a positive sum of weights, got {weight}: no row was live")
+        raise ValueError(f"expected a positive sum of weights, got {weight}: no row was valid")
     return {name: float(total) / weight for name, total in sums.items() if name != "weight"}
 
 
@@ -37,17 +37,17 @@ def confusion(
 ) -> Int[Array, "c c"]:
     """Count the rows of each true class (row) that score highest in each class (column).
 
-    The first of equal scores wins. Rows under mask False or labelled -1 are left out. Works under jit.
+    The first of equal scores wins. Rows under mask False or labeled -1 are left out. Works under jit.
 
     >>> confusion(jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]), jnp.array([0, 1, 1]))
     Array([[1, 0], [1, 1]], dtype=int32)
     """
     labels = jnp.asarray(labels)
-    live = labels >= 0 if mask is None else jnp.asarray(mask) & (labels >= 0)
+    valid = labels >= 0 if mask is None else jnp.asarray(mask) & (labels >= 0)
     num_classes = scores.shape[1]
     predicted = jnp.argmax(jnp.asarray(scores), axis=1)
     counts = jnp.zeros((num_classes, num_classes), jnp.int32)
-    return counts.at[jnp.where(live, labels, 0), predicted].add(live.astype(jnp.int32))
+    return counts.at[jnp.where(valid, labels, 0), predicted].add(valid.astype(jnp.int32))
 
 
 def multilabel_confusion(
@@ -63,8 +63,8 @@ def multilabel_confusion(
     [[[0, 1], [1, 1]]]
     """
     truth, positive = jnp.asarray(labels).astype(jnp.int32), jnp.asarray(scores) > 0
-    live = truth >= 0 if mask is None else jnp.asarray(mask)[:, None] & (truth >= 0)
-    cells = [live & (truth == t) & (positive == p) for t in (0, 1) for p in (False, True)]
+    valid = truth >= 0 if mask is None else jnp.asarray(mask)[:, None] & (truth >= 0)
+    cells = [valid & (truth == t) & (positive == p) for t in (0, 1) for p in (False, True)]
     return jnp.stack([cell.sum(0) for cell in cells], axis=1).reshape(-1, 2, 2)
 
 
@@ -185,7 +185,7 @@ def _checked_counts(counts: Counts) -> np.ndarray:
         raise ValueError(f"expected counts of shape [c, c] or [c, 2, 2], got {list(table.shape)}")
     if table.sum() == 0:
         raise ValueError(
-            "expected counts of at least one row, got all zeros: the split is empty or unlabelled"
+            "expected counts of at least one row, got all zeros: the split is empty or unlabeled"
         )
     return table
 

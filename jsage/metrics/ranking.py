@@ -61,8 +61,8 @@ def ranks(
     >>> ranks(jnp.array([2.0]), jnp.array([[3.0, 2.0, 1.0]])).rank
     Array([2.5], dtype=float32)
     """
-    live = jnp.ones(negatives.shape, bool) if mask is None else mask
-    return Ranks(*_compared(positive, negatives, live))
+    valid = jnp.ones(negatives.shape, bool) if mask is None else mask
+    return Ranks(*_compared(positive, negatives, valid))
 
 
 def ranks_within(scores: Float[Array, "u n"], mask: Bool[Array, "u n"] | None = None) -> Ranks:
@@ -73,9 +73,9 @@ def ranks_within(scores: Float[Array, "u n"], mask: Bool[Array, "u n"] | None = 
     >>> ranks_within(jnp.array([[1.0, 3.0, 3.0]])).rank
     Array([[3. , 1.5, 1.5]], dtype=float32)
     """
-    live = jnp.ones(scores.shape, bool) if mask is None else mask
-    scores = jnp.where(live, scores, -jnp.inf)
-    invalid, ascending = (~live).sum(1, dtype=jnp.int32)[:, None], jnp.sort(scores, axis=1)
+    valid = jnp.ones(scores.shape, bool) if mask is None else mask
+    scores = jnp.where(valid, scores, -jnp.inf)
+    invalid, ascending = (~valid).sum(1, dtype=jnp.int32)[:, None], jnp.sort(scores, axis=1)
     first, after = (
         jax.vmap(lambda row, x, side=side: jnp.searchsorted(row, x, side=side))(ascending, scores)
         for side in ("left", "right")
@@ -86,7 +86,7 @@ def ranks_within(scores: Float[Array, "u n"], mask: Bool[Array, "u n"] | None = 
 
 
 def mrr(ranks: Ranks, mask: Bool[Array, "..."] | None = None) -> Float[Array, ""]:
-    """The mean of `1 / rank` over the live targets: the mean reciprocal rank. No live target gives 0.
+    """The mean of `1 / rank` over the valid targets: the mean reciprocal rank. No valid target gives 0.
 
     >>> mrr(Ranks(jnp.array([0, 3]), jnp.array([0, 0])))
     Array(0.625, dtype=float32)
@@ -95,7 +95,7 @@ def mrr(ranks: Ranks, mask: Bool[Array, "..."] | None = None) -> Float[Array, ""
 
 
 def hits(ranks: Ranks, k: int, mask: Bool[Array, "..."] | None = None) -> Float[Array, ""]:
-    """The share of the live targets with a rank of at most `k`: Hits@k where each has its own competitors.
+    """The share of the valid targets with a rank of at most `k`: Hits@k where each has its own competitors.
 
     >>> hits(Ranks(jnp.array([0, 3]), jnp.array([0, 0])), 3)
     Array(0.5, dtype=float32)
@@ -111,7 +111,7 @@ def hits_above(
     mask: Bool[Array, " p"] | None = None,
     negative_mask: Bool[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    """The share of the live positives that score strictly above the `k`-th best of all negatives.
+    """The share of the valid positives that score strictly above the `k`-th best of all negatives.
 
     Hits@k as OGB has it for ogbl-ppa, -collab and -ddi (Hu et al., 2020); 1 with fewer than `k` negatives.
 
@@ -119,11 +119,11 @@ def hits_above(
     Array(0.5, dtype=float32)
     """
     _check(k)
-    live = jnp.ones(negatives.shape, bool) if negative_mask is None else negative_mask
+    valid = jnp.ones(negatives.shape, bool) if negative_mask is None else negative_mask
     if negatives.shape[0] < k:
         return _mean(jnp.ones(positive.shape, jnp.float32), mask)
-    scores = jnp.where(live, jnp.where(jnp.isnan(negatives), jnp.inf, negatives), -jnp.inf)
-    hit = (positive > jax.lax.top_k(scores, k)[0][-1]) | (live.sum() < k)
+    scores = jnp.where(valid, jnp.where(jnp.isnan(negatives), jnp.inf, negatives), -jnp.inf)
+    hit = (positive > jax.lax.top_k(scores, k)[0][-1]) | (valid.sum() < k)
     return _mean(hit.astype(jnp.float32), mask)
 
 
@@ -202,10 +202,10 @@ def rank_all(
         mine = (i < lead) & (place >= 0) & (place < size)
         found = jnp.take_along_axis(scores, jnp.clip(place, 0, size - 1), axis=1)
         own = jnp.where(mine, found, own)
-        live = (i >= lead) & (first + column < num_candidates)[None] & (ids[None] != targets[:, None])
+        valid = (i >= lead) & (first + column < num_candidates)[None] & (ids[None] != targets[:, None])
         if known is not None and rows is not None:
-            live = live & ~_listed(known, rows, first, size)
-        more = _compared(own[:, 0], scores, live)
+            valid = valid & ~_listed(known, rows, first, size)
+        more = _compared(own[:, 0], scores, valid)
         return own, above + more[0], tied + more[1]
 
     dtype = jax.eval_shape(score, column).dtype
@@ -255,10 +255,10 @@ def _before(known: Known, rows: Array, bound: Array) -> Int[Array, " q"]:
     return jax.lax.fori_loop(0, known.indices.shape[0].bit_length(), halve, span)[0]
 
 
-def _compared(own: Array, others: Array, live: Array) -> tuple[Array, Array]:
-    """How many live others are above each row's own score, NaN being above, and how many equal it."""
+def _compared(own: Array, others: Array, valid: Array) -> tuple[Array, Array]:
+    """How many valid others are above each row's own score, NaN being above, and how many equal it."""
     own = own[:, None]
-    above, tied = live & ~(others <= own), live & (others == own)
+    above, tied = valid & ~(others <= own), valid & (others == own)
     return above.sum(1, dtype=jnp.int32), tied.sum(1, dtype=jnp.int32)
 
 
@@ -273,8 +273,8 @@ def _expected(ranks: Ranks, worth: np.ndarray) -> Float[Array, "..."]:
 
 
 def _mean(values: Array, mask: Array | None) -> Float[Array, ""]:
-    live = jnp.ones(values.shape, bool) if mask is None else mask
-    return jnp.where(live, values, 0.0).sum() / jnp.maximum(live.sum(), 1).astype(jnp.float32)
+    valid = jnp.ones(values.shape, bool) if mask is None else mask
+    return jnp.where(valid, values, 0.0).sum() / jnp.maximum(valid.sum(), 1).astype(jnp.float32)
 
 
 def _check(k: int) -> int:

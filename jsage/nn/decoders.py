@@ -153,7 +153,7 @@ def _unit(rows: Array) -> Array:
     """Rows of length 1, or 0, in float32. The largest entry is divided out first: no square overflows."""
     rows = rows.astype(jnp.float32)
     top = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True))
-    live = top > 0
-    scaled = jnp.where(live, rows / jnp.where(live, top, 1.0), 0.0)
+    valid = top > 0
+    scaled = jnp.where(valid, rows / jnp.where(valid, top, 1.0), 0.0)
     square = jnp.square(scaled).sum(-1, keepdims=True)
-    return scaled * jax.lax.rsqrt(jnp.where(live, square, 1.0))
+    return scaled * jax.lax.rsqrt(jnp.where(valid, square, 1.0))

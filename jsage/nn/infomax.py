@@ -23,7 +23,7 @@ CorruptFn: TypeAlias = Callable[[PRNGKey, Rows, Sequence[Block], Bool[Array, " n
 class DeepGraphInfomax(nn.Module):
     """Scores of true and of corrupted embeddings against a summary: `h_vᵀ W s` and `h̃_vᵀ W s`.
 
-    `s = σ(mean of the live h_v)`. Train any encoder by `jsage.losses.dgi(*scores, mask)`; its parameters
+    `s = σ(mean of the valid h_v)`. Train any encoder by `jsage.losses.dgi(*scores, mask)`; its parameters
     are those under `"encoder"`. Veličković et al. (2019), section 3.4; on sampled blocks it is the minibatch
     form of section 4.2: the summary is that of the batch. All costs go with the batch, not with the graph.
 
@@ -60,13 +60,13 @@ class DeepGraphInfomax(nn.Module):
 
         `h` and `blocks` are what the encoder takes; `mask` tells valid seeds from padding.
         """
-        live = jnp.ones(blocks[-1].num_dst, bool) if mask is None else mask
-        corrupted = (self.corrupt or shuffle_batch)(self.make_rng("corrupt"), h, blocks, live)
+        valid = jnp.ones(blocks[-1].num_dst, bool) if mask is None else mask
+        corrupted = (self.corrupt or shuffle_batch)(self.make_rng("corrupt"), h, blocks, valid)
         true, false = (
-            jnp.where(live[:, None], self.encoder(*given, mask=live, deterministic=deterministic), 0)
+            jnp.where(valid[:, None], self.encoder(*given, mask=valid, deterministic=deterministic), 0)
             for given in ((h, tuple(blocks)), corrupted)
         )
-        summary = summarize(true, live)
+        summary = summarize(true, valid)
         return self.discriminator(summary, true), self.discriminator(summary, false)
 
 
@@ -123,29 +123,29 @@ def _shuffle(
     key: PRNGKey, h: Rows, blocks: Sequence[Block], mask: Array, owner: Int[Array, " places"] | None
 ) -> Input:
     """Shuffle ids where the first block reads a table by them, and the rows themselves otherwise."""
-    live = mask
+    valid = mask
     for k in range(len(blocks) - 1, 0, -1):
-        live = blocks[k].read(live, blocks[k - 1].num_dst)
+        valid = blocks[k].read(valid, blocks[k - 1].num_dst)
     first, rest = blocks[0], tuple(blocks[1:])
     if (ids := block_ids(first)) is not None:
         _, tree = read_tables((), first)
-        ids = take(ids, _permutation(key, tree.read(live, ids.size), owner))
+        ids = take(ids, _permutation(key, tree.read(valid, ids.size), owner))
         return h, (with_ids(first, ids), *rest)
     if h is None:
         raise ValueError(
             f"without features nodes are shuffled by their ids, which a {type(first).__name__} has none of"
         )
-    return take(h, _permutation(key, first.read(live, h.shape[0]), owner)), (first, *rest)
+    return take(h, _permutation(key, first.read(valid, h.shape[0]), owner)), (first, *rest)
 
 
-def _permutation(key: PRNGKey, live: Array, owner: Array | None) -> Int[Array, " places"]:
+def _permutation(key: PRNGKey, valid: Array, owner: Array | None) -> Int[Array, " places"]:
     """A uniform permutation of the valid places of each owner; the invalid stay where they are.
 
     Places in their own order and in a random one, both grouped alike: the k-th goes to where the k-th is.
     """
-    place = jnp.arange(live.shape[0], dtype=jnp.int32)
-    group = jnp.where(live, 0 if owner is None else owner, live.shape[0])
-    number = jax.random.bits(key, live.shape, jnp.uint32)
+    place = jnp.arange(valid.shape[0], dtype=jnp.int32)
+    group = jnp.where(valid, 0 if owner is None else owner, valid.shape[0])
+    number = jax.random.bits(key, valid.shape, jnp.uint32)
     _, to = jax.lax.sort((group, place), num_keys=1)
     _, _, source = jax.lax.sort((group, number, place), num_keys=2)
-    return jnp.where(live, jnp.zeros_like(place).at[to].set(source, unique_indices=True), place)
+    return jnp.where(valid, jnp.zeros_like(place).at[to].set(source, unique_indices=True), place)

@@ -85,12 +85,12 @@ class GraphSAGE(nn.Module):
             )
         h, first = self._inputs(h, blocks[0])
         blocks = [first, *blocks[1:]]
-        live = [jnp.ones(blocks[-1].num_dst, bool) if mask is None else mask]
+        valid = [jnp.ones(blocks[-1].num_dst, bool) if mask is None else mask]
         for k in range(self.num_layers - 1, 0, -1):
-            live.insert(0, blocks[k].read(live[0], blocks[k - 1].num_dst))
+            valid.insert(0, blocks[k].read(valid[0], blocks[k - 1].num_dst))
         kept: list[Array] = []
         for k, block in enumerate(blocks):
-            h = self.layer(k, h, block, live=live[k], deterministic=deterministic)
+            h = self.layer(k, h, block, valid=valid[k], deterministic=deterministic)
             kept = [*(block.own(rows) for rows in kept), h] if self.jump else kept
         return self.finish(kept) if self.jump else h
 
@@ -100,7 +100,7 @@ class GraphSAGE(nn.Module):
         h: Float[Array, "num_src d"],
         block: Block,
         *,
-        live: Bool[Array, " num_dst"] | None = None,
+        valid: Bool[Array, " num_dst"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "num_dst d_out"]:
         """Layer `k` alone: rows at a block's sources to rows at its destinations."""
@@ -108,7 +108,7 @@ class GraphSAGE(nn.Module):
         if k == self.num_layers - 1 and not self.jump:
             return out
         if self.norms:
-            out = _normalized(self.norms[k], out, live, deterministic)
+            out = _normalized(self.norms[k], out, valid, deterministic)
         out = self.act(out)
         return self.skips[k](block.own(h), out) if self.residual else out
 
@@ -161,10 +161,10 @@ def _present(h: Array | None) -> Array:
     return h
 
 
-def _normalized(norm: Any, h: Array, live: Array | None, deterministic: bool) -> Array:
+def _normalized(norm: Any, h: Array, valid: Array | None, deterministic: bool) -> Array:
     if not isinstance(norm, nn.BatchNorm):
         return norm(h).astype(h.dtype)
-    mask = None if live is None else live[:, None]
+    mask = None if valid is None else valid[:, None]
     return norm(h, use_running_average=deterministic, mask=mask).astype(h.dtype)
 
 

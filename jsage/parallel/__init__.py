@@ -33,7 +33,6 @@ from jsage.parallel.mesh import on_mesh as on_mesh
 from jsage.parallel.mesh import replicate as replicate
 from jsage.parallel.mesh import specs as specs
 from jsage.parallel.mesh import split as split
-from jsage.parallel.place import Location as Location
 from jsage.parallel.reduce import global_loss as global_loss
 from jsage.parallel.reduce import per_device_key as per_device_key
 from jsage.parallel.sample import sample_blocks as sample_blocks

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from jsage.graph import Location
 from jsage.parallel.features import ShardedFeatures, wanted
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import on_mesh, replicate
-from jsage.parallel.place import Location
 from jsage.parallel.sample import sample_blocks
 from jsage.typing import PRNGKey
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage._internal.arrays import IN_BOUNDS, take
+from jsage.graph import Location
 from jsage.parallel.mesh import AXIS
-from jsage.parallel.place import Location
 
 Answer: TypeAlias = Callable[[Int[Array, " rows"]], PyTree]
 """`local -> arrays [rows, ...]`: what an owner says about its rows."""
@@ -169,8 +169,8 @@ def _wanted(route: Route, number: Array | int, capacity: int) -> Int[Array, " sl
     """The rows to ask for in a round, slot by slot, owner by owner; row 0 in the slots left over."""
     slot = jnp.arange(capacity, dtype=jnp.int32)[None] + number * capacity
     place = route.start[:-1, None] + slot
-    live = place < route.start[1:, None]
-    return jnp.where(live, take(route.local, jnp.where(live, place, 0)), 0).ravel()
+    valid = place < route.start[1:, None]
+    return jnp.where(valid, take(route.local, jnp.where(valid, place, 0)), 0).ravel()
 
 
 def _slots(route: Route, number: Array | int, capacity: int) -> tuple[Bool[Array, " n"], Int[Array, " n"]]:

@@ -11,11 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
 from jsage.data import lanes_of, whole_lanes
-from jsage.graph import Graph, out_degrees
+from jsage.graph import Graph, Location, Placement, out_degrees
 from jsage.graph.search import bisect
 from jsage.parallel.exchange import Route, Traffic, gather_remote, plan_route, scatter_add_remote, traffic
 from jsage.parallel.mesh import AXIS, assemble, replicate
-from jsage.parallel.place import Location, Placement
 from jsage.typing import HostArray
 
 

@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import pad_rows, take
-from jsage.graph import Graph
+from jsage.graph import Graph, Placement
 from jsage.graph.adjacency import over_slots
 from jsage.parallel.features import check_shards
 from jsage.parallel.mesh import assemble
-from jsage.parallel.place import PackedLocations, Placement, pack
+from jsage.parallel.place import PackedLocations, pack
 from jsage.typing import EdgeData
 
 

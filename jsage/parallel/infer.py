@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsage._internal.arrays import take
 from jsage.blocks.reductions import State
+from jsage.graph import Location
 from jsage.graph.search import bisect
 from jsage.infer.embed_all import check_model, layer_of
 from jsage.infer.layer import Edges, Targets, in_parts, init_states, layer_rows, read_more, source_tables
@@ -22,7 +23,7 @@ from jsage.parallel.exchange import gather_remote, plan_route
 from jsage.parallel.features import ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS
-from jsage.parallel.place import Location, unpack
+from jsage.parallel.place import unpack
 
 EDGES, ROWS = 32_768, 8192
 """Edges that a device reads in one turn, and nodes that it computes at most."""
@@ -57,7 +58,7 @@ class Turn(NamedTuple):
     tables: list[Array]
     edges: Edges
     num_edges: Int[Array, ""]
-    """How many of the edges are live."""
+    """How many of the edges are valid."""
     stop: Int[Array, ""]
     """All edges of the nodes before it are read; the first node itself if it takes several turns."""
     ids: Int[Array, " group"]
@@ -153,10 +154,12 @@ def _read(graph: ShardedGraph, tables: list[Array], work: Work, budget: Budget, 
     last = jnp.where(stop > work.node, stop, jnp.minimum(work.node + 1, num_rows))
     count = jnp.minimum(take(graph.indptr, last) - work.edge, budget.edges)
     slot = jnp.arange(budget.edges, dtype=jnp.int32)
-    live = slot < count
-    edge = jnp.where(live, work.edge + jnp.minimum(slot, num_edges - 1), 0)
+    valid = slot < count
+    edge = jnp.where(valid, work.edge + jnp.minimum(slot, num_edges - 1), 0)
     sources = unpack(tuple(take(word, edge) for word in graph.sources), num_rows)
-    route = plan_route(Location(jnp.where(live, sources.owner, jax.lax.axis_size(axis)), sources.local), axis)
+    route = plan_route(
+        Location(jnp.where(valid, sources.owner, jax.lax.axis_size(axis)), sources.local), axis
+    )
     rows = gather_remote(route, lambda local: [take(table, local) for table in tables], budget.capacity, axis)
     data = {name: take(x, edge) for name, x in graph.edge_data.items()}
     ids = jnp.minimum(work.node, num_rows - budget.rows) + jnp.arange(budget.rows, dtype=jnp.int32)

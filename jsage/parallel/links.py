@@ -18,12 +18,12 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
-from jsage.graph import Placement
+from jsage.graph import Location, Placement
 from jsage.graph.adjacency import over_slots
 from jsage.graph.search import bisect_by
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
-from jsage.parallel.place import Location, PackedLocations, unpack
+from jsage.parallel.place import PackedLocations, unpack
 from jsage.sampling.link_batches import HiddenRuns, VisibleRows, hide_runs
 from jsage.sampling.negatives import NegativeSampler, Shape
 from jsage.typing import EdgeData, PRNGKey
@@ -105,10 +105,10 @@ def without_pairs(
     _check(graph.indptr.shape[0] - 1, placement, jax.lax.axis_size(axis))
     ends = jnp.stack([jnp.where(mask, src, -1), dst], 1)
     src, dst = jax.lax.all_gather(ends, axis, tiled=True).T
-    live = src >= 0
-    src = jnp.where(live, src, dst)  # a node's id, as others are
+    valid = src >= 0
+    src = jnp.where(valid, src, dst)  # a node's id, as others are
     into = locate(placement, jnp.concatenate([dst, src]))
-    mine = (into.owner == jax.lax.axis_index(axis)) & jnp.concatenate([live, live])
+    mine = (into.owner == jax.lax.axis_index(axis)) & jnp.concatenate([valid, valid])
     start, lengths = _find(graph, placement, (~mine, jnp.concatenate([src, dst]), into.local), axis)
     return ShardedWithoutEdges(graph, hide_runs(start, lengths, graph.sources[0].shape[0]))
 

@@ -14,10 +14,10 @@ from jaxtyping import Array, Int, Shaped
 from jsage._internal.arrays import pad_rows
 from jsage.data import Shards, lanes_of, open_shard, open_shards, whole_lanes
 from jsage.data.shards.layout import shard_name
+from jsage.graph import Location
 from jsage.parallel.features import ShardedFeatures, check_shards
 from jsage.parallel.graph import ShardedGraph, pad_shard, to_global_ids
 from jsage.parallel.mesh import assemble, replicate
-from jsage.parallel.place import Location
 
 
 class Nodes(NamedTuple):
@@ -117,9 +117,9 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
         told = {"local": rows} if shard.labels is None else {"local": rows, "labels": shard.labels[rows]}
         return {name: pad_rows(np.asarray(values), max(most, 1)) for name, values in told.items()}
 
-    live = np.arange(most) < np.array(counts)[:, None]
+    valid = np.arange(most) < np.array(counts)[:, None]
     everywhere = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    told = {name: np.asarray(x)[live.ravel()] for name, x in everywhere(assemble(part, mesh)).items()}
+    told = {name: np.asarray(x)[valid.ravel()] for name, x in everywhere(assemble(part, mesh)).items()}
     owner = np.repeat(np.arange(mesh.size, dtype=np.int32), counts)
     ids = np.asarray(shards.placement.nodes(owner, told["local"]))
     order = np.argsort(ids)

@@ -104,7 +104,7 @@ def estimate_memory(load: Workload) -> dict[str, int]:
       (8 beyond 2^15 devices), and names take `8 n` from `2^32` nodes on;
     * `features`: `n d b`; `cache`: `h (d b + 4) + 4 (P + 1)`;
     * `model`: parameters and Adam's two moments, `12` a parameter;
-    * `batches`: `13` a seed: its place, its label, whether it is live;
+    * `batches`: `13` a seed: its place, its label, whether it is valid;
     * `exchange`: slots sent and received, of the largest exchange (`exchange_bytes`);
     * `batch`: the rows of all ids of a batch, `seeds Π (1 + fanout) d b`.
 

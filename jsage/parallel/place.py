@@ -1,46 +1,15 @@
 """Where nodes are: the device that owns each of them, and its row there."""
 
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-
-class Location(NamedTuple):
-    """Nodes as pairs of int32, which serve any number of nodes below 2^31 a device."""
-
-    owner: Int[Array, "*shape"]
-    """The device, in the order of the mesh."""
-    local: Int[Array, "*shape"]
-    """The row on that device."""
-
+from jsage.graph import Location
 
 PackedLocations: TypeAlias = tuple[Array, ...]
 """Places in memory: `(owner * rows + local,)` where that is below 2^31, else `(local, owner)`."""
-
-
-@runtime_checkable
-class Placement(Protocol):
-    """What is asked of a placement of nodes over shards, on the host."""
-
-    @property
-    def shards(self) -> int:
-        """The number of shards: one a device."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """The number of nodes of the largest shard."""
-        ...
-
-    def locate(self, ids: np.ndarray) -> tuple[Any, Any]:
-        """Each node's shard and its row there, int32, in NumPy."""
-        ...
-
-    def globals(self, shard: int) -> np.ndarray:
-        """The ids that a shard owns, row by row."""
-        ...
 
 
 def unpack(words: PackedLocations, rows: int) -> Location:

@@ -9,11 +9,12 @@ from jaxtyping import Array, Bool, Int
 from jsage._internal.arrays import take
 from jsage._internal.checks import check_fanout
 from jsage.blocks import Tree
+from jsage.graph import Location
 from jsage.parallel.exchange import Traffic, gather_remote, plan_route, traffic
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.links import ShardedWithoutEdges
 from jsage.parallel.mesh import AXIS
-from jsage.parallel.place import Location, unpack
+from jsage.parallel.place import unpack
 from jsage.sampling import choose, node_bits, stack_hops
 from jsage.sampling.by_node import threefry_key
 from jsage.sampling.neighbors import append_slots

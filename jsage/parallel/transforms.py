@@ -12,11 +12,12 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jsage._internal.arrays import IN_BOUNDS, take
+from jsage.graph import Location
 from jsage.parallel.exchange import Route, gather_remote, plan_route, scatter_add_remote
 from jsage.parallel.features import CachedRows, ShardedFeatures
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
-from jsage.parallel.place import Location, unpack
+from jsage.parallel.place import unpack
 
 BATCH = 2**17
 """Edges of a device that are looked at at once."""
@@ -69,9 +70,9 @@ def symmetric_weights(graph: ShardedGraph, mesh: Mesh) -> ShardedGraph:
 
         degree, size = jnp.diff(graph.indptr), graph.sources[0].shape[0]
         into = jnp.repeat(jnp.sqrt(1 + degree.astype(jnp.float32)), degree, total_repeat_length=size)
-        live = jnp.arange(size) < graph.indptr[-1]
+        valid = jnp.arange(size) < graph.indptr[-1]
         there = jnp.asarray(graph.edge_data.get("weight", 1), jnp.float32)
-        return jnp.where(live, into / _walk(graph, batch, None, axis)[1] * there, 0)
+        return jnp.where(valid, into / _walk(graph, batch, None, axis)[1] * there, 0)
 
     weight = jax.jit(on_mesh(weigh, mesh, (graph,), PartitionSpec(axis)))(graph)
     return graph._replace(edge_data={**graph.edge_data, "weight": weight})
@@ -125,12 +126,12 @@ def _walk(
     capacity = min(length, 2 * -(-length // shards))
     padding = -size % length
     words = tuple(jnp.pad(word, (0, padding)).reshape(-1, length) for word in graph.sources)
-    live = (jnp.arange(size + padding) < graph.indptr[-1]).reshape(-1, length)
+    valid = (jnp.arange(size + padding) < graph.indptr[-1]).reshape(-1, length)
 
     def step(state: Any, given: tuple[Any, Array]) -> tuple[Any, Any]:
         place = unpack(given[0], graph.indptr.shape[0] - 1)
         owner = jnp.where(given[1], place.owner, shards)
         return batch(plan_route(Location(owner, place.local), axis), capacity, state)
 
-    state, told = jax.lax.scan(step, state, (words, live))
+    state, told = jax.lax.scan(step, state, (words, valid))
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], told)

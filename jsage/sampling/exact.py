@@ -41,7 +41,7 @@ class Edges(NamedTuple):
     row: Int[Array, " size"]
     """Which node each edge goes into; the number of nodes where it is padding."""
     src: Int[Array, " size"]
-    live: Bool[Array, " size"]
+    valid: Bool[Array, " size"]
     edge_data: EdgeData
 
 
@@ -133,7 +133,7 @@ class StreamedBlock(NamedTuple):
         """`h` itself."""
         return h, self
 
-    def read(self, live: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
+    def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Every row."""
         return jnp.ones(num_src, bool)
 
@@ -171,12 +171,12 @@ def edges_into(
     """
     ends = jnp.cumsum(degree, dtype=jnp.int32)
     number = start + jnp.arange(size, dtype=jnp.int32)
-    live = number < ends[-1]
-    row = jnp.where(live, jnp.searchsorted(ends, number, side="right", method="scan_unrolled"), 0)
+    valid = number < ends[-1]
+    row = jnp.where(valid, jnp.searchsorted(ends, number, side="right", method="scan_unrolled"), 0)
     row = row.astype(jnp.int32)
     offset = number - take(ends - degree, row)
-    src, edge_data = graph.edges_at(take(nodes, row), jnp.where(live, offset, 0), live)
-    return Edges(jnp.where(live, row, nodes.shape[0]), src, live, edge_data)
+    src, edge_data = graph.edges_at(take(nodes, row), jnp.where(valid, offset, 0), valid)
+    return Edges(jnp.where(valid, row, nodes.shape[0]), src, valid, edge_data)
 
 
 def exact_blocks(
@@ -201,8 +201,8 @@ def exact_blocks(
     for room in rooms:
         degree = jnp.where(jnp.arange(nodes.shape[0]) < count, graph.degrees(nodes), 0)
         edges = edges_into(graph, nodes, degree, room.edges)
-        live = jnp.concatenate([jnp.arange(nodes.shape[0]) < count, edges.live])
-        found, position, count = distinct(jnp.concatenate([nodes, edges.src]), live, room.nodes)
+        valid = jnp.concatenate([jnp.arange(nodes.shape[0]) < count, edges.valid])
+        found, position, count = distinct(jnp.concatenate([nodes, edges.src]), valid, room.nodes)
         own, src = jnp.split(position, [nodes.shape[0]])
         blocks.insert(0, Segments(src, edges.row, degree, edges.edge_data, own))
         taken.append(jnp.stack([degree.sum(), count]))
@@ -238,19 +238,19 @@ def _taken(graph: Adjacency, seeds: Array, rooms: tuple[HopSize, ...]) -> Array:
 
 
 def distinct(
-    ids: Int[Array, " num_ids"], live: Bool[Array, " num_ids"], size: int
+    ids: Int[Array, " num_ids"], valid: Bool[Array, " num_ids"], size: int
 ) -> tuple[Int[Array, " size"], Int[Array, " num_ids"], Int[Array, ""]]:
-    """The distinct live ids, ascending, where each of `ids` is among them, and how many there are.
+    """The distinct valid ids, ascending, where each of `ids` is among them, and how many there are.
 
     >>> import jax.numpy as jnp
     >>> distinct(jnp.array([7, 3, 9, 7]), jnp.array([True, True, False, True]), 3)
     (Array([3, 7, 0], dtype=int32), Array([1, 0, 0, 1], dtype=int32), Array(2, dtype=int32))
     """
-    key = jnp.where(live, ids, jnp.iinfo(ids.dtype).max)
+    key = jnp.where(valid, ids, jnp.iinfo(ids.dtype).max)
     order = jnp.argsort(key)
     ordered = take(key, order)
-    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]]) & take(live, order)
+    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]]) & take(valid, order)
     rank = jnp.cumsum(first, dtype=jnp.int32) - 1
     nodes = jnp.zeros(size, ids.dtype).at[jnp.where(first, rank, size)].set(ordered, mode="drop")
     position = jnp.zeros_like(ids).at[order].set(jnp.clip(rank, 0, size - 1))
-    return nodes, jnp.where(live, position, 0), rank[-1] + 1
+    return nodes, jnp.where(valid, position, 0), rank[-1] + 1

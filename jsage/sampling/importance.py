@@ -67,7 +67,7 @@ def restart_visits(
 
 
 def count_visits(nodes: Int[Array, "rows visits"], mask: Bool[Array, "rows visits"], top: int) -> Ranking:
-    """The `top` nodes of each row with the most live visits, by sorting the row and measuring its runs.
+    """The `top` nodes of each row with the most valid visits, by sorting the row and measuring its runs.
 
     >>> import jax.numpy as jnp
     >>> ranking = count_visits(jnp.array([[7, 3, 7, 5, 3, 7]]), jnp.array([[True] * 5 + [False]]), 4)
@@ -84,10 +84,10 @@ def count_visits(nodes: Int[Array, "rows visits"], mask: Bool[Array, "rows visit
     later = jax.lax.cummin(begins, axis=1, reverse=True)  # where the next run begins, here or further on
     end = jnp.concatenate([later[:, 1:], jnp.full((rows, 1), size, jnp.int32)], 1)
     count, at = jax.lax.top_k(jnp.where(first & (ids != _NONE), end - place, 0), min(top, size))
-    live = count > 0
-    node = jnp.where(live, jnp.take_along_axis(ids, at, 1), 0)
+    valid = count > 0
+    node = jnp.where(valid, jnp.take_along_axis(ids, at, 1), 0)
     pad = (0, 0), (0, max(top - size, 0))
-    return Ranking(*(jnp.pad(array, pad) for array in (node, count, live)))
+    return Ranking(*(jnp.pad(array, pad) for array in (node, count, valid)))
 
 
 def rank_neighbors(
@@ -250,18 +250,18 @@ def hard_negatives(
         raise ValueError(f"count is the number of hard negatives of a row, at least 1, got {count}")
     node = ranking.node[:, low:high]
 
-    def pass_over(i: Array, live: Array) -> Array:
-        return live & (node != positives[:, i, None])
+    def pass_over(i: Array, valid: Array) -> Array:
+        return valid & (node != positives[:, i, None])
 
-    live = jax.lax.fori_loop(0, positives.shape[1], pass_over, ranking.mask[:, low:high])
-    order = jnp.argsort(~live, axis=1, stable=True)  # candidates first, by rank
-    offset, mask = without_replacement(key, live.sum(1, dtype=jnp.int32), count)
+    valid = jax.lax.fori_loop(0, positives.shape[1], pass_over, ranking.mask[:, low:high])
+    order = jnp.argsort(~valid, axis=1, stable=True)  # candidates first, by rank
+    offset, mask = without_replacement(key, valid.sum(1, dtype=jnp.int32), count)
     drawn = jnp.take_along_axis(node, jnp.take_along_axis(order, offset, 1), 1)
     return jnp.where(mask, drawn, 0), mask
 
 
 def curriculum(epoch: int | Int[Array, ""], count: int) -> Bool[Array, " count"]:
-    """Which of `count` hard negatives are live in an epoch, the first of which is 1: `epoch - 1` of them.
+    """Which of `count` hard negatives are valid in an epoch, the first of which is 1: `epoch - 1` of them.
 
     Training begins without hard negatives, and each epoch adds one (Ying et al., 2018, section 3.3). `epoch`
     may be traced: `mask & curriculum(epoch, count)[None]` changes no shape.

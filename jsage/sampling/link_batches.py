@@ -28,7 +28,7 @@ class LinkBatch(NamedTuple):
 
     >>> mask = jnp.array([True, False])
     >>> batch = LinkBatch(jnp.array([0, 1]), jnp.array([2, 3]), jnp.array([[4], [5]]), mask)
-    >>> batch.seeds, batch.live
+    >>> batch.seeds, batch.seed_mask
     (Array([0, 1, 2, 3, 4, 5], dtype=int32), Array([ True, False,  True, False,  True, False], dtype=bool))
     """
 
@@ -45,8 +45,8 @@ class LinkBatch(NamedTuple):
         return jnp.concatenate([self.src, self.dst, self.negatives.ravel()])
 
     @property
-    def live(self) -> Bool[Array, " num_seeds"]:
-        """Which seeds are not padding; shared negatives all live."""
+    def seed_mask(self) -> Bool[Array, " num_seeds"]:
+        """Which seeds are not padding; shared negatives never are."""
         shape = self.negatives.shape
         own = jnp.broadcast_to(self.mask[:, None], shape) if len(shape) == 2 else jnp.ones(shape, bool)
         return jnp.concatenate([self.mask, self.mask, own.ravel()])

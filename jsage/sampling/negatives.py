@@ -147,9 +147,9 @@ def by_degree(
 
 
 def in_batch(src: Int[Array, " b"], dst: Int[Array, " b"], mask: Bool[Array, " b"]) -> Bool[Array, "b b"]:
-    """`[i, j]`: whether `dst[j]` is a negative of `src[i]`: both rows live, the two no pair of the batch.
+    """`[i, j]`: whether `dst[j]` is a negative of `src[i]`: both rows valid, the two no pair of the batch.
 
-    So it is False on the diagonal, on copies of the positive, and on all other live positives of a source
+    So it is False on the diagonal, on copies of the positive, and on all other valid positives of a source
     that comes more than once. It does not know the graph's other edges, nor whether `dst[j]` is `src[i]`
     itself: add `& ~has_edge(...)` or `& (src[:, None] != dst[None])`.
 
@@ -209,7 +209,7 @@ def resample(
     """`(kept, mask)`: proposes again what is wrong, up to `tries` times; mask False where it still is.
 
     `first` and `propose(key)` are arrays, or tuples of them, of the shape of `wrong(first)`. The loop ends as
-    soon as nothing is wrong. What lives has the distribution of a proposal given that it is right.
+    soon as nothing is wrong. What is valid has the distribution of a proposal given that it is right.
 
     >>> resample(jax.random.key(0), jnp.arange(4), lambda key: jnp.arange(4) + 1, lambda ids: ids < 2)
     (Array([1, 2, 2, 3], dtype=int32), Array([False,  True,  True,  True], dtype=bool))
@@ -239,10 +239,10 @@ def exclude_edges(
 ) -> tuple[Int[Array, "b num"], Bool[Array, "b num"]]:
     """`(negatives, mask)` without true edges `src[i] -> negatives[i, j]`: drawn again up to `tries` times.
 
-    What is an edge even then is masked: a live negative never is one, and has the sampler's distribution over
-    the nodes that `src[i]` has no edge to. The graph, with sorted rows (`sort_rows`), holds all edges to be
-    excluded; after `add_self_loops` a node is no negative of its own. For the other end, and for typed edges,
-    see `resample` and `corrupt`.
+    What is an edge even then is masked: a valid negative never is one, and has the sampler's distribution
+    over the nodes that `src[i]` has no edge to. The graph, with sorted rows (`sort_rows`), holds all edges to
+    be excluded; after `add_self_loops` a node is no negative of its own. For the other end, and for typed
+    edges, see `resample` and `corrupt`.
 
     >>> from jsage.graph import from_edges
     >>> from jsage.graph import sort_rows

@@ -10,7 +10,7 @@ from jsage.typing import HostArray, PRNGKey
 def epoch(
     key: PRNGKey, nodes: Int[HostArray, " num_nodes"], batch_size: int
 ) -> tuple[Int[Array, "num_batches batch_size"], Bool[Array, "num_batches batch_size"]]:
-    """Shuffle `nodes` and cut them into batches: every node is live in exactly one slot.
+    """Shuffle `nodes` and cut them into batches: every node is valid in exactly one slot.
 
     Scan over the two arrays. Works under jit with `batch_size` static; a million nodes take 0.6 s on two CPU
     cores. The padding and the errors are those of `batches`.

@@ -130,11 +130,11 @@ def _walk(
         raise ValueError(f"length is the number of steps of a walk, at least 1, got {length}")
 
     def move(state, key):
-        previous, node, live = state
+        previous, node, valid = state
         target, moved = step(key, previous, node)
-        live &= moved
-        node, previous = jnp.where(live, target, node), node
-        return (previous, node, live), (node, live)
+        valid &= moved
+        node, previous = jnp.where(valid, target, node), node
+        return (previous, node, valid), (node, valid)
 
     alive = jnp.ones(starts.shape, bool)
     state = jnp.full(starts.shape, -1, starts.dtype), starts, alive

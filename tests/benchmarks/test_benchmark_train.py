@@ -78,12 +78,12 @@ class TestWork:
         first = {(125, 8, 16): 2, (8, 125, 16): 2}
         assert found == first | {(25, 16, 4): 2, (16, 25, 4): 2, (25, 4, 16): 2}
 
-    def test_bytes_are_those_of_live_slots_and_own_rows(self, tables):
+    def test_bytes_are_those_of_valid_slots_and_own_rows(self, tables):
         blocks = sample_blocks(KEY, tables.graph, jnp.arange(BATCH), FANOUTS)
-        live = int(blocks[0].mask.sum())
-        assert 0 < live < 125 * 3
+        valid = int(blocks[0].mask.sum())
+        assert 0 < valid < 125 * 3
         found = parts.work(blocks, tables.features, WIDTHS, aggregate.mean)
-        assert found.gathered_bytes == (125 + live) * 8 * 4
+        assert found.gathered_bytes == (125 + valid) * 8 * 4
         assert found.random_words == 125 * 3 + 25 * 4
         twice = jax.tree.map(lambda x: jnp.stack([x, x]), blocks)
         assert parts.work(twice, tables.features, WIDTHS, aggregate.mean) == found

@@ -47,7 +47,7 @@ def given(tables):
 
 @pytest.fixture(scope="module")
 def drawn(tables, given):
-    """kind -> pairs, live negatives and blocks of the three batches."""
+    """kind -> pairs, valid negatives and blocks of the three batches."""
     found = {}
     for kind in ("skip_gram", "links"):
         draw = jax.jit(partial(unsupervised.all_drawn, make_pair_step(kind, SIZES)))
@@ -69,7 +69,7 @@ class TestPairs:
         assert src.max() > 200
 
     def test_walks_start_at_nodes_with_edges_and_lead_elsewhere(self, drawn, edges):
-        (batch, live), _ = drawn["skip_gram"]
+        (batch, valid), _ = drawn["skip_gram"]
         src, dst, mask = (np.asarray(part) for part in (batch.src, batch.dst, batch.mask))
         assert batch.negatives.shape == (3, 20)
         assert edges.any(0)[src].all()
@@ -77,14 +77,14 @@ class TestPairs:
         step = edges.T.astype(np.int64)
         reach = np.any([np.linalg.matrix_power(step, t) > 0 for t in range(1, 6)], axis=0)
         assert (reach[src, dst] & (src != dst))[mask].all()
-        assert np.array_equal(live, src[:, :, None] != np.asarray(batch.negatives)[:, None])
+        assert np.array_equal(valid, src[:, :, None] != np.asarray(batch.negatives)[:, None])
 
     def test_no_negative_of_links_is_an_edge(self, drawn, edges):
-        (batch, live), _ = drawn["links"]
+        (batch, valid), _ = drawn["links"]
         assert batch.negatives.shape == (3, 20, 1)
-        assert live.mean() > 0.9
-        rows = np.broadcast_to(np.asarray(batch.src)[..., None], live.shape)
-        assert not edges[rows, np.asarray(batch.negatives)][np.asarray(live)].any()
+        assert valid.mean() > 0.9
+        rows = np.broadcast_to(np.asarray(batch.src)[..., None], valid.shape)
+        assert not edges[rows, np.asarray(batch.negatives)][np.asarray(valid)].any()
 
     def test_links_are_in_no_neighborhood_of_their_step_unless_kept(self, drawn, edges):
         (batch, _), (first, *_) = drawn["links"]
@@ -138,11 +138,11 @@ class TestStep:
         def by_parts(state, tables, blind, batch):
             keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
             src, dst, mask = step.positives(keys[0], tables, batch)
-            nodes, live = step.negatives(keys[1], tables, src)
+            nodes, valid = step.negatives(keys[1], tables, src)
             drawn = LinkBatch(src, dst, nodes, mask)
             blocks = step.sample(keys[2], tables.graph, drawn)
             read = parts.read(cast(Any, step), state.params, tables, blocks)
-            return step.update(state, blind, parts.once(blocks, read), (drawn, live))
+            return step.update(state, blind, parts.once(blocks, read), (drawn, valid))
 
         by_parts = jax.jit(by_parts)
         for batch in given["links"]:

@@ -138,7 +138,7 @@ def test_without_neighbors_the_result_is_zero_and_gradients_are_finite(aggregato
 
 @on_all_layouts
 def test_ties_of_the_maximum_share_the_gradient(layout: str):
-    """Three live neighbors: all equal, two equal, none equal, all zero (as after a ReLU)."""
+    """Three valid neighbors: all equal, two equal, none equal, all zero (as after a ReLU)."""
     src = jnp.array([[1, 2, 3, 0]])
     block = Indexed(jnp.array([0]), src, jnp.array([[True, True, True, False]]))
     table = jnp.array([[9.0, 9, 9, 9], [1, 2, 0, 0], [1, 2, 1, 0], [1, 1, -1, 0]])

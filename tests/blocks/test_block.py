@@ -77,16 +77,16 @@ def test_sources_hold_what_is_read_and_zeros(layout: str, rows: int):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["no edges", "parallel edges", "random"])
-def test_read_marks_the_rows_of_live_destinations(name: str, layout: str):
+def test_read_marks_the_rows_of_valid_destinations(name: str, layout: str):
     block = hop(name)
     src, mask, dst = (np.asarray(x) for x in (block.src, block.mask, block.dst))
-    live = np.arange(NUM_NODES) % 3 == 0
-    positions = {*dst[live], *src[live][mask[live]]}
+    valid = np.arange(NUM_NODES) % 3 == 0
+    positions = {*dst[valid], *src[valid][mask[valid]]}
     h, view = lay(layout, block, jnp.arange(NUM_NODES + 1.0)[:, None])  # a row's value is its position
-    read = np.asarray(view.read(jnp.asarray(live), h.shape[0]))
+    read = np.asarray(view.read(jnp.asarray(valid), h.shape[0]))
     assert set(np.asarray(h)[read, 0]) == positions
     if "tree" in layout:  # one row a slot, so each is marked for itself
-        np.testing.assert_array_equal(read, np.concatenate([live, (mask & live[:, None]).ravel()]))
+        np.testing.assert_array_equal(read, np.concatenate([valid, (mask & valid[:, None]).ravel()]))
     nobody = view.read(jnp.zeros(NUM_NODES, bool), h.shape[0])
     assert not nobody.any()
 
@@ -130,14 +130,14 @@ def test_as_tree_reads_destinations_then_slots():
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_as_segments_has_the_live_edges_and_no_others(name: str):
+def test_as_segments_has_the_valid_edges_and_no_others(name: str):
     block = hop(name)
     src, dst, mask = (np.asarray(x) for x in (block.src, np.arange(NUM_NODES)[:, None], block.mask))
     expected = Counter((int(src[i, j]), int(i)) for i, j in np.argwhere(mask))
     flat = jax.tree.map(np.asarray, as_segments(block))
-    live = np.asarray(flat.dst) < NUM_NODES
-    assert Counter(zip(flat.src[live].tolist(), flat.dst[live].tolist(), strict=True)) == expected
-    assert (flat.dst[~live] == NUM_NODES).all()
+    valid = np.asarray(flat.dst) < NUM_NODES
+    assert Counter(zip(flat.src[valid].tolist(), flat.dst[valid].tolist(), strict=True)) == expected
+    assert (flat.dst[~valid] == NUM_NODES).all()
     np.testing.assert_array_equal(flat.degree, mask.sum(1))
     np.testing.assert_array_equal(flat.order >= 0, mask)
     np.testing.assert_array_equal(np.where(mask, flat.dst[flat.order], dst), dst + 0 * mask)

@@ -79,7 +79,7 @@ def test_values_and_gradients_are_those_of_all_at_once(name, layout, size, monke
 def test_rows_that_are_not_read_may_hold_anything(layout, monkeypatch):
     monkeypatch.setattr(chunked, "LIMIT", 1)  # one destination at a time
     h, block = LAYOUTS[layout](hop("isolated nodes"), jnp.asarray(TABLE))
-    live = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
+    valid = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
     module = Pool(OUT)
     params = parameters(module, h, block)
 
@@ -87,7 +87,7 @@ def test_rows_that_are_not_read_may_hold_anything(layout, monkeypatch):
     def run(params, h):
         return jax.value_and_grad(lambda params, h: module.apply(params, h, block).sum(), (0, 1))(params, h)
 
-    clean, poisoned = run(params, h), run(params, jnp.where(live[:, None], h, jnp.nan))
+    clean, poisoned = run(params, h), run(params, jnp.where(valid[:, None], h, jnp.nan))
     jax.tree.map(np.testing.assert_array_equal, clean, poisoned)
 
 

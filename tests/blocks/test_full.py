@@ -136,10 +136,10 @@ def test_a_nan_reaches_its_readers_alone():
 
 
 def test_read_is_that_of_segments():
-    live = jnp.arange(NODES) % 3 == 0
+    valid = jnp.arange(NODES) % 3 == 0
     for weighted in (False, True):
-        expected = full_block(awkward(weighted)).read(live, NODES)
-        np.testing.assert_array_equal(classes(weighted).read(live, NODES), expected)
+        expected = full_block(awkward(weighted)).read(valid, NODES)
+        np.testing.assert_array_equal(classes(weighted).read(valid, NODES), expected)
 
 
 def test_without_edges_all_is_zero():

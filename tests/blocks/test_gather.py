@@ -61,8 +61,8 @@ def test_values_are_those_of_a_loop(name: str, case):
     value, _ = compiled[name](*case)
     scale = np.ones((ROWS, K)) if weight is None else np.asarray(weight, np.float64)
     for r in range(ROWS):
-        live = [scale[r, i] * np.asarray(table, np.float64)[src[r, i]] for i in range(K) if mask[r, i]]
-        expected = getattr(np, name)(live, axis=0) if live else np.zeros(WIDTH)
+        valid = [scale[r, i] * np.asarray(table, np.float64)[src[r, i]] for i in range(K) if mask[r, i]]
+        expected = getattr(np, name)(valid, axis=0) if valid else np.zeros(WIDTH)
         np.testing.assert_allclose(value[r], expected, atol=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_take_and_messages_keep_shapes():
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
 
 
-def test_the_maximum_over_slots_shares_its_gradient_between_live_ties_and_reads_no_padding():
+def test_the_maximum_over_slots_shares_its_gradient_between_valid_ties_and_reads_no_padding():
     rows = jnp.array([[3.0, 3.0, 3.0], [1.0, jnp.nan, -2.0], [0.0, 0.0, 0.0]])[..., None]
     mask = jnp.array([[True, True, False], [True, False, True], [False, False, False]])
     out, pull = jax.vjp(lambda rows: slot_max(rows, mask), rows)
@@ -155,15 +155,15 @@ def test_the_maximum_over_slots_shares_its_gradient_between_live_ties_and_reads_
 
 
 @pytest.mark.parametrize("num_src", [1, 7, 4000])
-@pytest.mark.parametrize("live", [0.0, 0.7, 1.0])
-def test_spread_is_a_scatter_add(num_src: int, live: float):
+@pytest.mark.parametrize("valid", [0.0, 0.7, 1.0])
+def test_spread_is_a_scatter_add(num_src: int, valid: float):
     """Sources read once, many times, by invalid slots alone and never; more repetitions than one chunk
     holds."""
     rng = np.random.default_rng(num_src)
     rows = rng.normal(size=(300, WIDTH)).astype(np.float32)
     src = rng.integers(0, num_src, (300, 5)).astype(np.int32)
-    mask = rng.random(src.shape) < live
-    assert num_src > 7 or live == 0 or mask.sum() > 2 * CHUNK
+    mask = rng.random(src.shape) < valid
+    assert num_src > 7 or valid == 0 or mask.sum() > 2 * CHUNK
     expected = np.zeros((num_src, WIDTH))
     for row, ids, alive in zip(rows.astype(np.float64), src, mask, strict=True):
         np.add.at(expected, ids[alive], row)

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jsage import GraphSAGE, embed_all, embed_new, parallel
 from jsage.blocks import Tree, as_segments, sliced_full_block
 from jsage.blocks.reductions import MAX, SOFTMAX_SUM, SUM
-from jsage.graph import Graph, NewNodes, contiguous, from_edges
+from jsage.graph import Graph, Location, NewNodes, contiguous, from_edges
 from jsage.infer import StreamOptions, embed_to_file
 from jsage.sampling import full_block, sample_blocks, sample_blocks_by_node
 from jsage.sampling.exact import StreamedBlock
@@ -441,7 +441,7 @@ def test_attention_on_a_mesh(right):
         found, _ = parallel.fetch(rows, ids, capacity=64)
         return MODEL.apply(params, found, blocks)
 
-    places = parallel.Location(*(jnp.asarray(x, jnp.int32) for x in (owner, local)))
+    places = Location(*(jnp.asarray(x, jnp.int32) for x in (owner, local)))
     sampled = *given, parallel.split(places, mesh)
     run = parallel.on_mesh(step, mesh, sampled, PartitionSpec("data"))
     close(quick(run)(*sampled), right)

@@ -94,8 +94,8 @@ def test_rows_are_sorted_and_nodes_of_one_degree_keep_their_order():
     found = row_chunks(heavy_tail(), rows=64)
     assert np.all(np.diff(found.width) >= 0)
     degree, node = found.degree.ravel(), found.node.ravel()
-    live = np.arange(degree.size) < len(node) - np.count_nonzero(degree == 0) * (degree[-1] == 0)
-    same = (np.diff(degree) == 0) & live[1:]
+    valid = np.arange(degree.size) < len(node) - np.count_nonzero(degree == 0) * (degree[-1] == 0)
+    same = (np.diff(degree) == 0) & valid[1:]
     assert np.all(np.diff(node)[same] >= 0)
 
 

@@ -48,7 +48,7 @@ def test_sparse_features_become_dense(tmp_path):
     np.testing.assert_array_equal(dataset.features, matrix.toarray().astype(np.float32))
 
 
-def test_masks_keep_labelled_nodes_only(tmp_path):
+def test_masks_keep_labeled_nodes_only(tmp_path):
     dataset = load_npz(write(tmp_path, test_mask=np.array([False, False, True, True])))
     assert dataset.test.tolist() == [2]
 

@@ -12,8 +12,8 @@ from jsage import data
 from jsage.data import Dataset, open_shard, open_shards, shard_dataset, verify_shards
 from jsage.data.shards import writer
 from jsage.data.shards.layout import describe_placement, read_placement
-from jsage.graph import Ranges, balanced, contiguous, from_edges, hashed, in_degrees
-from jsage.parallel.place import Placement, pack
+from jsage.graph import Placement, Ranges, balanced, contiguous, from_edges, hashed, in_degrees
+from jsage.parallel.place import pack
 
 PLACEMENTS = {
     "contiguous": lambda graph, shards: contiguous(graph.num_nodes, shards),

@@ -141,8 +141,8 @@ def test_no_edge_of_the_batch_is_in_its_neighborhoods(num_nodes: int):
     every = set(zip(*(ends.tolist() for ends in edges(graph)), strict=True))
     seen = set()
     for block in blocks if everyone else blocks[:1]:
-        for node, row, live in zip(block.dst.tolist(), block.src.tolist(), block.mask.tolist(), strict=True):
-            seen |= {(source, node) for source, alive in zip(row, live, strict=True) if alive}
+        for node, row, valid in zip(block.dst.tolist(), block.src.tolist(), block.mask.tolist(), strict=True):
+            seen |= {(source, node) for source, alive in zip(row, valid, strict=True) if alive}
     assert seen <= every - hidden
     assert len(seen) > 30  # something is left
 
@@ -160,9 +160,9 @@ def test_neighbors_are_the_latest_of_the_past():
     hops = first.dst.tolist()
     assert hops[:12] == seeds.tolist()
     times = np.concatenate([when, np.repeat(when, 3)])
-    for node, at, row, live in zip(hops, times, first.src.tolist(), first.mask.tolist(), strict=True):
+    for node, at, row, valid in zip(hops, times, first.src.tolist(), first.mask.tolist(), strict=True):
         past = pairs[(pairs[:, 1] == node) & (time < at), 0][::-1][:2].tolist()
-        assert [source for source, alive in zip(row, live, strict=True) if alive] == past
+        assert [source for source, alive in zip(row, valid, strict=True) if alive] == past
     for i, (node, at) in enumerate(zip(seeds.tolist(), when.tolist(), strict=True)):
         past = pairs[(pairs[:, 1] == node) & (time < at), 0][::-1][:3].tolist()
         assert hops[12 + 3 * i :][: len(past)] == past
@@ -170,19 +170,19 @@ def test_neighbors_are_the_latest_of_the_past():
 
 
 @pytest.mark.parametrize("noise", NEGATIVES)
-def test_no_live_negative_is_an_edge_to_train_on(noise: str):
+def test_no_valid_negative_is_an_edge_to_train_on(noise: str):
     graph = random_graph(12, 60)
     known = sort_rows(add_self_loops(graph))
     sampler = negatives.by_degree(graph) if noise == "degree" else negatives.uniform(12)
     tables = Tables(graph, known, None, None, sampler, jnp.zeros((1, 2), jnp.int32), None)
     config, src = Config(noise=noise, negatives=5), jnp.arange(12).repeat(20)
-    nodes, live = jax.jit(draw_negatives, static_argnums=3)(jax.random.key(0), tables, src, config)
+    nodes, valid = jax.jit(draw_negatives, static_argnums=3)(jax.random.key(0), tables, src, config)
     one, other = jnp.split(nodes, 2, axis=1) if noise == "pairs" else (src[:, None].repeat(5, 1), nodes)
     joined = np.zeros((12, 12), bool)
     joined[tuple(edges(known))] = True
     assert joined.mean() > 0.5  # most draws were wrong at first
-    assert live.mean() > 0.9
-    assert not joined[np.asarray(one)[np.asarray(live)], np.asarray(other)[np.asarray(live)]].any()
+    assert valid.mean() > 0.9
+    assert not joined[np.asarray(one)[np.asarray(valid)], np.asarray(other)[np.asarray(valid)]].any()
 
 
 def test_every_decoder_is_made():

@@ -250,11 +250,11 @@ def test_positives_are_drawn_evenly_and_a_quarter_at_most():
     graph = sort_rows(bipartite_graph([0] * 8 + [1], [*range(8), 3], 3, 9))
     users, mask = jnp.array([0, 1, 2, 0]), jnp.array([True, True, True, False])
     many = jax.vmap(draw_items, (0, None, None, None, None))
-    items, live = many(jax.random.split(jax.random.key(0), 4000), graph, users, mask, 4)
-    assert live.sum(2)[0].tolist() == [8 // SHARE, 1, 0, 0]
-    assert np.all(np.asarray(live) == np.asarray(live)[:1])
+    items, valid = many(jax.random.split(jax.random.key(0), 4000), graph, users, mask, 4)
+    assert valid.sum(2)[0].tolist() == [8 // SHARE, 1, 0, 0]
+    assert np.all(np.asarray(valid) == np.asarray(valid)[:1])
     joined = set(zip(*(ends.tolist() for ends in edges(graph)), strict=True))
-    pairs = np.stack(np.broadcast_arrays(items, users[None, :, None]), -1)[np.asarray(live)]
+    pairs = np.stack(np.broadcast_arrays(items, users[None, :, None]), -1)[np.asarray(valid)]
     assert set(map(tuple, pairs.tolist())) <= joined
     count = np.bincount(np.asarray(items)[:, 0, :2].ravel() - 3, minlength=9)
     assert count[8] == 0

@@ -175,7 +175,7 @@ def test_jax_and_bfloat16_arrays_are_taken():
 def test_mean_divides_by_the_weights_once():
     sums = {"loss": jnp.float32(3.0), "correct": jnp.int32(2), "weight": jnp.float32(4.0)}
     assert metrics.mean(sums) == {"loss": 0.75, "correct": 0.5}
-    with pytest.raises(ValueError, match=r"positive sum of weights, got 0.0: no row was live"):
+    with pytest.raises(ValueError, match=r"positive sum of weights, got 0.0: no row was valid"):
         metrics.mean({"loss": np.float32(0), "weight": np.float32(0)})
 
 

@@ -58,12 +58,12 @@ def test_ranks_mrr_and_hits_are_ogbs():
 
 def test_dead_negatives_and_rows_do_not_count():
     positive, negatives = integers(9), integers(9, 6)
-    live, rows = RNG.random((9, 6)) < 0.5, np.arange(9) < 6
-    live[3] = False
-    poisoned = np.where(live, negatives, np.nan)
-    got = ranks(positive, poisoned, live)
+    valid, rows = RNG.random((9, 6)) < 0.5, np.arange(9) < 6
+    valid[3] = False
+    poisoned = np.where(valid, negatives, np.nan)
+    got = ranks(positive, poisoned, valid)
     expected = [
-        ogb_ranks(positive[i : i + 1], negatives[i : i + 1, live[i]])[0] for i in range(len(positive))
+        ogb_ranks(positive[i : i + 1], negatives[i : i + 1, valid[i]])[0] for i in range(len(positive))
     ]
     np.testing.assert_array_equal(rank_of(got), expected)
     assert rank_of(got)[3] == 1
@@ -76,10 +76,10 @@ def test_dead_negatives_and_rows_do_not_count():
 def test_hits_above_are_ogbs(k: int):
     positive, negatives = integers(30, high=50), integers(40, high=50)
     assert hits_above(positive, negatives, k) == pytest.approx(ogb_hits(positive, negatives, k))
-    live, rows = RNG.random(40) < 0.7, RNG.random(30) < 0.7
-    poisoned = np.where(live, negatives, np.nan), np.where(rows, positive, np.nan)
-    got = hits_above(poisoned[1], poisoned[0], k, rows, live)
-    assert got == pytest.approx(ogb_hits(positive[rows], negatives[live], k))
+    valid, rows = RNG.random(40) < 0.7, RNG.random(30) < 0.7
+    poisoned = np.where(valid, negatives, np.nan), np.where(rows, positive, np.nan)
+    got = hits_above(poisoned[1], poisoned[0], k, rows, valid)
+    assert got == pytest.approx(ogb_hits(positive[rows], negatives[valid], k))
 
 
 def test_nan_counts_against_the_target():
@@ -96,12 +96,12 @@ def test_nan_counts_against_the_target():
 
 
 def test_ranks_within_are_the_ranks_among_the_others():
-    scores, live = integers(8, 9, high=4), RNG.random((8, 9)) < 0.7
+    scores, valid = integers(8, 9, high=4), RNG.random((8, 9)) < 0.7
     scores[scores == 0] = -np.inf  # ties with what padding could be
     scores[:, 0] = -0.0
-    got = ranks_within(np.where(live, scores, np.nan), live)
-    for user, entry in zip(*np.nonzero(live), strict=True):
-        others = live[user] & (np.arange(9) != entry)
+    got = ranks_within(np.where(valid, scores, np.nan), valid)
+    for user, entry in zip(*np.nonzero(valid), strict=True):
+        others = valid[user] & (np.arange(9) != entry)
         expected = ogb_ranks(scores[user, entry][None], scores[user, others][None])[0]
         assert rank_of(got)[user, entry] == expected
 

@@ -82,8 +82,8 @@ def test_an_edge_list_without_an_order_says_how_to_get_one():
 
 
 NEIGHBORS = 3
-LIVE = np.array([[True] * NEIGHBORS, [False] * NEIGHBORS, [True, True, False]])
-ROWS = features(4, LIVE.shape[0] + LIVE.size, 2)
+VALID = np.array([[True] * NEIGHBORS, [False] * NEIGHBORS, [True, True, False]])
+ROWS = features(4, VALID.shape[0] + VALID.size, 2)
 
 
 @quick
@@ -93,7 +93,7 @@ def lstm(params, rows, mask, rngs):
 
 @cache
 def parameters():
-    return reference.filled(jax.eval_shape(LSTM(4).init, jax.random.key(0), ROWS, Tree(jnp.asarray(LIVE))))
+    return reference.filled(jax.eval_shape(LSTM(4).init, jax.random.key(0), ROWS, Tree(jnp.asarray(VALID))))
 
 
 def read(mask: np.ndarray, rows: np.ndarray, **rngs) -> np.ndarray:
@@ -102,19 +102,19 @@ def read(mask: np.ndarray, rows: np.ndarray, **rngs) -> np.ndarray:
 
 
 def test_without_the_order_stream_slots_are_read_in_their_order():
-    first = read(LIVE, ROWS)
-    np.testing.assert_array_equal(first, read(LIVE, ROWS))
-    np.testing.assert_array_equal(first, read(LIVE, ROWS, dropout=jax.random.key(0)))
+    first = read(VALID, ROWS)
+    np.testing.assert_array_equal(first, read(VALID, ROWS))
+    np.testing.assert_array_equal(first, read(VALID, ROWS, dropout=jax.random.key(0)))
     assert not first[1].any()
 
 
 def test_with_the_order_stream_neighbors_are_read_in_every_order():
-    num_dst, fanout = LIVE.shape
+    num_dst, fanout = VALID.shape
     slots = ROWS[num_dst:].reshape(num_dst, fanout, -1)
     turns = list(permutations(range(NEIGHBORS)))
     turned = [np.concatenate([ROWS[:num_dst], slots[:, turn].reshape(-1, 2)]) for turn in turns]
-    possible = np.stack([read(LIVE, rows)[0] for rows in turned])
-    many = np.tile(LIVE[:1], (300, 1))
+    possible = np.stack([read(VALID, rows)[0] for rows in turned])
+    many = np.tile(VALID[:1], (300, 1))
     rows = np.concatenate([np.zeros((300, 2), np.float32), np.tile(slots[0], (300, 1))])
     out = read(many, rows, order=jax.random.key(3))
     distance = np.abs(out[:, None] - possible[None]).max(-1)
@@ -125,39 +125,39 @@ def test_with_the_order_stream_neighbors_are_read_in_every_order():
 
 
 def test_padding_between_and_whatever_it_holds_changes_no_bit():
-    num_dst, wide = LIVE.shape[0], 2 * NEIGHBORS
+    num_dst, wide = VALID.shape[0], 2 * NEIGHBORS
     mask, rows = np.zeros((num_dst, wide), bool), np.zeros((num_dst, wide, 2), np.float32)
-    mask[:, 1::2], rows[:, 1::2] = LIVE, ROWS[num_dst:].reshape(num_dst, NEIGHBORS, 2)
+    mask[:, 1::2], rows[:, 1::2] = VALID, ROWS[num_dst:].reshape(num_dst, NEIGHBORS, 2)
     clean, poisoned = (
         np.concatenate([ROWS[:num_dst], np.where(mask[..., None], rows, padding).reshape(-1, 2)])
         for padding in (np.float32(0), np.float32(np.nan))
     )
-    np.testing.assert_array_equal(read(mask, poisoned), read(LIVE, ROWS))
+    np.testing.assert_array_equal(read(mask, poisoned), read(VALID, ROWS))
     order = {"order": jax.random.key(0)}
     np.testing.assert_array_equal(read(mask, poisoned, **order), read(mask, clean, **order))
 
 
 def test_bfloat16_rows_are_read_with_float32_parameters():
-    exact = read(LIVE, ROWS)
-    coarse = read(LIVE, ROWS.astype(jnp.bfloat16))
+    exact = read(VALID, ROWS)
+    coarse = read(VALID, ROWS.astype(jnp.bfloat16))
     assert coarse.dtype == jnp.float32
     np.testing.assert_allclose(coarse, exact, atol=0.03)
 
 
-@pytest.mark.parametrize("live", [(0, 1, 2, 3), (1, 2, 4)], ids=["all live", "padding between"])
-def test_every_order_of_the_live_slots_is_equally_likely(live):
+@pytest.mark.parametrize("valid", [(0, 1, 2, 3), (1, 2, 4)], ids=["all valid", "padding between"])
+def test_every_order_of_the_valid_slots_is_equally_likely(valid):
     rows, k = 50_000, 5
-    mask = np.isin(np.arange(k), live)
+    mask = np.isin(np.arange(k), valid)
     order = np.asarray(shuffled(jax.random.bits(jax.random.key(5), (rows, k)), jnp.tile(mask, (rows, 1))))
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(k), (rows, 1)))
-    assert np.isin(order[:, : len(live)], live).all()
-    code = order[:, : len(live)] @ k ** np.arange(len(live))
+    assert np.isin(order[:, : len(valid)], valid).all()
+    code = order[:, : len(valid)] @ k ** np.arange(len(valid))
     counts = np.unique(code, return_counts=True)[1]
-    assert len(counts) == factorial(len(live))
+    assert len(counts) == factorial(len(valid))
     assert chisquare(counts).pvalue > 1e-3
 
 
-def test_live_slots_come_first_even_for_the_largest_bits_and_for_ties():
+def test_valid_slots_come_first_even_for_the_largest_bits_and_for_ties():
     mask = jnp.array([[False, True, False, True]])
     for bits in (0, 1, 2**31, 2**32 - 1):
         np.testing.assert_array_equal(shuffled(jnp.full((1, 4), bits, jnp.uint32), mask), [[1, 3, 0, 2]])

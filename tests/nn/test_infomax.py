@@ -38,32 +38,32 @@ def sampled(name: str = "random"):
 def places(blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids, liveness and seed of every place of the first block, a destination's own before its slots."""
     first, last = blocks
-    live, owner = list(np.asarray(MASK)), list(range(len(SEEDS)))
+    valid, owner = list(np.asarray(MASK)), list(range(len(SEEDS)))
     for seed, row in enumerate(np.asarray(last.mask)):
-        live += [bool(slot and MASK[seed]) for slot in row]
+        valid += [bool(slot and MASK[seed]) for slot in row]
         owner += [seed] * len(row)
     for place, row in enumerate(np.asarray(first.mask)):
-        live += [bool(slot and live[place]) for slot in row]
+        valid += [bool(slot and valid[place]) for slot in row]
         owner += [owner[place]] * len(row)
-    return np.asarray(as_tree(first)[0]), np.array(live), np.array(owner)
+    return np.asarray(as_tree(first)[0]), np.array(valid), np.array(owner)
 
 
 @shuffles
 @pytest.mark.parametrize("case", ["random", "isolated nodes", "one hub", "no edges"])
-def test_live_places_are_permuted_and_the_dead_stay(name: str, case: str):
+def test_valid_places_are_permuted_and_the_padding_stays(name: str, case: str):
     h, blocks = features(0), sampled(case)
     same, (first, last) = compiled[name](jax.random.key(3), h, blocks, MASK)
-    ids, live, owner = places(blocks)
+    ids, valid, owner = places(blocks)
     moved = np.asarray(as_tree(first)[0])
-    np.testing.assert_array_equal(moved[~live], ids[~live])
-    groups = [live] if name == "batch" else [live & (owner == seed) for seed in range(len(SEEDS))]
+    np.testing.assert_array_equal(moved[~valid], ids[~valid])
+    groups = [valid] if name == "batch" else [valid & (owner == seed) for seed in range(len(SEEDS))]
     for group in groups:
         np.testing.assert_array_equal(np.sort(moved[group]), np.sort(ids[group]))
     np.testing.assert_array_equal(same, h)
     np.testing.assert_array_equal(first.mask, blocks[0].mask)
     np.testing.assert_array_equal(last.mask, blocks[1].mask)
     if case == "random":
-        assert (moved != ids)[live].mean() > 0.3
+        assert (moved != ids)[valid].mean() > 0.3
 
 
 def test_every_order_is_equally_likely():
@@ -76,11 +76,11 @@ def test_every_order_is_equally_likely():
     keys = jax.random.split(jax.random.key(0), 24_000)
     mask = jax.device_put(np.array([True, False]))
     rows = jax.jit(jax.vmap(lambda key: shuffle_batch(key, h, blocks, mask)[0][:, 0]))(keys)
-    rows, live = np.asarray(rows, int), [0, 2, 4, 5]
+    rows, valid = np.asarray(rows, int), [0, 2, 4, 5]
     np.testing.assert_array_equal(
-        np.delete(rows, live, 1), np.tile(np.delete(np.arange(10), live), (24_000, 1))
+        np.delete(rows, valid, 1), np.tile(np.delete(np.arange(10), valid), (24_000, 1))
     )
-    orders = np.unique(rows[:, live] @ 10 ** np.arange(4), return_counts=True)[1]
+    orders = np.unique(rows[:, valid] @ 10 ** np.arange(4), return_counts=True)[1]
     assert len(orders) == 24
     assert stats.chisquare(orders).pvalue > 1e-3
 
@@ -177,7 +177,7 @@ def test_another_key_corrupts_otherwise_and_leaves_the_true_scores():
 
 @shuffles
 def test_padding_changes_neither_scores_nor_gradients(name: str):
-    """Rows that padded slots read are poisoned; those of an invalid seed too, which reach no live score."""
+    """Rows that padded slots read are poisoned; those of an invalid seed too, which reach no valid score."""
     blocks = [sampled()[1]._replace(mask=jax.device_put(np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1]], bool)))]
     mask = jax.device_put(np.array([True, True, False]))
     padded, invalid = np.zeros(12, bool), np.zeros(12, bool)
@@ -208,20 +208,20 @@ def test_padding_changes_neither_scores_nor_gradients(name: str):
 
 
 @shuffles
-def test_what_dead_seeds_alone_read_reaches_no_live_score(name: str):
+def test_what_invalid_seeds_alone_read_reaches_no_valid_score(name: str):
     """Node 7 is isolated and an invalid seed: neither the summary nor the shuffle knows it."""
     h, blocks = features(0), sampled("isolated nodes")
     poisoned = np.where(np.arange(NUM_NODES)[:, None] == 7, np.nan, h)
     params, scores = model_of(name)
-    ids, live, _ = places(blocks)
-    assert 7 in ids[~live]
-    assert 7 not in ids[live]
+    ids, valid, _ = places(blocks)
+    assert 7 in ids[~valid]
+    assert 7 not in ids[valid]
     one, two = (scores(params, rows, blocks, MASK, jax.random.key(7)) for rows in (h, poisoned))
     np.testing.assert_array_equal(one, two)
     assert np.asarray(one)[:, MASK].all()
 
 
-def test_with_no_live_seed_all_scores_are_0():
+def test_with_no_valid_seed_all_scores_are_0():
     (params, scores), nothing = model_of(), np.zeros(len(SEEDS), bool)
     got = scores(params, features(0), sampled(), nothing, jax.random.key(0))
     assert not np.any(got)
@@ -253,14 +253,14 @@ def test_a_step_costs_what_the_batch_costs(name: str):
 def test_it_learns_communities_without_labels():
     data = power_law_communities(1000, 15_000, num_classes=4, num_features=16, mixing=Mixing(homophily=0.7))
     labels, everything = np.asarray(data.labels), (full_block(data.graph),) * 2
-    encoder, live = GraphSAGE(hidden=32, out=32), jax.device_put(np.ones(128, bool))
+    encoder, valid = GraphSAGE(hidden=32, out=32), jax.device_put(np.ones(128, bool))
     model = DeepGraphInfomax(encoder)
 
     def loss(params, stats, batch, key):
         draw, hide, seed = jax.random.split(key, 3)
         seeds = jax.random.randint(seed, (128,), 0, 1000)
         blocks = sample_blocks(draw, data.graph, seeds, (4, 4))
-        losses = dgi(*model.apply(params, data.features, blocks, mask=live, rngs={"corrupt": hide}), live)
+        losses = dgi(*model.apply(params, data.features, blocks, mask=valid, rngs={"corrupt": hide}), valid)
         return losses.mean(), ({"loss": losses.mean()}, stats)
 
     def score(rows):

@@ -132,7 +132,7 @@ def test_values_and_gradients_are_those_of_algorithm_1(name, option):
         reference.check_gradients(algorithm_1, cotangent, at, grads)
 
 
-def test_batch_norm_in_training_takes_live_rows_alone():
+def test_batch_norm_in_training_takes_valid_rows_alone():
     model, table, option = make("mean", "jump_concat, residual, batch norm"), features(1, NODES), settings
     (blocks, lists), seeds = sampled(2), np.arange(11) % 3 != 1
     variables, cotangent = parameters(model, table, blocks), features(3, 11, 3) * seeds[:, None]
@@ -163,10 +163,10 @@ def test_batch_norm_in_training_takes_live_rows_alone():
         np.asarray(out)[seeds], algorithm_1(reference.float64(params))[seeds], rtol=1e-5, atol=1e-5
     )
     reference.check_gradients(algorithm_1, cotangent, params, grads)
-    live = reference.reached(lists, seeds)[0]
-    assert 0 < np.sum(live) < len(live)
+    valid = reference.reached(lists, seeds)[0]
+    assert 0 < np.sum(valid) < len(valid)
     hidden = reference.convolve(reference.float64(params)["convs_0"], np.float64(table), lists[0], "mean")
-    for name, moment in zip(("mean", "var"), reference.moments(hidden, live), strict=True):
+    for name, moment in zip(("mean", "var"), reference.moments(hidden, valid), strict=True):
         old = variables["batch_stats"]["norms_0"][name]
         np.testing.assert_allclose(stats["norms_0"][name], 0.99 * old + 0.01 * moment, rtol=1e-5, atol=1e-5)
 

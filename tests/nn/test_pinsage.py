@@ -37,8 +37,8 @@ def pinsage(params, table, block, *, normalize: bool = True) -> np.ndarray:
     rows = []
     for v in range(len(dst)):
         top, pooled = 0.0, np.zeros(HIDDEN)
-        for u, live, a in zip(src[v], mask[v], weight[v], strict=True):
-            if live:
+        for u, valid, a in zip(src[v], mask[v], weight[v], strict=True):
+            if valid:
                 message = table[u] @ params["project"]["kernel"] + params["project"]["bias"]
                 pooled, top = pooled + a * np.maximum(message, 0), top + a
         pooled = pooled / top if top else pooled

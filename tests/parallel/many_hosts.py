@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec
 from experiments.pod.processes import together
 from jsage.blocks import Tree
 from jsage.data.shards import layout as directories
+from jsage.graph import Location
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
 from jsage.parallel import (
-    Location,
     fetch,
     global_loss,
     loading,
@@ -89,7 +89,7 @@ def step(state, graph, features, batch):
 
 
 def batches(nodes):
-    """The batches of an epoch: positions among the training nodes, and which are live."""
+    """The batches of an epoch: positions among the training nodes, and which are valid."""
     return epoch(jax.random.key(4), jnp.arange(len(nodes)), BATCH)
 
 
@@ -98,7 +98,7 @@ def lay(path, mesh):
     nodes = open_nodes(path, "train", mesh)
     (at, mask), labels = batches(nodes.ids), np.asarray(nodes.labels)
     owner, local = map(np.asarray, nodes.place)
-    made = [(Location(owner[i], local[i]), labels[i], live) for i, live in zip(at, mask, strict=True)]
+    made = [(Location(owner[i], local[i]), labels[i], valid) for i, valid in zip(at, mask, strict=True)]
     return replicate(start(), mesh), (open_graph(path, mesh), open_features(path, mesh)), split(made, mesh)
 
 

@@ -9,9 +9,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from sharding import DEVICES, Listed, placements, places
 
-from jsage.graph import from_edges
+from jsage.graph import Location, from_edges
 from jsage.parallel import (
-    Location,
     ShardedFeatures,
     fetch,
     gather_remote,
@@ -84,7 +83,7 @@ def test_rows_are_those_of_the_table_in_any_number_of_rounds(mesh, table, fetche
     features = split(ShardedFeatures(jnp.asarray(padded(placement, table))), mesh)
     rows, counts = fetched[capacity](features, places(placement, nodes.ravel()))
     np.testing.assert_array_equal(rows, table[nodes.ravel()])
-    wanted = np.array([np.bincount(placement.owner[np.unique(row)], minlength=DEVICES) for row in nodes])
+    wanted = np.array([np.bincount(placement.owners[np.unique(row)], minlength=DEVICES) for row in nodes])
     np.testing.assert_array_equal(counts.distinct, wanted.sum(1))
     np.testing.assert_array_equal(counts.overflow, np.maximum(wanted - min(capacity, IDS), 0).sum(1))
     np.testing.assert_array_equal(counts.most, np.full(DEVICES, wanted.max()))
@@ -171,7 +170,7 @@ def test_the_hottest_nodes_have_most_edges_out():
 
 def test_bad_calls_are_refused(mesh, table):
     with pytest.raises(ValueError, match="mesh of 8 devices takes as many shards, got a placement over 6"):
-        shard_features(table, Listed(np.arange(NODES) % 6, ROOM, 6), mesh)
+        shard_features(table, Listed(NODES, 6, np.arange(NODES) % 6, ROOM), mesh)
     ids = places(PLACEMENTS["contiguous"], IDS_OF["random"].ravel())
     with pytest.raises(ValueError, match="capacity is a positive number of ids for each owner, got 0"):
         jax.eval_shape(

@@ -23,7 +23,7 @@ def close(actual, expected, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), actual, expected)
 
 
-def test_the_loss_is_the_mean_over_all_live_seeds(mesh):
+def test_the_loss_is_the_mean_over_all_valid_seeds(mesh):
     """Devices of 0 to 3 valid seeds, a regularizer, a gradient through a coupling of the devices."""
     x = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     mask = np.random.default_rng(1).random(24) < np.repeat(np.arange(8) % 4, 3) / 3
@@ -86,11 +86,11 @@ def test_what_does_not_divide_is_refused(mesh):
         split(jnp.zeros(8), mesh, dim=1)
 
 
-@pytest.mark.parametrize(("live", "training"), [(0, True), (5, True), (7, True), (5, False)])
-def test_batch_norm_is_that_of_flax_on_one_device(live: int, training: bool):
-    rng = np.random.default_rng(live)
+@pytest.mark.parametrize(("valid", "training"), [(0, True), (5, True), (7, True), (5, False)])
+def test_batch_norm_is_that_of_flax_on_one_device(valid: int, training: bool):
+    rng = np.random.default_rng(valid)
     row = partial(np.asarray, dtype=np.float32)
-    x, mask = row(rng.normal(2, 3, (7, 4))), (np.arange(7) < live)[:, None]
+    x, mask = row(rng.normal(2, 3, (7, 4))), (np.arange(7) < valid)[:, None]
     stats = {"mean": row(rng.normal(size=4)), "var": row(np.full(4, 2.5))}
     params = {"scale": row(np.linspace(1, 2, 4)), "bias": row(np.linspace(-1, 1, 4))}
     variables = {"params": params, "batch_stats": stats}
@@ -100,7 +100,7 @@ def test_batch_norm_is_that_of_flax_on_one_device(live: int, training: bool):
         return jax.jit(apply)(variables, x, mask=mask)
 
     ours, theirs = run(BatchNorm(momentum=0.8)), run(nn.BatchNorm(momentum=0.8))
-    if live or not training:
+    if valid or not training:
         close(ours, theirs)
     assert np.isfinite(ours[0]).all()
 

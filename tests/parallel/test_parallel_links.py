@@ -208,8 +208,8 @@ def supervised() -> np.ndarray:
     ends = np.stack([whole.indices, np.repeat(np.arange(NODES), np.diff(whole.indptr))])
     number, hidden = np.asarray(whole.edge_data["number"]), np.zeros((STEPS, whole.num_edges), bool)
     for step in range(STEPS):
-        live = {frozenset(pair) for pair in zip(src[step][mask[step]], dst[step][mask[step]], strict=True)}
-        hidden[step, number] = [frozenset(edge) in live for edge in ends.T]
+        valid = {frozenset(pair) for pair in zip(src[step][mask[step]], dst[step][mask[step]], strict=True)}
+        hidden[step, number] = [frozenset(edge) in valid for edge in ends.T]
     return hidden
 
 

@@ -8,9 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sharding import DEVICES, Listed, placements, places, stretched
 
 from jsage.blocks import as_tree
-from jsage.graph import Graph, from_edges
+from jsage.graph import Graph, Location, from_edges
 from jsage.parallel import (
-    Location,
     ShardedFeatures,
     ShardedGraph,
     assemble,
@@ -91,12 +90,12 @@ def test_sampled_edges_and_ids_are_those_of_one_device(crowd, mesh, program, nam
         replicate(key, mesh), shards(crowd, placement, mesh), places(placement, nodes)
     )
     np.testing.assert_array_equal(edges(blocks, DEVICES), edges(alone, 1))
-    found, expected = placement.nodes(ids), np.asarray(as_tree(alone[0])[0])
+    found, expected = placement.nodes(*ids), np.asarray(as_tree(alone[0])[0])
     for device in range(DEVICES):
         np.testing.assert_array_equal(found.reshape(DEVICES, -1)[device], expected[own_rows(device)])
     _, hop = counts
     frontier = found.reshape(DEVICES, -1)[:, : SEEDS // DEVICES * (1 + FANOUTS[0])]
-    asked = np.array([np.bincount(placement.owner[np.unique(part)], minlength=DEVICES) for part in frontier])
+    asked = np.array([np.bincount(placement.owners[np.unique(part)], minlength=DEVICES) for part in frontier])
     np.testing.assert_array_equal(hop.distinct, asked.sum(1))
     np.testing.assert_array_equal(hop.overflow, np.maximum(asked - 2, 0).sum(1))
     np.testing.assert_array_equal(hop.rounds, np.full(DEVICES, -(-asked.max() // 2)))
@@ -141,7 +140,7 @@ def test_shards_hold_their_nodes_edges_in_order(crowd, mesh):
             into = slice(graph.indptr[shard, row], graph.indptr[shard, row + 1])
             whole = slice(int(indptr[node]), int(indptr[node + 1]))
             found = Location(sources[shard, into] // placement.rows, sources[shard, into] % placement.rows)
-            np.testing.assert_array_equal(placement.nodes(found), np.asarray(crowd.indices)[whole])
+            np.testing.assert_array_equal(placement.nodes(*found), np.asarray(crowd.indices)[whole])
             np.testing.assert_array_equal(
                 graph.edge_data["number"][shard, into], np.arange(whole.start, whole.stop)
             )
@@ -178,7 +177,7 @@ def test_ids_beyond_32_bits_are_pairs_and_draw_by_their_own_names(crowd, mesh):
     np.testing.assert_array_equal(found.mask, mask)
     np.testing.assert_array_equal(np.where(mask, found.edge_data["number"], 0), expected)
     sources = np.where(mask, np.asarray(crowd.indices)[expected], seeds[:, None])
-    np.testing.assert_array_equal(PLACEMENTS["permuted"].nodes(found.src), sources)
+    np.testing.assert_array_equal(PLACEMENTS["permuted"].nodes(*found.src), sources)
 
 
 def test_memory_is_that_of_the_batch_with_more_than_32_bits_of_nodes_and_edges(mesh):
@@ -213,7 +212,7 @@ def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh
         for device in range(DEVICES):
             ids = tree[own_rows(device)]
             for hop, asked in enumerate((ids[:3], ids[:15], ids[~np.isin(ids, hot)])):
-                most[hop] = max(most[hop], np.bincount(placement.owner[np.unique(asked)]).max(initial=0))
+                most[hop] = max(most[hop], np.bincount(placement.owners[np.unique(asked)]).max(initial=0))
     expected = np.minimum(np.ceil(np.ceil(1.04 * most) / 8) * 8, (3, 15, 60))
     assert capacities == tuple(expected.astype(int))
 
@@ -232,4 +231,4 @@ def test_bad_calls_are_refused(crowd, mesh):
     with pytest.raises(ValueError, match=r"fewer than 2\^31 edges .* got 2147483648: take more shards"):
         pad_shard(jax.tree.map(lambda x: x[:9], graph), 9, 2**31)
     with pytest.raises(ValueError, match="takes as many shards, got a placement over 6"):
-        shard_graph(crowd, Listed(np.zeros(NODES, int), NODES, 6), mesh)
+        shard_graph(crowd, Listed(NODES, 6, np.zeros(NODES, int), NODES), mesh)

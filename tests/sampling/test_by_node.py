@@ -131,20 +131,20 @@ def test_other_keys_and_hops_draw_others(crowd):
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_live_slots_are_distinct_edges_into_the_seed(name: str):
+def test_valid_slots_are_distinct_edges_into_the_seed(name: str):
     plain = graph(name, weighted=True)
     seeds = np.concatenate([np.arange(NUM_NODES, dtype=np.int32)[::-1]] * 2)
     block = jax.tree.map(np.asarray, neighbors(KEY, plain, seeds, FANOUT))
     src, dst, _ = AWKWARD[name]
     weights, indptr = np.asarray(plain.edge_data["weight"]), np.asarray(plain.indptr)
     for row, seed in enumerate(seeds):
-        live, into = block.mask[row], np.flatnonzero(dst == seed)
-        assert live.sum() == min(len(into), FANOUT)
-        got = list(zip(block.src[row][live], block.edge_data["weight"][row][live], strict=True))
+        valid, into = block.mask[row], np.flatnonzero(dst == seed)
+        assert valid.sum() == min(len(into), FANOUT)
+        got = list(zip(block.src[row][valid], block.edge_data["weight"][row][valid], strict=True))
         edges = list(zip(plain.indices.tolist(), weights, strict=True))[indptr[seed] : indptr[seed + 1]]
         assert all(got.count(edge) <= edges.count(edge) for edge in got)
         assert sorted(u for u, _ in edges) == sorted(src[into])
-        assert (block.src[row][~live] == seed).all()
+        assert (block.src[row][~valid] == seed).all()
 
 
 def is_uniform(values: np.ndarray, cells: int) -> bool:

@@ -93,10 +93,10 @@ class TestSampling:
         assert fits
         indptr, indices = map(np.asarray, graph_[:2])
         for (dst, src, mask), fanout in zip(drawn(blocks, SEEDS), FANOUTS, strict=True):
-            for v, row, live in zip(dst, src, mask, strict=True):
+            for v, row, valid in zip(dst, src, mask, strict=True):
                 own = indices[indptr[v] : indptr[v + 1]]
-                assert Counter(row[live].tolist()) <= Counter(own.tolist())
-                assert live.sum() in (min(len(own), fanout), 0)  # 0: a row that only fills the capacity
+                assert Counter(row[valid].tolist()) <= Counter(own.tolist())
+                assert valid.sum() in (min(len(own), fanout), 0)  # 0: a row that only fills the capacity
         seeds_hop = drawn(blocks, SEEDS)[0]
         np.testing.assert_array_equal(seeds_hop[2].sum(1), np.minimum(np.diff(indptr)[np.asarray(SEEDS)], 2))
 

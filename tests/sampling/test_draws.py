@@ -48,7 +48,7 @@ def degrees() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_offsets_are_legal_and_live_slots_first(name: str, degrees: np.ndarray):
+def test_offsets_are_legal_and_valid_slots_first(name: str, degrees: np.ndarray):
     offset, mask = draw(name, degrees)
     assert offset.shape == mask.shape == (ROWS, K)
     assert offset.dtype == np.int32
@@ -56,8 +56,8 @@ def test_offsets_are_legal_and_live_slots_first(name: str, degrees: np.ndarray):
     assert (offset < np.maximum(degrees, 1)[:, None]).all()
     assert (offset[~mask] == 0).all()
     assert (mask[:, 1:] <= mask[:, :-1]).all()
-    live = {"without_replacement": np.minimum(degrees, K), "with_replacement": np.where(degrees > 0, K, 0)}
-    np.testing.assert_array_equal(mask.sum(1), live[name])
+    valid = {"without_replacement": np.minimum(degrees, K), "with_replacement": np.where(degrees > 0, K, 0)}
+    np.testing.assert_array_equal(mask.sum(1), valid[name])
 
 
 def test_without_replacement_never_repeats(degrees: np.ndarray):

@@ -64,10 +64,10 @@ def test_edges_come_in_order(start: int):
     edges = jax.jit(lambda cut, seeds: edges_into(cut, seeds, cut.degrees(seeds), 64, start))(cut, SEEDS)
     indptr, indices = np.asarray(cut.indptr), np.asarray(cut.indices)
     rows = [(row, src) for row, v in enumerate(SEEDS) for src in indices[indptr[v] : indptr[v + 1]]][start:]
-    live = np.asarray(edges.live)
-    assert live.sum() == len(rows)
-    assert list(zip(np.asarray(edges.row)[live], np.asarray(edges.src)[live], strict=True)) == rows
-    assert (np.asarray(edges.row)[~live] == len(SEEDS)).all()
+    valid = np.asarray(edges.valid)
+    assert valid.sum() == len(rows)
+    assert list(zip(np.asarray(edges.row)[valid], np.asarray(edges.src)[valid], strict=True)) == rows
+    assert (np.asarray(edges.row)[~valid] == len(SEEDS)).all()
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
@@ -104,10 +104,10 @@ def test_an_order_that_counts_needs_sampled_blocks():
 def test_distinct_ids_and_their_places():
     rng, found = np.random.default_rng(0), jax.jit(distinct, static_argnums=2)
     for _ in range(10):
-        ids, live = rng.integers(0, 12, 20).astype(np.int32), rng.random(20) < 0.7
-        nodes, position, count = map(np.asarray, found(ids, live, 20))
-        expected = np.unique(ids[live])
+        ids, valid = rng.integers(0, 12, 20).astype(np.int32), rng.random(20) < 0.7
+        nodes, position, count = map(np.asarray, found(ids, valid, 20))
+        expected = np.unique(ids[valid])
         assert count == len(expected)
         np.testing.assert_array_equal(nodes[: len(expected)], expected)
-        np.testing.assert_array_equal(nodes[position[live]], ids[live])
+        np.testing.assert_array_equal(nodes[position[valid]], ids[valid])
     assert found(np.zeros(3, np.int32), np.zeros(3, bool), 2)[2] == 0

@@ -105,8 +105,8 @@ def test_shares_of_visits_converge_to_personalized_page_rank_like_the_root_of_th
 def reference(nodes, mask, top: int) -> Ranking:
     """Counts by a dictionary, sorted by `(-count, id)`."""
     out = [np.zeros((len(nodes), top), np.int32) for _ in range(2)]
-    for i, (row, live) in enumerate(zip(np.asarray(nodes), np.asarray(mask), strict=True)):
-        best = sorted(Counter(row[live].tolist()).items(), key=lambda item: (-item[1], item[0]))[:top]
+    for i, (row, valid) in enumerate(zip(np.asarray(nodes), np.asarray(mask), strict=True)):
+        best = sorted(Counter(row[valid].tolist()).items(), key=lambda item: (-item[1], item[0]))[:top]
         for j, (node, count) in enumerate(best):
             out[0][i, j], out[1][i, j] = node, count
     return Ranking(out[0], out[1], out[1] > 0)  # pyright: ignore[reportArgumentType]
@@ -241,10 +241,10 @@ def test_ahead_of_time_is_the_batch_of_each_chunk(of: str, chunk: int):
         nodes = np.minimum(number * size + np.arange(size, dtype=np.int32), NODES - 1)
         block = batch(jax.random.fold_in(key, number), g, nodes)
         for i, v in enumerate(range(number * size, min((number + 1) * size, NODES))):
-            live, row = np.asarray(block.mask)[i], slice(*indptr[v : v + 2].tolist())
-            same(indices[row], np.asarray(block.src)[i][live])
+            valid, row = np.asarray(block.mask)[i], slice(*indptr[v : v + 2].tolist())
+            same(indices[row], np.asarray(block.src)[i][valid])
             weight, wanted = (np.asarray(edges.edge_data["weight"]) for edges in (found, block))
-            same(weight[row], wanted[i][live])
+            same(weight[row], wanted[i][valid])
     assert (found.num_edges > 0) == (of == "random")
 
 
@@ -328,15 +328,15 @@ def test_hard_negatives_from_walks_and_the_curriculum_in_one_trace():
     for epoch in range(1, 8):
         order, nodes, mask = map(np.asarray, draw(jax.random.key(epoch), epoch))
         for row in range(2):
-            live = nodes[row][mask[row]]
-            assert len(live) == min(epoch - 1, 4)
-            assert set(live) <= set(order[row, 2:7]) - {[1, 0][row], int(seeds[row])}
+            valid = nodes[row][mask[row]]
+            assert len(valid) == min(epoch - 1, 4)
+            assert set(valid) <= set(order[row, 2:7]) - {[1, 0][row], int(seeds[row])}
     assert len(traces) == 1
 
 
 def test_the_curriculum_adds_one_hard_negative_an_epoch():
-    live = np.stack([curriculum(epoch, 6) for epoch in range(1, 10)])
-    np.testing.assert_array_equal(live, np.arange(6) < np.arange(9)[:, None])
+    valid = np.stack([curriculum(epoch, 6) for epoch in range(1, 10)])
+    np.testing.assert_array_equal(valid, np.arange(6) < np.arange(9)[:, None])
     assert np.asarray(jax.jit(curriculum, static_argnums=1)(jnp.int32(4), 6)).sum() == 3
 
 

@@ -43,7 +43,7 @@ plain = {name: jax.jit(partial(sample_blocks, fanouts=FANOUTS, draw=draw)) for n
 hide = jax.jit(without_pairs)
 counted = jax.jit(lambda graph, nodes: graph.degrees(nodes))
 seeds_of = jax.jit(lambda batch: batch.seeds)
-live_in = jax.jit(lambda batch: batch.live)
+valid_in = jax.jit(lambda batch: batch.seed_mask)
 by_node = jax.jit(partial(sample_blocks_by_node, fanouts=(3,)))
 
 
@@ -76,10 +76,10 @@ def link_batch(src, dst, negatives, mask=None) -> LinkBatch:
 
 def is_hidden(batch: LinkBatch, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     """Which edges join the two nodes of a valid pair, by comparing all with all."""
-    live = np.asarray(batch.mask)
+    valid = np.asarray(batch.mask)
     pairs = {
         frozenset((u, v))
-        for u, v, here in zip(batch.src.tolist(), batch.dst.tolist(), live, strict=True)
+        for u, v, here in zip(batch.src.tolist(), batch.dst.tolist(), valid, strict=True)
         if here
     }
     return np.array([frozenset(edge) in pairs for edge in zip(src.tolist(), dst.tolist(), strict=True)], bool)
@@ -193,17 +193,17 @@ def test_padding_and_no_exclusion_draw_from_the_whole_graph():
     assert any((a != b).any() for a, b in zip(drawn(excluded), drawn(expected), strict=True))
 
 
-def test_what_stands_in_the_padding_changes_no_live_row():
+def test_what_stands_in_the_padding_changes_no_valid_row():
     sampled, src, dst = awkward("random")
     batch, here = awkward_batch(1, src, dst), np.arange(PAIRS) < 4
     batch = batch._replace(mask=here)
     other = batch._replace(src=np.where(here, batch.src, 0), dst=np.where(here, batch.dst, 1))
     other = other._replace(negatives=np.where(here[:, None], batch.negatives, 2))
     one, two = (linked["without_replacement"](key(0), sampled, each)[1] for each in (batch, other))
-    live = np.asarray(live_in(batch))
-    numbers = [np.asarray(block.edge_data["number"])[live] for block in (one, two)]
+    valid = np.asarray(valid_in(batch))
+    numbers = [np.asarray(block.edge_data["number"])[valid] for block in (one, two)]
     np.testing.assert_array_equal(*numbers)
-    np.testing.assert_array_equal(np.asarray(one.mask)[live], np.asarray(two.mask)[live])
+    np.testing.assert_array_equal(np.asarray(one.mask)[valid], np.asarray(two.mask)[valid])
 
 
 @on_all_graphs
@@ -230,7 +230,7 @@ def test_positions_beyond_what_floats_can_count():
     nodes = np.zeros(1, np.int32)
     assert np.asarray(counted(without, nodes))[0] == size - 2
     offset = np.array([[4, 5, odd - 3, odd - 2, odd - 1, size - 3]], np.int32)
-    read = jax.jit(lambda without, nodes, offset, live: without.edges_at(nodes, offset, live))
+    read = jax.jit(lambda without, nodes, offset, valid: without.edges_at(nodes, offset, valid))
     src, _ = read(without, nodes[:, None], offset, np.ones((1, 6), bool))
     np.testing.assert_array_equal(np.asarray(src)[0], [4, 6, odd - 2, odd - 1, odd + 1, size - 1])
 
@@ -239,7 +239,7 @@ def test_positions_beyond_what_floats_can_count():
 def test_the_embeddings_come_apart_as_the_batch_was_put_together(shape: tuple[int, ...]):
     negatives = np.arange(6, 6 + np.prod(shape)).reshape(shape)
     batch = link_batch([0, 1, 2], [3, 4, 5], negatives, [True, True, False])
-    apart, seeds, here = jax.jit(split), np.asarray(seeds_of(batch)), np.asarray(live_in(batch))
+    apart, seeds, here = jax.jit(split), np.asarray(seeds_of(batch)), np.asarray(valid_in(batch))
     h_src, h_dst, h_negatives = apart(seeds[:, None] * np.ones((1, 2), np.float32), batch)
     np.testing.assert_array_equal(h_src, np.array([[0, 0], [1, 1], [2, 2]]))
     np.testing.assert_array_equal(h_dst, np.array([[3, 3], [4, 4], [5, 5]]))

@@ -144,7 +144,7 @@ def test_samplers_are_arguments_of_one_trace():
 def test_in_batch_negatives_are_no_pairs_of_the_batch():
     rng = np.random.default_rng(6)
     src, dst, mask = rng.integers(0, 6, 24), rng.integers(0, 9, 24), rng.random(24) < 0.8
-    pairs = {(u, v) for u, v, live in zip(src, dst, mask, strict=True) if live}
+    pairs = {(u, v) for u, v, valid in zip(src, dst, mask, strict=True) if valid}
     wanted = [[mask[i] and mask[j] and (src[i], dst[j]) not in pairs for j in range(24)] for i in range(24)]
     query = jax.jit(in_batch)
     got = np.asarray(query(src, dst, mask))
@@ -193,12 +193,12 @@ def test_what_is_left_is_uniform_over_non_edges(name: str):
             np.asarray, exclude(jax.random.key(9), graph, src, first, uniform(NUM_NODES), tries=tries)
         )
         for row in range(NUM_NODES):
-            live = ids[row][mask[row]]
-            assert not edge[row][live].any()
+            valid = ids[row][mask[row]]
+            assert not edge[row][valid].any()
             if edge[row].all():
-                assert live.size == 0
+                assert valid.size == 0
             else:
-                assert fits(live, (~edge[row]).astype(float))
+                assert fits(valid, (~edge[row]).astype(float))
             stays = edge[row].mean() ** (tries + 1)  # every draw an edge
             assert stats.binomtest(int((~mask[row]).sum()), num, stays).pvalue > 1e-3
         untouched = ~edge[np.arange(NUM_NODES)[:, None], np.asarray(first)]

@@ -49,7 +49,7 @@ def numbered(name: str) -> Graph:
 
 @on_all_graphs
 @with_all_draws
-def test_live_slots_are_edges_into_the_seed(draw: str, name: str):
+def test_valid_slots_are_edges_into_the_seed(draw: str, name: str):
     sampled, degrees = numbered(name), np.diff(graph(name).indptr)
     seeds = np.concatenate(
         [np.asarray(NODES)[::-1], NODES]
@@ -58,14 +58,14 @@ def test_live_slots_are_edges_into_the_seed(draw: str, name: str):
     assert block.src.shape == block.mask.shape == (2 * NUM_NODES, FANOUT)
     np.testing.assert_array_equal(block.dst, seeds)
     for row, seed in enumerate(seeds):
-        live = block.mask[row]
+        valid = block.mask[row]
         whole = min(degrees[seed], FANOUT) if draw == "without_replacement" else FANOUT * (degrees[seed] > 0)
-        assert live.sum() == whole
-        number, ends = block.edge_data["number"][row][live], block.edge_data["ends"][row][live]
+        assert valid.sum() == whole
+        number, ends = block.edge_data["number"][row][valid], block.edge_data["ends"][row][valid]
         assert (ends[:, 1] == seed).all()
-        np.testing.assert_array_equal(ends[:, 0], block.src[row][live])
+        np.testing.assert_array_equal(ends[:, 0], block.src[row][valid])
         np.testing.assert_array_equal(ends, np.asarray(sampled.edge_data["ends"])[number])
-        assert (block.src[row][~live] == seed).all()
+        assert (block.src[row][~valid] == seed).all()
         if draw == "without_replacement":  # parallel edges are slots of their own; no edge comes twice
             assert len(set(number)) == len(number)
 

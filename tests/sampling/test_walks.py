@@ -54,8 +54,8 @@ def transitions(nodes: np.ndarray, mask: np.ndarray, order: int) -> np.ndarray:
     """How often each run of `order + 1` nodes was walked."""
     counts = np.zeros((NUM_NODES,) * (order + 1))
     for t in range(nodes.shape[1] - order):
-        live = mask[:, t + order]
-        np.add.at(counts, tuple(nodes[live, t + i] for i in range(order + 1)), 1)
+        valid = mask[:, t + order]
+        np.add.at(counts, tuple(nodes[valid, t + i] for i in range(order + 1)), 1)
     return counts
 
 
@@ -167,11 +167,11 @@ def test_positive_pairs_are_the_nodes_of_the_walks():
     graph, starts, key = directed("self-loops"), np.asarray(STARTS)[:24], jax.random.key(7)
     pairs = jax.jit(partial(positive_pairs, walks=3, length=LENGTH))
     partners, mask = map(np.asarray, pairs(key, graph, starts))
-    nodes, live = map(np.asarray, walks(key, graph, np.repeat(starts, 3), LENGTH))
+    nodes, valid = map(np.asarray, walks(key, graph, np.repeat(starts, 3), LENGTH))
     assert partners.shape == mask.shape == (24, 3 * LENGTH)
     for row, start in enumerate(starts):
         own = slice(3 * row, 3 * row + 3)
-        walked = nodes[own, 1:][live[own, 1:]]
+        walked = nodes[own, 1:][valid[own, 1:]]
         assert partners[row][mask[row]].tolist() == walked[walked != start].tolist()
     assert mask.any()
     assert not mask.all()

@@ -19,7 +19,7 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
 
     `labels` names the array to predict: integers `[num_nodes]` are classes (-1: none), 0/1 rows `[num_nodes,
     num_classes]` any number of classes, floats real values. CSR features become dense; a mask becomes the ids
-    of its labelled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
+    of its labeled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
     `labels=None`; one without masks gives empty splits.
 
     Raises FileNotFoundError, and ValueError that names the file if it is truncated, is no `.npz`, holds
@@ -116,12 +116,12 @@ def _features(arrays: dict[str, np.ndarray]):
 
 
 def _split(arrays: dict[str, np.ndarray], split: str, num_nodes: int, labels: np.ndarray | None):
-    """The labelled nodes of a mask, as int32 ids."""
+    """The labeled nodes of a mask, as int32 ids."""
     mask = arrays.get(f"{split}_mask", np.zeros(num_nodes, bool))
     if mask.dtype != bool or mask.shape != (num_nodes,):
         raise ValueError(f"{split}_mask must be bool [{num_nodes}], got {mask.dtype} of shape {mask.shape}")
-    labelled = mask if labels is None else mask & has_label(labels)
-    return jnp.asarray(np.flatnonzero(labelled).astype(np.int32))
+    labeled = mask if labels is None else mask & has_label(labels)
+    return jnp.asarray(np.flatnonzero(labeled).astype(np.int32))
 
 
 def _edge_data(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
