@@ -242,6 +242,36 @@ def thousand(layout):
 
 
 @pytest.mark.parametrize("layout", ["tree", "segments", "classes", "pieces"])
+def test_a_softmax_of_logits_far_apart_in_any_order(layout):
+    """From -300 to 300 and back: what was read before has to be scaled down, and nothing overflows."""
+
+    @quick
+    def run(h, block):
+        return block.reduce(lambda dst, src, edge: (src[:, :1], src[:, 1:]), SOFTMAX_SUM, None, h)[0]
+
+    logit, value = np.linspace(-300, 300, 1001), features(1, 1001, 1)[:, 0]
+    for rows in (logit, logit[::-1]):
+        part = np.exp(rows[1:] - rows[1:].max())
+        found = run(np.stack([rows, value], 1).astype(np.float32), thousand(layout))
+        close(found, [(part * value[1:]).sum() / part.sum()], 1e-4)
+
+
+@pytest.mark.parametrize("layout", ["tree", "segments", "classes"])
+def test_ties_of_a_maximum_of_messages_share_the_gradient(layout):
+    """Half of the thousand are the largest, and the destination's own message is one more."""
+    h, block = np.arange(1001, dtype=np.float32)[:, None] > 500, thousand(layout)
+
+    @quick
+    def run(h, own, block):
+        top = lambda h, own: block.reduce(lambda dst, src, edge: src + 0, MAX, None, h, own)[0, 0]  # noqa: E731
+        return jax.grad(top, (0, 1))(h, own)
+
+    own = np.arange(block.num_dst)[:, None] == 0
+    to_h, to_own = run(h.astype(np.float32), np.ones(own.shape, np.float32), block)
+    close((to_h, to_own), (h / 501, own / 501))
+
+
+@pytest.mark.parametrize("layout", ["tree", "segments", "classes", "pieces"])
 def test_bfloat16_is_summed_in_float32(layout):
     """The first half are zeros: the sum, and a softmax of equals. In bfloat16 sums stop at 256."""
     h = np.concatenate([np.zeros((501, 1)), np.ones((500, 1))]).astype(jnp.bfloat16)

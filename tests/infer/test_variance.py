@@ -8,7 +8,7 @@ import pytest
 
 from jsage.blocks.aggregate import mean
 from jsage.graph import from_edges
-from jsage.infer import Spread, plot_variance, variance_report
+from jsage.infer import Spread, plot_variance, variance, variance_report
 
 N, DEGREE = 400, 12
 
@@ -73,6 +73,16 @@ def test_each_draw_has_a_key_of_its_own():
     graph, table = from_edges([0, 2], [1, 1], 3), jnp.array([[1.0], [0.0], [-3.0]])
     line, _ = variance_report(Mean(), {}, graph, table, jnp.array([1]), [(1,)])
     assert 0 < line.changed < 1
+
+
+def test_a_last_batch_that_is_not_full_counts_its_own_nodes_alone(setting, monkeypatch):
+    """Draws are keyed by node, so batches of any size report the same."""
+    lines = []
+    for size in (50, 32):
+        monkeypatch.setattr(variance, "BATCH", size)
+        lines.append(variance_report(Mean(), {}, *setting, np.arange(50), [(2,)])[0])
+    assert lines[0].changed > 0
+    assert lines[1][1:4] == pytest.approx(lines[0][1:4], rel=1e-5)
 
 
 def test_fanouts_must_be_as_many_as_layers(setting):

@@ -9,7 +9,7 @@ import pytest
 from helpers import DRAWS
 from scipy import stats
 
-from jsage.sampling import with_replacement, without_replacement
+from jsage.sampling import choose, with_replacement, without_replacement
 
 ROWS, K = 100_000, 3
 HUBS = [2**24 + 3, 3 * 2**23, 2**30, 2**31 - 1]
@@ -106,6 +106,14 @@ def test_with_replacement_is_uniform_and_independent():
     assert is_uniform(offset @ np.array([1, 6, 36]), 216)  # all slots of a row together
     pair = offset[0::2, 0] * 6 + offset[1::2, 0]
     assert is_uniform(pair, 36)
+
+
+def test_a_draw_is_the_high_word_of_a_product():
+    """To the last unit, for any word: `bits * n / 2^32`, rounded down."""
+    rng = np.random.default_rng(0)
+    bits, n = rng.integers(0, 2**32, ROWS, np.uint32), (2 ** rng.uniform(1, 31, ROWS)).astype(np.int32)
+    offset, _ = jax.jit(choose)(bits[None], n)
+    np.testing.assert_array_equal(offset[:, 0], (bits.astype(np.uint64) * n.astype(np.uint64)) >> 32)
 
 
 @pytest.mark.parametrize("n", HUBS)

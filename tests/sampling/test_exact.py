@@ -88,6 +88,13 @@ def test_a_model_gives_what_it_gives_on_the_whole_graph(num_layers: int, pool: b
         np.testing.assert_allclose(jax.jit(apply)(params, table, blocks), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_rows_to_spare_take_neither_edges_nor_nodes():
+    """They hold node 0, which is far away and has edges of its own."""
+    path = from_edges([2, 3, 4, 5, 6], [1, 2, 3, 0, 0], num_nodes=7)
+    _, taken = jax.jit(exact_blocks, static_argnums=2)(path, np.ones(1, np.int32), (HopSize(8, 8),) * 2)
+    assert taken.tolist() == [[1, 2], [2, 3], [3, 0]]
+
+
 def test_too_little_room_shows_in_what_is_taken():
     some = jax.jit(partial(exact_blocks, rooms=[HopSize(edges=2, nodes=2)]))
     _, taken = some(graph("one hub"), np.zeros(1, np.int32))
