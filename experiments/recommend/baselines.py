@@ -11,7 +11,7 @@ from scipy.sparse.linalg import svds
 from jsage.graph import Graph, edges, in_degrees, item_item
 
 RANKS = (2, 4, 8, 16, 32, 64, 128)
-NEAREST = (5, 10, 20, 50, 100, 200)
+NEAREST = (10, 50, 200)
 
 
 class Factors(NamedTuple):

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from experiments.recommend.baselines import Factors
 from experiments.recommend.config import Config
+from experiments.recommend.data import Batch
 from experiments.recommend.negatives import Scores, draw_hard, draw_others, margin_loss, softmax_loss
 from experiments.recommend.neighborhoods import link_blocks_of
 from jsage.blocks import Block
@@ -42,15 +43,6 @@ class Tables(NamedTuple):
     """The logarithm of each item's popularity."""
     hard: Ranking | None
     """Items that walks from each user visit most, its own invalid; None without hard negatives."""
-
-
-class Batch(NamedTuple):
-    """What a step learns from."""
-
-    users: Array
-    mask: Array
-    epoch: Array
-    """The epoch's number, from 1."""
 
 
 class Learner(NamedTuple):

@@ -1,12 +1,13 @@
 """Negatives of a step, those that its users share and hard ones of each; and the losses over both."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.recommend.config import Config
+from experiments.recommend.data import Batch
 from experiments.recommend.neighborhoods import items_by_walks
 from jsage.graph import Graph, has_edge
 from jsage.losses import margin
@@ -61,14 +62,14 @@ def rank_items(key: Array, graph: Graph, num_users: int, config: Config) -> Rank
     return jax.tree.map(lambda array: array.reshape(-1, array.shape[2])[:num_users], found)
 
 
-def draw_hard(key: Array, ranking: Ranking | None, batch: Any, config: Config) -> tuple[Array, Array]:
+def draw_hard(key: Array, ranking: Ranking | None, batch: Batch, config: Config) -> tuple[Array, Array]:
     """`(items, mask)`: hard negatives of a batch's users, as many as the curriculum has in its epoch."""
     if ranking is None:
         shape = batch.users.shape[0], 0
         return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
-    ranking, count = jax.tree.map(lambda array: array[batch.users], ranking), config.hard_negatives
-    low, high = config.hard_ranks
-    items, mask = hard_negatives(key, ranking, None, count, ranks=(low, high))
+    rows = Ranking(*(array[batch.users] for array in ranking))
+    count, (low, high) = config.hard_negatives, config.hard_ranks
+    items, mask = hard_negatives(key, rows, None, count, ranks=(low, high))
     return items, mask & curriculum(batch.epoch, count)[None] & batch.mask[:, None]
 
 

@@ -1,14 +1,14 @@
 """What messages pass along: interactions, the items that walks visit most, or items that share users.
 
-Where an edge has a weight, those of a node are 1 on average: a layer that divides by the number of neighbors
-takes their weighted mean.
+Where edges have weights, a node has as many edges as any, so that all splits have one shape: those that are
+missing come from itself with weight 0. The others' are scaled to 1 on average over all, and so a layer that
+divides by the number of neighbors takes their weighted mean.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -16,8 +16,7 @@ from jaxtyping import Array
 from experiments.links.learners import link_blocks
 from experiments.recommend.config import Config
 from jsage.blocks import Block
-from jsage.graph import Graph, edges, from_edges, in_degrees, item_item, item_nodes, sort_rows
-from jsage.graph.adjacency import Adjacency
+from jsage.graph import Adjacency, Graph, edges, from_edges, in_degrees, item_item, item_nodes, sort_rows
 from jsage.sampling import (
     LinkBatch,
     Ranking,
@@ -57,16 +56,25 @@ def walk_blocks(
     options = {"visit": few_visits, "keep": partial(is_item, num_users=num_users)}
     if len(batch.seeds) * int(np.prod([1 + top for top in tops[:-1]])) < graph.num_nodes:
         found = importance_blocks(key, left, batch.seeds, tops, **options)
-        return tuple(scaled(block) for block in found), False
+        return tuple(filled(block) for block in found), False
     nodes = jnp.arange(graph.num_nodes, dtype=jnp.int32)
-    return (scaled(importance_neighbors(key, left, nodes, max(tops), **options)),) * len(tops), True
+    return (filled(importance_neighbors(key, left, nodes, max(tops), **options)),) * len(tops), True
 
 
-def scaled(block: Block) -> Block:
-    """A block whose shares are weights of 1 on average."""
-    found: Any = block
-    weight = found.edge_data["weight"] * found.mask.sum(1, keepdims=True)
-    return found._replace(edge_data={"weight": weight})
+def filled(block: Any) -> Block:
+    """A block of shares with all of its slots valid: padding points at its own destination already."""
+    weight = block.edge_data["weight"] * block.mask.shape[1]
+    return block._replace(mask=jnp.ones_like(block.mask), edge_data={"weight": weight})
+
+
+def filled_rows(graph: Graph, top: int) -> Graph:
+    """A graph with weights, `top` edges in every row: `filled` for whole graphs."""
+    src, dst = (np.asarray(ends) for ends in edges(graph))
+    weight, nodes = np.asarray(graph.edge_data["weight"]), np.arange(graph.num_nodes)
+    share = weight / np.bincount(dst, weight, graph.num_nodes)[dst]
+    own = np.repeat(nodes, top - np.asarray(in_degrees(graph)))
+    weights = np.concatenate([share * top, np.zeros(len(own))]).astype(np.float32)
+    return from_edges(np.concatenate([src, own]), np.concatenate([dst, own]), graph.num_nodes, weight=weights)
 
 
 def items_by_walks(key: Array, graph: Adjacency, nodes: Array, num_users: int, top: int) -> Ranking:
@@ -90,21 +98,16 @@ def read_along(key: Array, graph: Graph, num_users: int, config: Config) -> tupl
     if config.neighborhoods == "walks":
         keep = partial(is_item, num_users=num_users)
         found = importance_graph(key, graph, top, visit=many_visits, keep=keep, chunk=1024)
-        degree = np.asarray(in_degrees(found))
-        weight = np.asarray(found.edge_data["weight"]) * np.repeat(degree, degree)
-        return graph, full_block(found._replace(edge_data={"weight": jax.device_put(weight)}))
+        return graph, full_block(filled_rows(found, top))
     return graph, full_block(graph)
 
 
 def with_items(graph: Graph, num_users: int, top: int) -> Graph:
     """Users read their items; an item reads the `top` that share most users with it, weighted by how many."""
-    common = item_item(graph, num_users, top=top)
+    common = filled_rows(item_item(graph, num_users, top=top), top)
     src, dst = (np.asarray(ends) for ends in edges(graph))
     mine = dst < num_users
     near, item = (np.asarray(item_nodes(ends, num_users)) for ends in edges(common))
-    weight = np.asarray(common.edge_data["weight"])
-    total = np.bincount(item, weight, graph.num_nodes)
-    weight = weight * np.bincount(item, minlength=graph.num_nodes)[item] / total[item]
-    weights = np.concatenate([np.ones(mine.sum()), weight]).astype(np.float32)
+    weights = np.concatenate([np.ones(mine.sum()), np.asarray(common.edge_data["weight"])])
     ends = np.concatenate([src[mine], near]), np.concatenate([dst[mine], item])
-    return sort_rows(from_edges(*ends, graph.num_nodes, weight=weights))
+    return sort_rows(from_edges(*ends, graph.num_nodes, weight=weights.astype(np.float32)))

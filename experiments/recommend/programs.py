@@ -12,8 +12,8 @@ from jaxtyping import Array
 from experiments.common.programs import make_optimizer, make_start
 from experiments.recommend.baselines import Factors
 from experiments.recommend.config import Config
-from experiments.recommend.data import Held
-from experiments.recommend.learners import Batch, Learner, Tables
+from experiments.recommend.data import Batch, Held
+from experiments.recommend.learners import Learner, Tables
 from jsage.graph import Graph, has_edge
 from jsage.infer import nearest
 from jsage.losses import masked_mean
@@ -130,7 +130,7 @@ def _retrieved(factors: Factors, held: Held, k: int) -> Ranks:
         def allow(items: Array) -> Array:
             return ~has_edge(known, *jnp.broadcast_arrays(items[None], user[:, None]))
 
-        return nearest(factors.users[user], factors.items, min(k, num_items), allow=allow).id
+        return jnp.asarray(nearest(factors.users[user], factors.items, min(k, num_items), allow=allow).id)
 
     rows, _ = batches(jnp.arange(num, dtype=jnp.int32), min(QUERIES, num))
     found = jax.lax.map(find, rows).reshape(-1, min(k, num_items))
