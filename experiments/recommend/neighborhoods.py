@@ -16,7 +16,17 @@ from jaxtyping import Array
 from experiments.links.learners import link_blocks
 from experiments.recommend.config import Config
 from jsage.blocks import Block
-from jsage.graph import Adjacency, Graph, edges, from_edges, in_degrees, item_item, item_nodes, sort_rows
+from jsage.graph import (
+    Adjacency,
+    Graph,
+    edges,
+    from_edges,
+    in_degrees,
+    item_item,
+    item_nodes,
+    sort_rows,
+    without_pairs,
+)
 from jsage.sampling import (
     LinkBatch,
     Ranking,
@@ -26,7 +36,6 @@ from jsage.sampling import (
     importance_neighbors,
     rank_neighbors,
     restart_visits,
-    without_pairs,
 )
 
 SampleFn = Callable[[Array, Graph, LinkBatch], tuple[tuple[Block, ...], bool]]
