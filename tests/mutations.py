@@ -432,7 +432,7 @@ MUTATIONS = (
         'jnp.searchsorted(bounds[1:-1], ids, side="right"',
         'jnp.searchsorted(bounds[1:-1], ids, side="left"',
         "graph/test_partition.py::test_the_device_agrees",
-        "the same on the device",
+        "a shard's first node misplaced on the device",
     ),
     Mutation(
         "graph/permutation.py",
@@ -708,7 +708,7 @@ MUTATIONS = (
         "for name in names[1:3]:",
         "for name in names[2:3]:",
         "data/test_edge_split.py::test_the_check_refuses",
-        "a check that does not see them",
+        "a check of splits that does not see validation edges",
     ),
     Mutation(
         "data/edge_split.py",
