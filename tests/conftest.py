@@ -13,12 +13,10 @@ import budgets
 # `XLA_FLAGS= pytest` compiles as users do; .ci/run does so once. Child processes read these too.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 MORE = "--xla_cpu_parallel_codegen_split_count=1"
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (
-    0,
-    12,
-):  # a flag that XLA does not know ends the process
-    MORE += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", f"{QUICK} {MORE}")
+# A flag that XLA does not know ends the process.
+NEWER = tuple(map(int, version("jaxlib").split(".")[:2])) >= (0, 12)
+EMITTERS = f"--xla_cpu_use_{'new_xtile_lowering' if NEWER else 'fusion_emitters'}=false"
+os.environ.setdefault("XLA_FLAGS", f"{QUICK} {MORE} {EMITTERS}")
 # A program is compiled once, whichever workers, child processes and later runs need it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/programs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

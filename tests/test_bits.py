@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from jsage.data import digits
-from jsage.graph import Graph, GrowingGraph, NewNodes, from_edges, overlay, sort_rows
+from jsage.graph import Graph, GrowingGraph, NewNodes, from_edges, overlay, sort_rows, without_pairs
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
 from jsage.sampling import (
@@ -128,7 +128,7 @@ def link_blocks(exclude: bool, draw_fn: Any, shared: bool) -> Callable:
 
 def links_by_node(key: jax.Array, graph: Graph) -> Any:
     def sample(key, graph, src, dst, mask):
-        return sample_blocks_by_node(key, link_batches.without_pairs(graph, src, dst, mask), src, (4, 3))
+        return sample_blocks_by_node(key, without_pairs(graph, src, dst, mask), src, (4, 3))
 
     return jax.jit(sample)(key, graph, *pairs(graph))
 

@@ -14,7 +14,7 @@ from experiments.common.config import AGGREGATORS
 from experiments.common.learners import MLP
 from experiments.links.config import Config
 from jsage.blocks import Block
-from jsage.graph import Graph, has_edge
+from jsage.graph import Graph, has_edge, without_pairs
 from jsage.nn import GraphSAGE, SAGEConv, decoders
 from jsage.sampling import (
     LinkBatch,
@@ -24,7 +24,6 @@ from jsage.sampling import (
     sample_link_blocks,
     sample_neighbors,
     split,
-    without_pairs,
 )
 from jsage.sampling.temporal import TimedNodes, sample_temporal_blocks
 

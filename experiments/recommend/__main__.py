@@ -1,27 +1,32 @@
 """Recommend items to users by GraphSAGE on their graph, beside popularity, SVD and matrix factorization.
 
     python -m experiments.recommend                                 # made to order: taste and popularity
+    python -m experiments.recommend --conv pinsage --neighborhoods items
     python -m experiments.recommend --dataset fb15k_237.npz --runs 5
     python -m experiments.recommend --dataset fb15k_237.npz --relation 19
 
 Users are the heads of a relation and items its tails. Unless `--relation` names one, it is that with the
 most triples among those whose heads are never its tails. A tenth of each user's items is for validation,
 a fifth for testing, and all other items compete with them. The epoch with the best validation NDCG@10 is
-tested; so is the best of the decompositions, over ranks and normalizations.
+tested; so is the best of the decompositions, over ranks and normalizations, and with `--neighborhoods items`
+the best of the nearest items of a user's items, over how many of them.
 """
 
 import sys
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.options import command, read
-from experiments.recommend.baselines import Factors, popularity, svd_factors
+from experiments.recommend.baselines import Factors, knn_factors, popularity, svd_factors
 from experiments.recommend.config import Config
 from experiments.recommend.data import Held, as_graph, hold, load, split_items
 from experiments.recommend.learners import Tables, sage, table
+from experiments.recommend.negatives import rank_items
+from experiments.recommend.neighborhoods import read_along
 from experiments.recommend.programs import METRIC, Programs, compile_programs, fit, rate
 from experiments.recommend.taste import Interactions
 from jsage.graph import in_degrees
@@ -29,7 +34,6 @@ from jsage.recipes.loop import Run
 from jsage.recipes.plots import save_tsne
 from jsage.recipes.record import Record
 from jsage.recipes.report import Scores, print_scores, summarize_all
-from jsage.sampling import full_block
 
 
 class Problem(NamedTuple):
@@ -38,36 +42,38 @@ class Problem(NamedTuple):
     tables: Tables
     val: Held
     test: Held
-    popular: Factors
-    svd: Factors
+    baselines: dict[str, Factors]
 
 
-MAKERS = {"GraphSAGE": sage, "matrix factorization": table}
+MODELS = {"gcn": "GraphSAGE", "pinsage": "PinSage"}
+"""`--conv` -> the name of the model in the table"""
 
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the tables; print the table; return what `--json` writes."""
     data = load(config.dataset, config.relation)
-    makers = {name: maker(config, data.num_users, data.num_items) for name, maker in MAKERS.items()}
-    programs = {name: compile_programs(learner, config) for name, learner in makers.items()}
+    first, sizes = MODELS[config.conv], (data.num_users, data.num_items)
+    learners = {first: sage(config, *sizes), "matrix factorization": table(config, *sizes)}
+    programs = {name: compile_programs(learner, config) for name, learner in learners.items()}
     runs: dict[str, list[Run]] = {name: [] for name in programs}
-    scores: Scores = {name: [] for name in ("GraphSAGE", "popularity", "SVD", "matrix factorization")}
+    scores: Scores = {first: []}
     title = ""
     for seed in range(config.runs):
-        problem = make_problem(data, seed)
+        problem = make_problem(data, seed, config)
+        factors = dict(problem.baselines)
         for name, compiled in programs.items():
             run = train(name, compiled, problem, seed, config)
             runs[name].append(run)
-            scores[name].append(rate(compiled.factors(run.params, problem.tables), problem.test))
-        scores["popularity"].append(rate(problem.popular, problem.test))
-        scores["SVD"].append(rate(problem.svd, problem.test))
+            factors[name] = compiled.factors(run.params, problem.tables)
+        for name, found in factors.items():
+            scores.setdefault(name, []).append(rate(found, problem.test, config.nearest))
         users, pairs = problem.test.relevant.shape[0], problem.test.user.shape[0]
         title = f"{pairs:,} test items of {users:,} users, {data.num_items:,} items"
     print_scores(scores, title)
-    return summarize_all(config, METRIC, scores, runs["GraphSAGE"], programs["GraphSAGE"].traces["epoch"])
+    return summarize_all(config, METRIC, scores, runs[first], programs[first].traces["epoch"])
 
 
-def make_problem(data: Interactions, seed: int) -> Problem:
+def make_problem(data: Interactions, seed: int, config: Config) -> Problem:
     """Hold out some of each user's items; test with those of validation known."""
     split, num_users = split_items(data, seed), data.num_users
     val = hold(split.val, split.graph, num_users)
@@ -75,10 +81,19 @@ def make_problem(data: Interactions, seed: int) -> Problem:
     degree = np.asarray(in_degrees(split.graph))
     prior = np.log(np.maximum(degree[num_users:], 0.5)).astype(np.float32)
     users = np.flatnonzero(degree[:num_users]).astype(np.int32)
-    tables = Tables(split.graph, full_block(split.graph), jnp.asarray(users), jnp.asarray(prior))
-    found = svd_factors(split.graph, num_users)
-    svd = max(found.values(), key=lambda factors: rate(factors, val)[METRIC])
-    return Problem(tables, val, test, popularity(split.graph, num_users), svd)
+    walk, rank = jax.random.split(jax.random.key(seed))
+    read = read_along(walk, split.graph, num_users, config)
+    hard = rank_items(rank, split.graph, num_users, config)
+    tables = Tables(split.graph, *read, jnp.asarray(users), jnp.asarray(prior), hard)
+
+    def best(found: dict[str, Factors]) -> Factors:
+        return max(found.values(), key=lambda factors: rate(factors, val, config.nearest)[METRIC])
+
+    baselines = {"popularity": popularity(split.graph, num_users)}
+    baselines["SVD"] = best(svd_factors(split.graph, num_users))
+    if config.neighborhoods == "items":
+        baselines["item kNN"] = best(knn_factors(split.graph, num_users))
+    return Problem(tables, val, test, baselines)
 
 
 def train(name: str, programs: Programs, problem: Problem, seed: int, config: Config) -> Run:
@@ -88,7 +103,7 @@ def train(name: str, programs: Programs, problem: Problem, seed: int, config: Co
         run = fit(programs, problem.tables, problem.val, config, record)
     if record.folder:
         rows = np.asarray(programs.factors(run.params, problem.tables).items)
-        taken = np.log10(1 + np.asarray(problem.popular.items)[:, 0])
+        taken = np.log10(1 + np.asarray(problem.baselines["popularity"].items)[:, 0])
         save_tsne(record.folder / "tsne.png", rows, taken, "items, colored by log10(1 + training users)")
     return run
 

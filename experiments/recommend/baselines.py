@@ -1,4 +1,4 @@
-"""What recommends without learning by gradients: popularity, and the singular vectors of the interactions."""
+"""What recommends without learning by gradients: popularity, singular vectors, the items that share users."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,10 @@ from jaxtyping import Array
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
-from jsage.graph import Graph, edges, in_degrees
+from jsage.graph import Graph, edges, in_degrees, item_item
 
 RANKS = (2, 4, 8, 16, 32, 64, 128)
+NEAREST = (10, 50, 200)
 
 
 class Factors(NamedTuple):
@@ -52,6 +53,28 @@ def svd_factors(graph: Graph, num_users: int, ranks: tuple[int, ...] = RANKS) ->
             found[f"{name}, rank {rank}"] = Factors(users, jnp.asarray(right))
             if name == "normalized":
                 found[f"{name} and back, rank {rank}"] = Factors(users, jnp.asarray(right) * popular)
+    return found
+
+
+def knn_factors(graph: Graph, num_users: int, nearest: tuple[int, ...] = NEAREST) -> dict[str, Factors]:
+    """Cosines of items' users, summed over a user's items, to be chosen from by validation.
+
+    Each of the user's items speaks for the so many that share most users with it (Deshpande & Karypis, 2004,
+    section 4). A table of users by items and one of items by items: for few items.
+    """
+    num_items = graph.num_nodes - num_users
+    src, dst = (np.asarray(ends) for ends in edges(graph))
+    mine = dst < num_users
+    users = np.zeros((num_users, num_items), np.float32)
+    users[dst[mine], src[mine] - num_users] = 1
+    length = np.maximum(np.asarray(in_degrees(graph))[num_users:], 1) ** 0.5
+    found = {}
+    for top in sorted({min(top, num_items) for top in nearest}):
+        common = item_item(graph, num_users, top=top)
+        near, item = (np.asarray(ends) for ends in edges(common))
+        items = np.zeros((num_items, num_items), np.float32)
+        items[near, item] = np.asarray(common.edge_data["weight"]) / (length[near] * length[item])
+        found[f"nearest {top}"] = Factors(jnp.asarray(users), jnp.asarray(items))
     return found
 
 

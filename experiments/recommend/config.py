@@ -5,9 +5,31 @@ from dataclasses import dataclass
 from experiments.common.config import RunOptions
 from jsage.recipes.options import option
 
+CONVS = ("gcn", "pinsage")
+NEIGHBORHOODS = ("edges", "walks", "items")
+LOSSES = ("softmax", "margin")
+
 
 @dataclass(frozen=True)
-class Config(RunOptions):
+class PinSageOptions:
+    """What is of PinSage (Ying et al., 2018); nothing of it by default."""
+
+    conv: str = option("gcn", "the layers: means without matrices, or PinSAGEConv", CONVS)
+    neighborhoods: str = option(
+        "edges",
+        "what a node reads: its edges; the items that walks from it visit most; for an item those that share "
+        "most users with it",
+        NEIGHBORHOODS,
+    )
+    loss: str = option("softmax", "over an item and all negatives, or max-margin", LOSSES)
+    delta: float = option(1.0, "the margin of the loss that has one")
+    hard_negatives: int = option(0, "hard negatives of a user in a step at most, one more an epoch")
+    hard_ranks: tuple[int, ...] = option((50, 300), "their first rank by visits of walks, and the one after")
+    nearest: int = option(0, "find so many items a user by jsage.infer.nearest, not the ranks of all")
+
+
+@dataclass(frozen=True)
+class Config(PinSageOptions, RunOptions):
     """Every option; the defaults are the one recipe."""
 
     dataset: str = option("taste", "taste, or an .npz file with users and items, or with typed edges")

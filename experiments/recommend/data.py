@@ -22,6 +22,15 @@ class Items(NamedTuple):
     indices: Array
 
 
+class Batch(NamedTuple):
+    """What a step learns from."""
+
+    users: Array
+    mask: Array
+    epoch: Array
+    """The epoch's number, from 1."""
+
+
 class Held(NamedTuple):
     """Interactions to be found again, and what `rate` needs to rank them."""
 

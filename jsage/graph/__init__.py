@@ -1,6 +1,7 @@
 """What a graph is, and every way to read one."""
 
 from jsage.graph.adjacency import Adjacency as Adjacency
+from jsage.graph.before import GraphBefore as GraphBefore
 from jsage.graph.bipartite import bipartite_graph as bipartite_graph
 from jsage.graph.bipartite import item_item as item_item
 from jsage.graph.bipartite import item_nodes as item_nodes
@@ -32,3 +33,5 @@ from jsage.graph.search import has_edge as has_edge
 from jsage.graph.search import has_sorted_rows as has_sorted_rows
 from jsage.graph.search import sort_rows as sort_rows
 from jsage.graph.weights import symmetric_weights as symmetric_weights
+from jsage.graph.without_edges import GraphWithoutEdges as GraphWithoutEdges
+from jsage.graph.without_edges import without_pairs as without_pairs

@@ -1,7 +1,7 @@
 """Pairs to predict on sharded tables: their edges left out of all neighborhoods, their negatives drawn.
 
 The devices tell one another the pairs of a batch, each owner looks for them in its own rows, and draws from
-what is left: the results are those of `jsage.sampling.without_pairs` on one device. A step reads
+what is left: the results are those of `jsage.graph.without_pairs` on one device. A step reads
 
     left = without_pairs(graph, batch.src, batch.dst, batch.mask, placement)
     ids, blocks, traffic = sample_blocks(key, left, locate(placement, batch.seeds), fanouts, capacities)
@@ -21,10 +21,10 @@ from jsage._internal.arrays import take
 from jsage.graph import Location, Placement
 from jsage.graph.adjacency import over_slots
 from jsage.graph.search import bisect_by
+from jsage.graph.without_edges import HiddenRuns, VisibleRows, hide_runs
 from jsage.parallel.graph import ShardedGraph
 from jsage.parallel.mesh import AXIS, on_mesh
 from jsage.parallel.place import PackedLocations, unpack
-from jsage.sampling.link_batches import HiddenRuns, VisibleRows, hide_runs
 from jsage.sampling.negatives import NegativeSampler, Shape
 from jsage.typing import EdgeData, PRNGKey
 
@@ -83,7 +83,7 @@ def without_pairs(
     placement: Placement,
     axis: str = AXIS,
 ) -> ShardedWithoutEdges:
-    """`jsage.sampling.without_pairs` of the pairs of all devices, each of which passes its own.
+    """`jsage.graph.without_pairs` of the pairs of all devices, each of which passes its own.
 
     The edges `src -> dst` and `dst -> src` are in no row of any device. The graph's rows must be sorted
     (`sort_rows`). One `all_gather` of the pairs; beside it, memory for them and nothing of the shards' size.

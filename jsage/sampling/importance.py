@@ -223,7 +223,7 @@ def importance_graph(
 def hard_negatives(
     key: PRNGKey,
     ranking: Ranking,
-    positives: Int[Array, "rows m"],
+    positives: Int[Array, "rows m"] | None,
     count: int,
     *,
     ranks: tuple[int, int] = (2000, 5000),
@@ -232,8 +232,9 @@ def hard_negatives(
 
     Hard negatives are related to the query, but less than what it is paired with (Ying et al., 2018, section
     3.3: ranks 2000 to 5000 by personalized PageRank). `ranking` comes from `rank_neighbors` with
-    `top >= ranks[1]`. Positives keep their ranks and are passed over; -1 lists none. Every candidate is
-    equally likely; a row with fewer has them all, and its padded slots hold node 0.
+    `top >= ranks[1]`. Positives keep their ranks and are passed over; -1 lists none. Pass None where the
+    ranking's mask is False at them already, for instance `mask & ~has_edge(graph, node, seeds)`. Every
+    candidate is equally likely; a row with fewer has them all, and its padded slots hold node 0.
 
     >>> import jax, jax.numpy as jnp
     >>> ranking = Ranking(jnp.array([[8, 3, 5, 9]]), jnp.array([[4, 3, 2, 1]]), jnp.ones((1, 4), bool))
@@ -248,12 +249,11 @@ def hard_negatives(
         )
     if count < 1:
         raise ValueError(f"count is the number of hard negatives of a row, at least 1, got {count}")
-    node = ranking.node[:, low:high]
-
-    def pass_over(i: Array, valid: Array) -> Array:
-        return valid & (node != positives[:, i, None])
-
-    valid = jax.lax.fori_loop(0, positives.shape[1], pass_over, ranking.mask[:, low:high])
+    node, valid = ranking.node[:, low:high], ranking.mask[:, low:high]
+    if positives is not None and positives.shape[1] > 0:
+        valid = jax.lax.fori_loop(
+            0, positives.shape[1], lambda i, valid: valid & (node != positives[:, i, None]), valid
+        )
     order = jnp.argsort(~valid, axis=1, stable=True)  # candidates first, by rank
     offset, mask = without_replacement(key, valid.sum(1, dtype=jnp.int32), count)
     drawn = jnp.take_along_axis(node, jnp.take_along_axis(order, offset, 1), 1)

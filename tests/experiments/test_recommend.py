@@ -12,14 +12,17 @@ from test_experiments import KEYS
 
 from experiments.recommend import __main__ as recommend
 from experiments.recommend import taste
-from experiments.recommend.baselines import Factors, popularity, singular, svd_factors
+from experiments.recommend.baselines import Factors, knn_factors, popularity, singular, svd_factors
 from experiments.recommend.config import Config
-from experiments.recommend.data import LEAST, as_graph, choose_relation, hold, load, split_items
+from experiments.recommend.data import LEAST, Batch, as_graph, choose_relation, hold, load, split_items
 from experiments.recommend.learners import SHARE, draw_items
+from experiments.recommend.negatives import Scores, draw_hard, margin_loss, rank_items, softmax_loss
+from experiments.recommend.neighborhoods import walk_blocks, with_items
 from experiments.recommend.programs import rate
 from experiments.recommend.taste import Interactions
 from jsage.data import verify_split
 from jsage.graph import bipartite_graph, edges, sort_rows
+from jsage.sampling import LinkBatch
 
 TINY = ("--fanouts", "4,4", "--width", "16", "--batch-size", "64", "--epochs", "12", "--lr", "0.03")
 
@@ -65,6 +68,30 @@ def test_two_epochs_end_with_scores(typed, tmp_path):
     assert result.keys() == KEYS | {"scores"}
     assert (result["metric"], result["epochs"], result["traces"]) == ("ndcg@10", [2], 1)
     assert result["scores"]["GraphSAGE"].keys() == {"recall@10", "ndcg@10", "mrr"}
+
+
+PINSAGE = ("--conv", "pinsage", "--neighborhoods", "items", "--loss", "margin", "--hard-negatives", "2")
+
+
+def test_pinsage_is_an_option(typed, tmp_path):
+    more = ("--hard-ranks", "2,12", "--nearest", "20", "--epochs", "2")
+    result = run("--dataset", typed, *TINY, *PINSAGE, *more, out=tmp_path)
+    assert result.keys() == KEYS | {"scores"}
+    assert (result["epochs"], result["traces"]) == ([2], 1)
+    names = ["PinSage", "popularity", "SVD", "item kNN", "matrix factorization"]
+    assert list(result["scores"]) == names
+    assert all(np.isfinite(value) for row in result["scores"].values() for value in row.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conv", ["gcn", "pinsage"])
+def test_tastes_are_found_along_walks(typed, tmp_path, conv):
+    options = ("--conv", conv, "--neighborhoods", "walks", "--hard-negatives", "2", "--hard-ranks", "4,20")
+    scores = run("--dataset", typed, *TINY, *options, out=tmp_path)["scores"]
+    first, *rest = scores
+    assert first == {"gcn": "GraphSAGE", "pinsage": "PinSage"}[conv]
+    assert rest == ["popularity", "SVD", "matrix factorization"]
+    assert scores[first]["ndcg@10"] > scores["popularity"]["ndcg@10"] + 0.1
 
 
 @pytest.mark.slow
@@ -115,6 +142,7 @@ def test_bad_input_is_one_line(typed, tmp_path, capsys):
         (("--dataset", typed, "--relation", "starring"), "starring"),
         (("--dataset", str(both)), "--relation"),
         (("--dataset", str(few)), f"{LEAST} items"),
+        (("--dataset", typed, "--hard-negatives", "2", "--hard-ranks", "9,4"), "--hard-ranks"),
     ):
         assert recommend.run(list(arguments)) == 2
         error = capsys.readouterr().err
@@ -213,6 +241,90 @@ def test_svd_is_that_of_numpy():
     np.testing.assert_allclose(back.users @ back.items.T, dense / dense.sum(1)[:, None] ** 0.5, atol=1e-4)
 
 
+def test_nearest_items_are_those_of_numpy():
+    data = small()
+    pairs = np.stack([data.users, data.num_users + data.items], 1)
+    dense = matrix(pairs, data)
+    (factors,) = knn_factors(as_graph(pairs, data), 40, nearest=(4,)).values()
+    common, length = dense.T @ dense, dense.sum(0)
+    np.fill_diagonal(common, 0)
+    expected = np.zeros((40, 30))
+    for item in range(30):
+        near = np.argsort(-common[item], kind="stable")[:4]
+        near = near[common[item, near] > 0]
+        share = common[item, near] / np.sqrt(length[item] * np.maximum(length[near], 1))
+        expected[:, near] += dense[:, item, None] * share
+    np.testing.assert_allclose(factors.users @ factors.items.T, expected, rtol=1e-5)
+
+
+def test_items_read_those_that_share_users_and_users_their_items():
+    data = small()
+    pairs = np.stack([data.users, data.num_users + data.items], 1)
+    dense, graph = matrix(pairs, data), with_items(as_graph(pairs, data), 40, 3)
+    src, dst = (np.asarray(ends) for ends in edges(graph))
+    weight, mine = np.asarray(graph.edge_data["weight"]), dst < 40
+    assert set(zip(dst[mine], src[mine], strict=True)) == set(map(tuple, pairs))
+    assert (weight[mine] == 1).all()
+    common = dense.T @ dense
+    np.fill_diagonal(common, 0)
+    for item in range(30):
+        row = dst == 40 + item
+        counts = common[item, src[row] - 40]  # its own is 0, and comes where others are missing
+        assert sorted(counts) == sorted(np.sort(common[item])[-3:])
+        np.testing.assert_allclose(weight[row], counts / counts.mean(), rtol=1e-6)
+
+
+def test_walks_see_no_pair_that_is_asked_for():
+    # Users 0 and 1 both have item 3; user 0 alone has item 4, and it is asked for item 3.
+    graph = sort_rows(bipartite_graph([0, 0, 1], [1, 2, 1], 2, 3))
+    one = np.array([0], np.int32)
+    pair = LinkBatch(one, one + 3, np.zeros(0, np.int32), np.array([True]))
+    blocks, everyone = jax.jit(walk_blocks, static_argnames=("tops", "num_users"))(
+        jax.random.key(0), graph, pair, tops=(2,), num_users=2
+    )
+    assert not everyone
+    assert np.asarray(blocks[0].src).tolist() == [[4, 0], [3, 3]]
+    assert np.asarray(blocks[0].edge_data["weight"]).tolist() == [[2, 0], [0, 0]]
+    assert np.asarray(blocks[0].mask).all()
+
+
+def test_hard_negatives_are_not_the_users_own_and_come_one_by_one():
+    data = small()
+    pairs = np.stack([data.users, data.num_users + data.items], 1)
+    graph, own = as_graph(pairs, data), matrix(pairs, data) > 0
+    config = Config(hard_negatives=3, hard_ranks=(1, 20))
+    ranking = rank_items(jax.random.key(0), graph, 40, config)
+    draw = jax.jit(lambda key, ranking, batch: draw_hard(key, ranking, batch, config))
+    users, mask = np.arange(8, dtype=np.int32), np.arange(8) < 7
+    for epoch, most in ((1, 0), (2, 1), (9, 3)):
+        items, valid = map(
+            np.asarray, draw(jax.random.key(epoch), ranking, Batch(users, mask, np.int32(epoch)))
+        )
+        assert valid.sum(1).tolist() == [most] * 7 + [0]
+        row, column = np.nonzero(valid)
+        assert not own[row, items[row, column] - 40].any()
+    assert rank_items(jax.random.key(0), graph, 40, Config()) is None
+
+
+def test_losses_are_those_of_lists():
+    rng = np.random.default_rng(0)
+    own, others, hard = (rng.normal(size=(3, size)).astype(np.float32) for size in (2, 5, 4))
+    valid, kept, near = (rng.random(part.shape) < 0.7 for part in (own, others, hard))
+    near[0] = False
+    scores = Scores(own, (others, kept), (hard, near))
+    soft = np.asarray(jax.jit(softmax_loss, static_argnums=2)(scores, valid, 20))
+    wide = np.asarray(jax.jit(margin_loss, static_argnums=2)(scores, valid, 0.5))
+    for (user, place), score in np.ndenumerate(own.astype(np.float64)):
+        parts = others[user][kept[user]], hard[user][near[user]]
+        total = 4 * np.exp(parts[0]).sum() + np.exp(parts[1]).sum()
+        hinges = [np.maximum(0, part - score + 0.5).mean() for part in parts if len(part)]
+        if valid[user, place]:
+            assert soft[user, place] == pytest.approx(np.log1p(total / np.exp(score)), rel=1e-5)
+            assert wide[user, place] == pytest.approx(np.sum(hinges), rel=1e-5, abs=1e-6)
+    assert (soft[~valid] == 0).all()
+    assert (wide[~valid] == 0).all()
+
+
 @pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
 def test_metrics_are_those_of_sorted_lists(ties: bool):
     data = small()
@@ -222,7 +334,16 @@ def test_metrics_are_those_of_sorted_lists(ties: bool):
     if ties:
         items = items[np.arange(30) // 3]  # three items of one score
     known = np.concatenate([split.train, split.val])
-    found = rate(Factors(jnp.asarray(users), jnp.asarray(items)), hold(split.test, as_graph(known, data), 40))
+    factors, held = (
+        Factors(jnp.asarray(users), jnp.asarray(items)),
+        hold(split.test, as_graph(known, data), 40),
+    )
+    found = rate(factors, held)
+    if not ties:
+        assert rate(factors, held, 30) == pytest.approx(found)
+        short = rate(factors, held, 10)
+        assert (short["ndcg@10"], short["recall@10"]) == pytest.approx((found["ndcg@10"], found["recall@10"]))
+        assert short["mrr"] < found["mrr"]
     scores = users.astype(np.float64) @ items.T.astype(np.float64)
     seen, wanted = matrix(known, data) > 0, matrix(split.test, data) > 0
     recall, ndcg, reciprocal = [], [], []

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from sharding import DEVICES
 
+from jsage import graph as graphs
 from jsage.blocks import Tree, as_tree
 from jsage.graph import Graph, balanced, contiguous, from_edges, hashed, in_degrees, search
 from jsage.losses import link_cross_entropy, masked_mean
@@ -121,7 +122,7 @@ def alone(exclude: bool):
         (noise, draw), src, dst, mask = given
         others = negatives.uniform(NODES)(noise, (PAIRS, NEGATIVES))
         batch = LinkBatch(src, dst, others, mask)
-        left = link_batches.without_pairs(ascending(), src, dst, mask & exclude)
+        left = graphs.without_pairs(ascending(), src, dst, mask & exclude)
         blocks = sample_blocks_by_node(draw, left, batch.seeds, FANOUTS)
         state, sums = make_update(loss, OPTIMIZER)(state, (features(), blocks, batch))
         ids, first = as_tree(blocks[0])

@@ -299,6 +299,15 @@ def test_hard_negatives_are_of_their_ranks_distinct_and_never_positive(drawn):
     assert 0 < mask.mean() < 1
 
 
+def test_positives_may_be_left_out_by_the_mask(drawn):
+    ranked, positives, nodes, mask = drawn
+    own = (np.asarray(ranked.node)[:, :, None] == positives[:, None]).any(2)
+    without = ranked._replace(mask=np.asarray(ranked.mask) & ~own)
+    draw = jax.jit(partial(hard_negatives, positives=None, count=COUNT, ranks=(LOW, HIGH)))
+    for got, expected in zip(draw(jax.random.key(0), without), (nodes, mask), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_every_candidate_is_equally_likely(drawn):
     ranked, positives, nodes, mask = drawn
     places = []

@@ -12,7 +12,7 @@ from scipy import stats
 
 from jsage.blocks import Tree
 from jsage.data import split_edges
-from jsage.graph import Graph, from_edges, sort_rows, symmetrize
+from jsage.graph import Graph, from_edges, sort_rows, symmetrize, without_pairs
 from jsage.graph.adjacency import Adjacency
 from jsage.metrics import auroc
 from jsage.nn import GraphSAGE
@@ -25,7 +25,6 @@ from jsage.sampling import (
     sample_link_blocks,
     split,
     with_replacement,
-    without_pairs,
 )
 from jsage.train import TrainState, init_state, make_update, train_epoch
 

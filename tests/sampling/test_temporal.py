@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsage.graph import Graph, from_edges
+from jsage.graph import Graph, GraphBefore, from_edges
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling import sample_blocks, sample_blocks_by_node, with_replacement, without_replacement
 from jsage.sampling.draws import latest
-from jsage.sampling.temporal import GraphBefore, TimedNodes, sample_temporal_blocks
+from jsage.sampling.temporal import TimedNodes, sample_temporal_blocks
 
 NODES, FANOUTS = 12, (3, 2)
 RNG = np.random.default_rng(1)

@@ -1,0 +1,51 @@
+"""Graphs as of a time: edges that come later are not there.
+
+Edges have a `time`, and each row is in the order of it: `from_edges` keeps the order that edges are given in.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Num
+
+from jsage._internal.arrays import take
+from jsage.graph.graph import Graph
+from jsage.graph.search import bisect
+from jsage.typing import EdgeData
+
+
+class GraphBefore(NamedTuple):
+    """The edges earlier than `time`, an `Adjacency`: one time for all nodes, or one for each.
+
+    A row's earlier edges are its first ones, so nothing is drawn that is filtered afterwards.
+
+    >>> from jsage.graph import from_edges
+    >>> graph = from_edges([1, 2, 3], [0, 0, 0], num_nodes=4, time=[10, 20, 30])
+    >>> GraphBefore(graph, jnp.array(30)).degrees(jnp.array([0, 1]))
+    Array([2, 0], dtype=int32)
+    """
+
+    graph: Graph
+    time: Num[Array, "*#rows"]
+
+    @property
+    def id_limit(self) -> int | Any:
+        """The graph's own."""
+        return self.graph.id_limit
+
+    @property
+    def edge_data(self) -> EdgeData:
+        """The graph's own."""
+        return self.graph.edge_data
+
+    def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+        """The number of earlier edges into each node: a binary search of its row."""
+        start, stop = take(self.graph.indptr, nodes), take(self.graph.indptr, nodes + 1)
+        time = jnp.broadcast_to(self.time, nodes.shape)
+        return bisect(self.graph.edge_data["time"], start, stop, time) - start
+
+    def edges_at(
+        self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
+    ) -> tuple[Int[Array, "..."], EdgeData]:
+        """The graph's own: earlier edges come first."""
+        return self.graph.edges_at(nodes, offset, valid)
