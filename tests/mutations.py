@@ -216,7 +216,7 @@ MUTATIONS = (
         "draws by node that ignore the node",
     ),
     Mutation(
-        "sampling/temporal.py",
+        "graph/before.py",
         'bisect(self.graph.edge_data["time"], start, stop, time) - start',
         'bisect(self.graph.edge_data["time"], start, stop, time, after=True) - start',
         "sampling/test_temporal.py::test_no_slot_holds_what_is_not_yet",
@@ -287,21 +287,21 @@ MUTATIONS = (
     ),
     # Links, negatives, walks
     Mutation(
-        "sampling/link_batches.py",
+        "graph/without_edges.py",
         "ends = jnp.concatenate([src, dst]), jnp.concatenate([dst, src])",
         "ends = jnp.concatenate([src, src]), jnp.concatenate([dst, dst])",
         "sampling/test_link_batches.py::test_the_draw_is_that_of_the_graph_without_the_edges",
         "the reverse of an edge under supervision stays",
     ),
     Mutation(
-        "sampling/link_batches.py",
+        "graph/without_edges.py",
         "lengths = jnp.where(start == jnp.append(start[1:], -1), 0, lengths)",
         "lengths = jnp.where(start == num_edges, 0, lengths)",
         "sampling/test_link_batches.py::test_what_is_left_of_parallel_edges_and_self_loops",
         "edges of a pair that comes twice are hidden twice",
     ),
     Mutation(
-        "sampling/link_batches.py",
+        "graph/without_edges.py",
         "lengths = jnp.where(jnp.concatenate([mask, mask]), stop - start, 0)",
         "lengths = stop - start",
         "sampling/test_link_batches.py::test_padding_and_no_exclusion_draw_from_the_whole_graph",
