@@ -36,7 +36,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_inductive": 250,
     "test_infer": 270,
     "test_links": 270,
-    "test_losses": 290,
+    "test_losses": 310,
     "test_negatives": 80,
     "test_new_nodes": 470,
     "test_benchmark_new_nodes": 160,

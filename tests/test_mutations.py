@@ -1,4 +1,4 @@
-"""The table of mutations fits the source: each changes a place that is there once; its page lists them."""
+"""The table of mutations fits the source and its page; each is one change of a place that is there once."""
 
 import ast
 from functools import cache

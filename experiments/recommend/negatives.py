@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from experiments.recommend.config import Config
@@ -39,7 +40,7 @@ def draw_others(key: Array, num_users: int, num_items: int, num: int) -> Array:
 def rank_items(key: Array, graph: Graph, num_users: int, config: Config) -> Ranking | None:
     """The items that walks from each user visit most, its own invalid; None if no hard ones are wanted.
 
-    Raises ValueError unless the ranks are two, the lower one first.
+    Raises ValueError unless the ranks are two, the lower one first, and walks visit that many items.
     """
     if not config.hard_negatives:
         return None
@@ -59,7 +60,11 @@ def rank_items(key: Array, graph: Graph, num_users: int, config: Config) -> Rank
 
     rows, _ = batches(jnp.arange(num_users, dtype=jnp.int32), min(ROWS, num_users))
     found = rank(key, graph, rows)
-    return jax.tree.map(lambda array: array.reshape(-1, array.shape[2])[:num_users], found)
+    ranking = Ranking(*(array.reshape(-1, array.shape[2])[:num_users] for array in found))
+    if not np.asarray(ranking.mask)[:, config.hard_ranks[0] :].any():
+        most = int(np.asarray(ranking.visits > 0).sum(1).max())
+        raise ValueError(f"walks visit {most} items at most, --hard-ranks begins at {config.hard_ranks[0]}")
+    return ranking
 
 
 def draw_hard(key: Array, ranking: Ranking | None, batch: Batch, config: Config) -> tuple[Array, Array]:
