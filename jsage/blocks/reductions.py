@@ -195,7 +195,7 @@ def _max_step(state: State, message: Message, mask: Mask | None) -> State:
 def _max_scatter(state: State, message: Message, dst: Array) -> State:
     def rise(top: Array, x: Array) -> Array:
         if top.shape[0] == 1:
-            return jnp.maximum(top, where(dst == 0, x, -jnp.inf).max(0, keepdims=True))
+            return jnp.maximum(top, where(dst == 0, x, -jnp.inf).max(0, keepdims=True, initial=-jnp.inf))
         return top.at[dst].max(x, mode="drop")
 
     return jax.tree.map(rise, state, message)

@@ -119,7 +119,8 @@ def train_until_stopped(
             record.keep(history, {"state": state, "stopping": stopping}, last=last)
         if on_epoch is not None:
             on_epoch(row)
-    best = max(history, key=lambda row: np.float32(policy.rank(row, history[0])))
+    ranks = np.array([policy.rank(row, history[0]) for row in history], np.float32)
+    best = history[int(np.where(np.isnan(ranks), -np.inf, ranks).argmax())]  # as `observe` keeps them
     return Run(stopping.params, stopping.stats, best, history)
 
 

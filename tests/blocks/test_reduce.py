@@ -183,6 +183,15 @@ AWKWARD_ENDS = [
 NODES = NUM_NODES * len(AWKWARD)
 
 
+def test_one_node_without_edges_gives_zeros():
+    block = full_block(from_edges([], [], num_nodes=1))
+    h, logit = np.ones((1, 2), np.float32), np.ones(1, np.float32)
+    send = lambda dst, src, edge: src  # noqa: E731
+    for reduction, src in ((MAX, h), (SOFTMAX_SUM, (logit, h))):
+        got = jax.jit(lambda src, reduction=reduction: block.reduce(send, reduction, None, src))(src)
+        np.testing.assert_array_equal(got, np.zeros((1, 2)))
+
+
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_the_whole_graph_sorted_by_degree_is_that_of_a_list(name):
     """In chunks of four rows with three slots: hubs are in pieces of pieces."""
