@@ -143,7 +143,10 @@ def test_bad_input_is_one_line(typed, tmp_path, capsys):
         (("--dataset", str(both)), "--relation"),
         (("--dataset", str(few)), f"{LEAST} items"),
         (("--dataset", typed, "--hard-negatives", "2", "--hard-ranks", "9,4"), "--hard-ranks"),
-        (("--dataset", typed, "--hard-negatives", "2", "--hard-ranks", "60,70"), "items at most, --hard-ranks begins at 60"),
+        (
+            ("--dataset", typed, "--hard-negatives", "2", "--hard-ranks", "60,70"),
+            "items at most, --hard-ranks begins at 60",
+        ),
     ):
         assert recommend.run(list(arguments)) == 2
         error = capsys.readouterr().err
