@@ -181,7 +181,7 @@ def mlp(config: Config, tables: Tables) -> Learner:
 
 
 def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
-    """A function that gives the scores of training pairs and of negatives, and which of these valid."""
+    """A function that gives the scores of training pairs and of negatives, and which of these are valid."""
 
     def forward(variables, tables, rows, mask, key) -> Any:
         turn, draw, key = jax.random.split(key, 3)

@@ -31,7 +31,6 @@ from jsage.parallel import (
     fetch,
     global_loss,
     local_share,
-    locate,
     make_mesh,
     measure_capacities,
     per_device_key,
@@ -133,7 +132,7 @@ def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, ke
     negatives = local_share(noise, sampler, (len(pairs), width(config)))
     batch = LinkBatch(pairs[:, 0], pairs[:, 1], negatives, mask)
     left = without_pairs(graph, batch.src, batch.dst, mask, placement)
-    seeds = locate(placement, batch.seeds)
+    seeds = placement.locate(batch.seeds)
     ids, blocks, hops = sample_blocks(draw, left, seeds, config.fanouts, capacities[:-1])
     rows, last = fetch(features, ids, capacities[-1])
     options = {"method": "embed", "deterministic": False, "rngs": {"dropout": per_device_key(drop)}}

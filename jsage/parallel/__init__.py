@@ -16,7 +16,6 @@ from jsage.parallel.infer import Budget as Budget
 from jsage.parallel.infer import embed_all as embed_all
 from jsage.parallel.links import ShardedWithoutEdges as ShardedWithoutEdges
 from jsage.parallel.links import local_share as local_share
-from jsage.parallel.links import locate as locate
 from jsage.parallel.links import sort_rows as sort_rows
 from jsage.parallel.links import without_pairs as without_pairs
 from jsage.parallel.loading import Nodes as Nodes

@@ -4,7 +4,7 @@ The devices tell one another the pairs of a batch, each owner looks for them in 
 what is left: the results are those of `jsage.graph.without_pairs` on one device. A step reads
 
     left = without_pairs(graph, batch.src, batch.dst, batch.mask, placement)
-    ids, blocks, traffic = sample_blocks(key, left, locate(placement, batch.seeds), fanouts, capacities)
+    ids, blocks, traffic = sample_blocks(key, left, placement.locate(batch.seeds), fanouts, capacities)
 
 with `batch` a `jsage.LinkBatch` of the device's own pairs. Nodes are told by their ids there, so a graph has
 at most 2^31 of them; `placement` is one of `jsage.graph.partition`.
@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
-from jsage.graph import Location, Placement
+from jsage.graph import Placement
 from jsage.graph.adjacency import over_slots
 from jsage.graph.search import bisect_by
 from jsage.graph.without_edges import HiddenRuns, VisibleRows, hide_runs
@@ -64,17 +64,6 @@ class ShardedWithoutEdges(NamedTuple):
         return self.graph.edges(self.hidden.position(rows, offset), valid)
 
 
-def locate(placement: Placement, ids: Int[Array, "*shape"]) -> Location:
-    """Where nodes are, inside jit.
-
-    >>> from jsage.graph import contiguous
-    >>> locate(contiguous(7, 3), jnp.array([0, 5]))
-    Location(owner=Array([0, 1], dtype=int32), local=Array([0, 2], dtype=int32))
-    """
-    found: Any = placement.locate(ids)
-    return Location(*found)
-
-
 def without_pairs(
     graph: ShardedGraph,
     src: Nodes,
@@ -107,7 +96,7 @@ def without_pairs(
     src, dst = jax.lax.all_gather(ends, axis, tiled=True).T
     valid = src >= 0
     src = jnp.where(valid, src, dst)  # a node's id, as others are
-    into = locate(placement, jnp.concatenate([dst, src]))
+    into = placement.locate(jnp.concatenate([dst, src]))
     mine = (into.owner == jax.lax.axis_index(axis)) & jnp.concatenate([valid, valid])
     start, lengths = _find(graph, placement, (~mine, jnp.concatenate([src, dst]), into.local), axis)
     return ShardedWithoutEdges(graph, hide_runs(start, lengths, graph.sources[0].shape[0]))

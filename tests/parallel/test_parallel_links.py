@@ -20,7 +20,6 @@ from jsage.parallel import (
     fetch,
     global_loss,
     local_share,
-    locate,
     make_mesh,
     on_mesh,
     replicate,
@@ -152,7 +151,7 @@ def program(name: str):
             others = local_share(noise, negatives.uniform(NODES), (PAIRS // DEVICES, NEGATIVES))
             batch = LinkBatch(src, dst, others, mask)
             left = without_pairs(graph, src, dst, mask & exclude, placement)
-            place = locate(placement, batch.seeds)
+            place = placement.locate(batch.seeds)
             ids, blocks, hops = sample_blocks(draw, left, place, FANOUTS, (near, far))
             rows, last = fetch(features, ids, capacity)
             state, sums = make_update(global_loss(loss), OPTIMIZER)(state, (rows, blocks, batch))
@@ -264,7 +263,7 @@ def test_memory_is_that_of_the_batch(mesh):
 
     def degrees(graph, src, dst, mask):
         left = without_pairs(graph, src, dst, mask, placement)
-        return left.degrees(locate(placement, src).local)
+        return left.degrees(placement.local(src))
 
     found = jax.jit(on_mesh(degrees, mesh, given, SPLIT)).lower(*given).compile().memory_analysis()
     assert found.argument_size_in_bytes > 2**32
@@ -285,4 +284,4 @@ def test_bad_calls_are_refused(mesh):
         with pytest.raises(ValueError, match=error):
             jax.eval_shape(run, *given)
     with pytest.raises(ValueError, match=r"ids on a device are int32, but there are 8589934592 of them"):
-        locate(hashed(2**33, DEVICES), jnp.zeros(2, jnp.int32))
+        hashed(2**33, DEVICES).locate(jnp.zeros(2, jnp.int32))
