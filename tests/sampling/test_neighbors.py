@@ -254,9 +254,10 @@ def test_no_implicit_promotion(strict_dtypes):
 def test_a_fanout_must_be_positive(fanout: int):
     message = f"positive number of neighbors, got {fanout}: leave the hop out"
     with pytest.raises(ValueError, match=message):
-        sample_neighbors(key(0), graph("random"), NODES, fanout)
+        jax.eval_shape(partial(sample_neighbors, fanout=fanout), key(0), graph("random"), NODES)
+    sample = partial(sample_blocks, fanouts=(fanout, 2), draw=with_replacement)
     with pytest.raises(ValueError, match=message):
-        sample_blocks(key(0), graph("random"), NODES, (fanout, 2), draw=with_replacement)
+        jax.eval_shape(sample, key(0), graph("random"), NODES)
 
 
 def test_sample_blocks_needs_a_fanout():
