@@ -48,7 +48,7 @@ class Once(Indexed):
     def sources(self, h):
         return self._once("sources", super().sources, h)
 
-    def _once(self, name: str, read: Callable[[Array], Any], h: Array) -> Any:
+    def _once(self, name: str, read: Callable[[Array], Any], h: Any) -> Any:
         if name not in self.results:
             self.results[name] = read(h)
         return self.results[name]

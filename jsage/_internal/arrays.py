@@ -3,31 +3,42 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
+
+from jsage.typing import HostArray
 
 IN_BOUNDS: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
 """How `array.at[ids]` reads and writes where ids are known to be legal: nothing checks or changes them."""
 
 
-def take(table: Array, ids: Int[Array, "..."]) -> Array:
+def take(table: HostArray, ids: Int[HostArray, "..."]) -> Array:
     """Rows of a table at positions that are known to be legal.
 
-    >>> import jax.numpy as jnp
-    >>> take(jnp.array([10, 20, 30]), jnp.array([2, 0]))
+    >>> take(np.array([10, 20, 30]), jnp.array([2, 0]))
     Array([30, 10], dtype=int32)
     """
-    return table.at[ids].get(**IN_BOUNDS)
+    return jnp.asarray(table).at[ids].get(**IN_BOUNDS)
 
 
-def accumulator_dtype(rows: Array | jax.ShapeDtypeStruct) -> np.dtype:
-    """The dtype that sums of rows accumulate in: float32 at least.
+def accumulator_dtype(rows: HostArray | jax.ShapeDtypeStruct) -> np.dtype:
+    """The dtype that sums of rows accumulate in: float32 at least, and int32 at least for integers.
 
-    >>> import jax.numpy as jnp
-    >>> accumulator_dtype(jnp.zeros(3, jnp.bfloat16))
-    dtype('float32')
+    >>> accumulator_dtype(jnp.zeros(3, jnp.bfloat16)), accumulator_dtype(jnp.zeros(3, jnp.int8))
+    (dtype('float32'), dtype('int32'))
     """
-    return np.promote_types(rows.dtype, np.float32)
+    least = np.float32 if jnp.issubdtype(rows.dtype, jnp.inexact) else np.int32
+    return np.promote_types(rows.dtype, least)
+
+
+def lowest(dtype: Any) -> Any:
+    """The number that no other of a dtype is below.
+
+    >>> lowest(jnp.float32), lowest(jnp.int8)
+    (-inf, -128)
+    """
+    return -jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else int(jnp.iinfo(dtype).min)
 
 
 def round_up(count: int) -> int:

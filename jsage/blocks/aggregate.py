@@ -7,13 +7,14 @@ neighbors pools to 0 (with `gcn`: to its own row). Aggregators with parameters l
 from typing import TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from jsage.blocks.layout import Block
-from jsage.blocks.reductions import MAX, SUM, weighted_source
+from jsage.blocks.reductions import MAX, SUM, column, weighted_source
+from jsage.typing import HostArray
 
-Rows: TypeAlias = Float[Array, "num_src d"]
-Pooled: TypeAlias = Float[Array, "num_dst d"]
+Rows: TypeAlias = Num[HostArray, "num_src *d"]
+Pooled: TypeAlias = Num[Array, "num_dst *d"]
 
 
 def sum(h: Rows, block: Block) -> Pooled:
@@ -37,7 +38,9 @@ def mean(h: Rows, block: Block) -> Pooled:
     >>> mean(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[3.]], dtype=float32)
     """
-    return block.reduce(weighted_source, SUM, None, h) / _column(jnp.maximum(block.degrees(), 1), h)
+    return block.reduce(weighted_source, SUM, None, h) / column(jnp.maximum(block.degrees(), 1), h).astype(
+        h.dtype
+    )
 
 
 def max(h: Rows, block: Block) -> Pooled:
@@ -61,8 +64,6 @@ def gcn(h: Rows, block: Block) -> Pooled:
     >>> gcn(jnp.array([[1.0], [2.0], [6.0]]), Tree(jnp.array([[True, True]])))
     Array([[3.]], dtype=float32)
     """
-    return (block.own(h) + block.reduce(weighted_source, SUM, None, h)) / _column(1 + block.degrees(), h)
-
-
-def _column(count: Array, h: Rows) -> Array:
-    return count[:, None].astype(h.dtype)
+    return (block.own(h) + block.reduce(weighted_source, SUM, None, h)) / column(
+        1 + block.degrees(), h
+    ).astype(h.dtype)

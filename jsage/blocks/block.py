@@ -10,20 +10,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, Num, PyTree
 
 from jsage._internal.arrays import accumulator_dtype, take
 from jsage.blocks.chunked import add_at, cut_rows, reduce_in_order
 from jsage.blocks.gather import gather_max, gather_sum, messages, segment_max, slot_max
 from jsage.blocks.layout import Block, Size, few_rows, plain_reduction
-from jsage.blocks.reductions import Reduction, column, where
+from jsage.blocks.reductions import Reduction, apart, checked, column, filled
 from jsage.blocks.slotwise import add_rows, reduce_list, reduce_slots, slot_major
-from jsage.typing import EdgeData, MessageFn
+from jsage.typing import EdgeData, HostArray, MessageFn
 
 Ends: TypeAlias = Int[Array, " num_edges"]
-Rows: TypeAlias = Float[Array, "num_src d"]
-Sources: TypeAlias = Float[Array, "rows d"]
-Pooled: TypeAlias = Float[Array, "num_dst d"]
+Rows: TypeAlias = Num[HostArray, "num_src *d"]
+Sources: TypeAlias = Num[Array, "rows *d"]
+Pooled: TypeAlias = Num[Array, "num_dst *d"]
 
 
 class Tree(NamedTuple):
@@ -46,7 +46,7 @@ class Tree(NamedTuple):
 
     def own(self, h: Rows) -> Pooled:
         """The first `num_dst` rows."""
-        return h[: self.num_dst]
+        return jnp.asarray(h)[: self.num_dst]
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over valid slots."""
@@ -64,7 +64,7 @@ class Tree(NamedTuple):
     ) -> PyTree:
         """Messages reduced, a slot at a time; plain sums and maxima as `sum` and `max`."""
         self._check(src)
-        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+        if (plain := plain_reduction(self, message, reduction, dst, src, own)) is not None:
             return plain(src)
         if reduction.gradient is None:
             return reduce_in_order(message, reduction, (dst, src, own), self)
@@ -104,7 +104,7 @@ class Tree(NamedTuple):
         """The number of valid slots."""
         return self.mask.sum(1, dtype=jnp.int32)
 
-    def sources(self, h: Rows) -> tuple[Rows, "Tree"]:
+    def sources(self, h: Rows) -> tuple[Sources, "Tree"]:
         """The rows themselves, with 0 in the padded ones."""
         self._check(h)
         return _only_read(self, h), self
@@ -113,7 +113,7 @@ class Tree(NamedTuple):
         """Valid destinations and their valid slots."""
         return jnp.concatenate([valid, (self.mask & valid[:, None]).ravel()])
 
-    def _messages(self, h: Rows) -> Float[Array, "num_dst fanout d"]:
+    def _messages(self, h: Rows) -> Num[Array, "num_dst fanout d"]:
         self._check(h)
         return messages(self.slot_rows(h), self.mask, self.edge_data.get("weight"))
 
@@ -163,7 +163,7 @@ class Indexed(NamedTuple):
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
     ) -> PyTree:
         """Messages reduced, a slot at a time; plain sums and maxima as `sum` and `max`."""
-        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+        if (plain := plain_reduction(self, message, reduction, dst, src, own)) is not None:
             return plain(src)
         if reduction.gradient is None:
             return reduce_in_order(message, reduction, (dst, src, own), self)
@@ -241,7 +241,7 @@ class Segments(NamedTuple):
 
     def own(self, h: Rows) -> Pooled:
         """The destinations' own rows."""
-        return h[: self.num_dst] if self.position is None else take(h, self.position)
+        return jnp.asarray(h)[: self.num_dst] if self.position is None else take(h, self.position)
 
     def sum(self, h: Rows) -> Pooled:
         """`segment_sum` of the messages, in float32 at least."""
@@ -255,13 +255,14 @@ class Segments(NamedTuple):
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
     ) -> PyTree:
         """All edges' messages, reduced by segment operations; plain sums and maxima as `sum` and `max`."""
-        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+        if (plain := plain_reduction(self, message, reduction, dst, src, own)) is not None:
             return plain(src)
-        if reduction.scatter is None or reduction.gradient is None:
+        if (reduction.scatter or reduction.join) is None:
             return self.in_order().reduce(message, reduction, dst, src, own)
         valid, at = self.dst < self.num_dst, jnp.minimum(self.dst, self.num_dst - 1)
         rows = jax.tree.map(lambda x: take(x, at), dst), jax.tree.map(lambda x: take(x, self.src), src)
-        sent = message(*where(valid, (*rows, dict(self.edge_data)), 0))
+        sent = apart(message, valid.any())(*filled(valid, (*rows, dict(self.edge_data))))
+        checked(sent, self.dst.shape[0])
         return reduce_list(reduction, sent, self.dst, self.degree, own)
 
     def in_order(self) -> Indexed:
@@ -289,7 +290,7 @@ class Segments(NamedTuple):
         """The number of valid edges into each destination."""
         return self.degree
 
-    def sources(self, h: Rows) -> tuple[Rows, "Segments"]:
+    def sources(self, h: Rows) -> tuple[Sources, "Segments"]:
         """`h` with 0 in the rows that are not read."""
         return _only_read(self, h), self
 
@@ -299,7 +300,7 @@ class Segments(NamedTuple):
         edges = valid.at[self.dst].get(mode="fill", fill_value=False)
         return jnp.zeros(num_src, bool).at[own].max(valid).at[self.src].max(edges)
 
-    def _messages(self, h: Rows) -> Float[Array, "num_edges d"]:
+    def _messages(self, h: Rows) -> Num[Array, "num_edges d"]:
         """Every edge's row times its weight, in float32 at least; so its gradient is summed in that too."""
         h = h.astype(accumulator_dtype(h))
         return messages(take(h, self.src), self.dst < self.num_dst, self.edge_data.get("weight"))
@@ -391,6 +392,6 @@ def as_segments(block: Tree | Indexed) -> Segments:
     return Segments(src.ravel(), dst, block.degrees(), flat, position, jnp.where(block.mask, slot, -1))
 
 
-def _only_read(block: Block, h: Array) -> Array:
+def _only_read(block: Block, h: Rows) -> Array:
     valid = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
     return jnp.where(valid[:, None], h, 0)

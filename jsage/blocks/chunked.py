@@ -8,8 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from jsage.blocks.reductions import Reduction, finished, where
-from jsage.blocks.slotwise import Slots, add_rows, blank, hoist, is_float, like, slot_major, some_rows
+from jsage.blocks.reductions import (
+    Reduction,
+    apart,
+    checked,
+    filled,
+    finished,
+    is_float,
+    weighted_source,
+    where,
+)
+from jsage.blocks.slotwise import Slots, add_rows, blank, hoist, like, slot_major, some_rows
 from jsage.typing import EdgeData, MessageFn
 
 LIMIT = 2**20
@@ -95,13 +104,16 @@ def reduce_in_order(
         given = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), given)
 
         def brings(slot: tuple[Slots, PyTree]) -> PyTree:
-            return message(dst, slot[1], slot[0].edge_data)
+            rows, mask = (dst, slot[1], slot[0].edge_data), slot[0].mask
+            if message is weighted_source:
+                return message(*rows)
+            return apart(message, mask.any())(*filled(mask, rows))
 
         def step(state: Any, slot: tuple[Slots, PyTree]) -> Any:
             return reduction.step(state, brings(slot), slot[0].mask), None
 
         first = jax.eval_shape(lambda: brings(jax.tree.map(lambda x: x[0], (slots, given))))
-        start = reduction.start(first, block.mask.shape[0])
+        start = reduction.start(checked(first, block.mask.shape[0]), block.mask.shape[0])
         state, _ = jax.lax.scan(step, start, (slots, given))
         return finished(reduction, state, block.mask.sum(1, dtype=jnp.int32), first, own)
 

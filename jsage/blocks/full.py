@@ -9,17 +9,18 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, Num, PyTree
 
 from jsage._internal.arrays import accumulator_dtype, take
 from jsage.blocks.layout import Size, few_rows, plain_reduction
-from jsage.blocks.reductions import MAX, SUM, Reduction, finished, where
+from jsage.blocks.reductions import MAX, SUM, Reduction, checked, filled, finished, is_float
 from jsage.blocks.sliced import LIMIT, ROWS, Line, Message, Sliced, fold, fold_with, sliced
-from jsage.blocks.slotwise import add_rows, blank, cast, hoist, is_float, like, some_rows
+from jsage.blocks.slotwise import add_rows, blank, floats, hoist, like, pull_back, some_rows, steady
 from jsage.graph import Graph, reverse
-from jsage.typing import EdgeData, MessageFn
+from jsage.typing import EdgeData, HostArray, MessageFn
 
-Rows: TypeAlias = Float[Array, "num_nodes d"]
+Rows: TypeAlias = Num[HostArray, "num_nodes *d"]
+Pooled: TypeAlias = Num[Array, "num_nodes *d"]
 
 
 class SlicedBlock(NamedTuple):
@@ -42,23 +43,23 @@ class SlicedBlock(NamedTuple):
     backward: Sliced
     """The same over the reversed graph, for the gradient."""
     edge_data: EdgeData = {}
-    """One row an edge, in the order of the graph's; without the weights, which are kept with the slots."""
+    """One row an edge, in the order of the graph's; weights are read where the slots keep them."""
 
     @property
     def num_dst(self) -> int:
         """The number of nodes."""
         return self.degree.shape[0]
 
-    def own(self, h: Rows) -> Rows:
+    def own(self, h: Rows) -> Pooled:
         """`h` itself."""
-        return h
+        return jnp.asarray(h)
 
-    def sum(self, h: Rows) -> Rows:
+    def sum(self, h: Rows) -> Pooled:
         """The sum over each node's neighbors, in float32 at least."""
         self._check(h)
         return _sum(h, self.forward, self.backward)
 
-    def max(self, h: Rows) -> Rows:
+    def max(self, h: Rows) -> Pooled:
         """The maximum over each node's neighbors, 0 where there are none."""
         self._check(h)
         return _max(h, self)
@@ -69,9 +70,9 @@ class SlicedBlock(NamedTuple):
         """Messages reduced, chunk by chunk: nothing has a row for every edge."""
         self._check(dst)
         self._check(src)
-        if (plain := plain_reduction(self, message, reduction, src, own)) is not None:
+        if (plain := plain_reduction(self, message, reduction, dst, src, own)) is not None:
             return plain(src)
-        if reduction.join is None or reduction.gradient is None:
+        if reduction.join is None:
             raise TypeError(
                 "a reduction whose order counts needs a [num_nodes, max degree] table, which degree classes "
                 "are there to avoid: use full_block(graph, slots=True)"
@@ -91,10 +92,10 @@ class SlicedBlock(NamedTuple):
         """The number of edges into each node."""
         return self.degree
 
-    def sources(self, h: Rows) -> tuple[Rows, "SlicedBlock"]:
+    def sources(self, h: Rows) -> tuple[Pooled, "SlicedBlock"]:
         """`h` itself: every row is read, if only by its own node."""
         self._check(h)
-        return h, self
+        return jnp.asarray(h), self
 
     def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Valid nodes and the sources of their edges."""
@@ -104,7 +105,7 @@ class SlicedBlock(NamedTuple):
     def _check(self, h: PyTree) -> None:
         for rows in {x.shape[0] for x in jax.tree.leaves(h)} - {self.num_dst}:
             raise ValueError(
-                f"degree classes of {self.num_dst} nodes read one row a node, got {rows} rows: "
+                f"degree classes of {self.num_dst} nodes must have one row a node, got {rows} rows: "
                 "pass all nodes' rows, in order"
             )
 
@@ -128,8 +129,8 @@ def sliced_full_block(graph: Graph, *, rows: int = ROWS, limit: int = LIMIT) -> 
     if graph.num_nodes == 0:
         raise ValueError("degree classes need a graph with nodes, got one without any")
     weight = {name: x for name, x in graph.edge_data.items() if name == "weight"}
-    data = {name: jnp.asarray(x) for name, x in graph.edge_data.items() if name != "weight"}
-    number = {"number": jnp.arange(graph.num_edges, dtype=jnp.int32)} if data else {}
+    data = {name: jnp.asarray(x) for name, x in graph.edge_data.items()}
+    number = {"number": jnp.arange(graph.num_edges, dtype=jnp.int32)} if data.keys() - weight else {}
     graph = graph._replace(edge_data={**weight, **number})
     ways = [_host(graph), _host(reverse(graph))]
     forward = sliced(*ways[0], rows=rows, limit=limit)
@@ -148,7 +149,7 @@ def _scaled(rows: Array, weight: Array | None) -> Array:
 
 
 @jax.custom_vjp
-def _sum(h: Rows, forward: Sliced, backward: Sliced) -> Rows:
+def _sum(h: Rows, forward: Sliced, backward: Sliced) -> Pooled:
     def read(nodes: Array) -> Message:
         return lambda line: _scaled(take(h, line.src), line.weight).astype(accumulator_dtype(h))
 
@@ -168,7 +169,7 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 
 @jax.custom_vjp
-def _max(h: Rows, block: SlicedBlock) -> Rows:
+def _max(h: Rows, block: SlicedBlock) -> Pooled:
     top = fold(block.forward, lambda nodes: lambda line: _scaled(take(h, line.src), line.weight), MAX)
     return jnp.where(block.degree[:, None] > 0, top, 0)
 
@@ -207,14 +208,18 @@ def _like(block: SlicedBlock, dst: PyTree, src: PyTree) -> tuple[PyTree, PyTree,
     """The shapes of what a chunk's messages read."""
     rows, weight = block.forward.node.shape[1], block.forward.weight
     weights = {} if weight is None else {"weight": jax.ShapeDtypeStruct((rows,), weight.dtype)}
-    return some_rows(dst, rows), some_rows(src, rows), {**weights, **some_rows(dict(block.edge_data), rows)}
+    return some_rows(dst, rows), some_rows(src, rows), {**some_rows(dict(block.edge_data), rows), **weights}
 
 
 def _edge_rows(block: SlicedBlock, line: Line) -> dict[str, Array]:
     found = {} if line.weight is None else {"weight": line.weight[:, 0]}
-    if line.edge is None:
-        return found
-    return {**found, **{name: take(x, line.edge) for name, x in block.edge_data.items()}}
+
+    def rows(x: Array) -> Array:
+        if line.edge is None or not x.shape[0]:
+            return jnp.zeros((line.src.shape[0], *x.shape[1:]), x.dtype)
+        return take(x, line.edge)
+
+    return {name: rows(x) for name, x in block.edge_data.items() if name != "weight"} | found
 
 
 def _rows(tree: PyTree, ids: Array) -> PyTree:
@@ -231,10 +236,15 @@ def _forward(message, reduction, given, block):
 
     def read(nodes):
         mine = _rows(dst, nodes)
-        return lambda line, _: (message(consts, mine, _rows(src, line.src), _edge_rows(block, line)), ())
+
+        def sent(line, _):
+            send = steady(reduction, message, _some(line))
+            return send(consts, mine, _rows(src, line.src), _edge_rows(block, line)), ()
+
+        return sent
 
     state, _ = fold_with(block.forward, read, reduction, ())
-    sent = jax.eval_shape(message, consts, *_like(block, dst, src))
+    sent = checked(jax.eval_shape(message, consts, *_like(block, dst, src)), block.forward.node.shape[1])
     out = finished(reduction, state, block.degree, sent, own)
     state = state if own is None else reduction.step(state, own, None)
     return out, (given, block, state)
@@ -243,9 +253,16 @@ def _forward(message, reduction, given, block):
 def _backward(message, reduction, saved, cotangent):
     (consts, dst, src, own), block, state = saved
     gradient = reduction.gradient
-    tally = _tally(message, gradient, (consts, dst, src, own), block, state)
-    settled = gradient.settle(state, tally, cotangent)
-    pull = partial(_pulled, message, gradient, consts)
+    if gradient is None:
+        raise TypeError(
+            "this reduction has no gradient of its own, and a SlicedBlock keeps no message that JAX could "
+            "differentiate: give the Reduction a Gradient, or train on sampled blocks or full_block(graph)"
+        )
+    tally = _tally(message, reduction, (consts, dst, src, own), block, state)
+    settled = gradient.settle(state, tally, floats(cotangent))
+    pull = partial(_pulled, message, reduction, consts)
+
+    edges = {name: x for name, x in block.edge_data.items() if name != "weight"}
 
     def into(nodes):
         """Cotangents of the destinations' rows, with those of parameters and edges carried on."""
@@ -253,8 +270,8 @@ def _backward(message, reduction, saved, cotangent):
 
         def read(line, carry):
             rows = mine, _rows(src, line.src), _edge_rows(block, line)
-            more, to_dst, _, to_edge = pull(rows, final, line.mask)
-            to_edge = {name: to_edge[name] for name in block.edge_data}
+            more, to_dst, _, to_edge = pull(rows, final, line)
+            to_edge = {name: to_edge[name] for name in edges}
             return _floats(to_dst), (add_rows(carry[0], more), add_rows(carry[1], to_edge, line.edge))
 
         return read
@@ -265,24 +282,29 @@ def _backward(message, reduction, saved, cotangent):
 
         def read(line, _):
             rows = _rows(dst, line.src), mine, _edge_rows(block, line)
-            return _floats(pull(rows, _rows(settled, line.src), line.mask)[2]), ()
+            return _floats(pull(rows, _rows(settled, line.src), line)[2]), ()
 
         return read
 
-    edges = dict(block.edge_data)
     d_dst, (d_consts, d_edges) = fold_with(block.forward, into, SUM, (blank(consts), blank(edges)))
     d_src, _ = fold_with(block.backward, out_of, SUM, ())
-    d_own = None if own is None else cast(gradient.pull(settled, own), own)
-    d_block = jax.tree.map(lambda _: None, block)._replace(edge_data=like(d_edges, edges))
+    d_own = None if own is None else like(gradient.pull(settled, own), own)
+    none = jax.tree.map(lambda _: None, block)
+    d_block = none._replace(edge_data={**none.edge_data, **like(d_edges, edges)})
     return (like(d_consts, consts), _placed(d_dst, dst), _placed(d_src, src), d_own), d_block
 
 
 _reduced.defvjp(_forward, _backward)
 
 
-def _tally(message, gradient, rows, block, state):
+def _some(line):
+    """Whether any row has the slot; read of the data where all have, lest a compiler know."""
+    return line.src[0] >= 0 if line.mask is None else line.mask.any()
+
+
+def _tally(message, reduction, rows, block, state):
     """What `settle` needs of all messages beforehand, where it needs any."""
-    consts, dst, src, own = rows
+    (consts, dst, src, own), gradient = rows, reduction.gradient
     if gradient.tally is None:
         return None
 
@@ -290,7 +312,8 @@ def _tally(message, gradient, rows, block, state):
         mine, top = _rows(dst, nodes), _rows(state, nodes)
 
         def read(line, _):
-            sent = message(consts, mine, _rows(src, line.src), _edge_rows(block, line))
+            send = steady(reduction, message, _some(line))
+            sent = send(consts, mine, _rows(src, line.src), _edge_rows(block, line))
             return gradient.tally(top, sent), ()
 
         return read
@@ -299,12 +322,11 @@ def _tally(message, gradient, rows, block, state):
     return tally if own is None else jax.tree.map(jnp.add, tally, gradient.tally(state, own))
 
 
-def _pulled(message, gradient, consts, rows, final, mask):
+def _pulled(message, reduction, consts, rows, final, line):
     """Cotangents of parameters and of all rows; none from slots that are not there."""
-    rows = where(mask, rows, 0)
-    sent, back = jax.vjp(message, consts, *rows)
-    more, *to_rows = back(where(mask, cast(gradient.pull(final, sent), sent), 0))
-    return more, *to_rows
+    rows = filled(line.mask, rows)
+    pulled = reduction.gradient.pull(final, steady(reduction, message, _some(line))(consts, *rows))
+    return pull_back(message, (consts, rows), pulled, line.mask)
 
 
 def _floats(tree: PyTree) -> list[Array]:

@@ -9,15 +9,16 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
-from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, lowest, take
+from jsage.typing import HostArray
 
-Table: TypeAlias = Float[Array, "num_src d"]
+Table: TypeAlias = Num[HostArray, "num_src d"]
 Slots: TypeAlias = Int[Array, "rows k"]
 Mask: TypeAlias = Bool[Array, "rows k"]
 Weight: TypeAlias = Float[Array, "rows k"] | None
-Pooled: TypeAlias = Float[Array, "rows d"]
+Pooled: TypeAlias = Num[Array, "rows d"]
 
 CHUNK = 512
 """Rows that `scatter_add_rows` adds at once."""
@@ -26,8 +27,8 @@ UNROLL = 4
 
 
 def messages(
-    rows: Float[Array, "*slots d"], mask: Bool[Array, "*slots"], weight: Float[Array, "*slots"] | None = None
-) -> Float[Array, "*slots d"]:
+    rows: Num[Array, "*slots d"], mask: Bool[Array, "*slots"], weight: Float[Array, "*slots"] | None = None
+) -> Num[Array, "*slots d"]:
     """Valid rows times their weight, 0 in the padding.
 
     >>> import jax.numpy as jnp
@@ -124,10 +125,12 @@ def gather_max(table: Table, src: Slots, mask: Mask, weight: Weight = None) -> P
     Array([[100.], [  0.]], dtype=float32)
     """
 
-    def rise(i, top):
-        return jnp.maximum(top, jnp.where(mask[:, i, None], _message(table, src, weight, i), -jnp.inf))
+    least = lowest(table.dtype)
 
-    start = jnp.full((src.shape[0], table.shape[1]), -jnp.inf, table.dtype)
+    def rise(i, top):
+        return jnp.maximum(top, jnp.where(mask[:, i, None], _message(table, src, weight, i), least))
+
+    start = jnp.full((src.shape[0], table.shape[1]), least, table.dtype)
     top = jax.lax.fori_loop(0, src.shape[1], rise, start, unroll=UNROLL)
     # Times 1: a matmul in bfloat16 behind a mere maximum would have XLA convert the whole table beforehand.
     valid = mask.any(1)[:, None]
@@ -157,8 +160,8 @@ gather_max.defvjp(_max_forward, _max_backward)
 
 @jax.custom_vjp
 def slot_max(
-    rows: Float[Array, "num_dst fanout d"], mask: Bool[Array, "num_dst fanout"]
-) -> Float[Array, "num_dst d"]:
+    rows: Num[Array, "num_dst fanout d"], mask: Bool[Array, "num_dst fanout"]
+) -> Num[Array, "num_dst d"]:
     """The maximum over valid slots, 0 where there are none; the gradient is shared equally between ties.
 
     `jnp.max` has the same gradient, but keeps masked copies of the rows for it; this keeps which slots won.
@@ -168,7 +171,7 @@ def slot_max(
     >>> slot_max(rows, jnp.array([[True, True], [True, False]])).ravel()
     Array([3., 2.], dtype=float32)
     """
-    top = jnp.where(mask[..., None], rows, -jnp.inf).max(1)
+    top = jnp.where(mask[..., None], rows, lowest(rows.dtype)).max(1)
     return jnp.where(mask.any(1)[:, None], top, 0)
 
 
@@ -190,8 +193,8 @@ slot_max.defvjp(_slot_max_forward, _slot_max_backward)
 
 @jax.custom_vjp
 def segment_max(
-    rows: Float[Array, "num_edges d"], dst: Int[Array, " num_edges"], degree: Int[Array, " num_dst"]
-) -> Float[Array, "num_dst d"]:
+    rows: Num[Array, "num_edges d"], dst: Int[Array, " num_edges"], degree: Int[Array, " num_dst"]
+) -> Num[Array, "num_dst d"]:
     """`jax.ops.segment_max`, but 0 where `degree` is 0 and the gradient shared equally between ties.
 
     >>> import jax.numpy as jnp

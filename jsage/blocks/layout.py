@@ -1,15 +1,17 @@
 """What every layout of one hop answers, and what they share."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, PyTree
+import jax
+from jaxtyping import Array, Bool, Int, Num, PyTree
 
 from jsage.blocks.reductions import MAX, SUM, Reduction, weighted_source
-from jsage.typing import EdgeData, MessageFn
+from jsage.typing import EdgeData, HostArray, MessageFn
 
-Rows: TypeAlias = Float[Array, "num_src d"]
-Sources: TypeAlias = Float[Array, "rows d"]
-Pooled: TypeAlias = Float[Array, "num_dst d"]
+Rows: TypeAlias = Num[HostArray, "num_src *d"]
+Sources: TypeAlias = Num[Array, "rows *d"]
+Pooled: TypeAlias = Num[Array, "num_dst *d"]
 Size: TypeAlias = Any
 """A number of rows: an int, or a symbol (`jax.export`)."""
 
@@ -20,7 +22,7 @@ class Block(Protocol):
 
     @property
     def edge_data(self) -> EdgeData:
-        """Named arrays, one row a slot."""
+        """Named arrays in the layout's own shape and order; `reduce` gives their rows to messages."""
         ...
 
     @property
@@ -72,15 +74,71 @@ class Block(Protocol):
         ...
 
 
-def plain_reduction(block: Any, message: MessageFn, reduction: Reduction, src: PyTree, own: PyTree) -> Any:
+class EdgeNames(Mapping[str, Any]):
+    """Which data edges have, of a layout that holds no row of them: messages read those.
+
+    >>> names = EdgeNames(["weight"])
+    >>> "weight" in names, "age" in names
+    (True, False)
+    >>> names["weight"]
+    Traceback (most recent call last):
+    TypeError: this layout holds no edge_data['weight']: edges are read in pieces; messages ...
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self._names = tuple(names)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        raise TypeError(
+            f"this layout holds no edge_data[{name!r}]: edges are read in pieces; "
+            "messages get the rows, read it there, as edge[...] in block.reduce(message, ...)"
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def check_reduce(block: Any, reduction: Any, dst: PyTree, own: PyTree) -> None:
+    """Raise TypeError or ValueError for what no `reduce` can read.
+
+    >>> from jsage.blocks import Tree
+    >>> import jax.numpy as jnp
+    >>> check_reduce(Tree(jnp.array([[True]])), SUM, jnp.ones((2, 3)), None)
+    Traceback (most recent call last):
+    ValueError: dst must have one row a destination, 1, got [2]: pass block.own(h), or what was ...
+    """
+    if not isinstance(reduction, Reduction):
+        raise TypeError(f"reduction must be a Reduction such as jsage.blocks.SUM, got {reduction!r}")
+    for name, tree in ("dst", dst), ("own", own):
+        for rows in {x.shape[:1] for x in jax.tree.leaves(tree)} - {(block.num_dst,)}:
+            raise ValueError(
+                f"{name} must have one row a destination, {block.num_dst}, got {list(rows)}: "
+                "pass block.own(h), or what was computed of it"
+            )
+
+
+def plain_reduction(
+    block: Any, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree
+) -> Any:
     """The block's `sum` or `max` where that is what `reduce` is asked for, else None.
+
+    Raises TypeError or ValueError for what no `reduce` can read.
 
     >>> from jsage.blocks import Tree
     >>> import jax.numpy as jnp
     >>> block, rows = Tree(jnp.array([[True]])), jnp.ones((2, 3))
-    >>> plain_reduction(block, weighted_source, SUM, rows, None) == block.sum
+    >>> plain_reduction(block, weighted_source, SUM, None, rows, None) == block.sum
     True
     """
+    check_reduce(block, reduction, dst, own)
     if message is not weighted_source or own is not None or getattr(src, "ndim", None) != 2:
         return None
     return block.sum if reduction is SUM else block.max if reduction is MAX else None

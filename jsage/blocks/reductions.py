@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage._internal.arrays import accumulator_dtype
-from jsage.typing import EdgeData, MessageFn
+from jsage._internal.arrays import accumulator_dtype, lowest
+from jsage.typing import EdgeData, HostArray, MessageFn
 
 Message: TypeAlias = PyTree
 State: TypeAlias = PyTree
@@ -22,8 +22,20 @@ Mask: TypeAlias = Bool[Array, "*rows"]
 Degree: TypeAlias = Int[Array, " num_dst"]
 
 
+def is_float(x: Any) -> bool:
+    """Whether an array has a gradient.
+
+    >>> is_float(jnp.ones(1)), is_float(jnp.arange(1))
+    (True, False)
+    """
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
 class Gradient(NamedTuple):
-    """The cotangent of a message from the final state."""
+    """The cotangent of a message from the final state; messages are computed again for it.
+
+    With a `tally` they are so bit by bit, so that `tally` and `pull` may compare them with the state.
+    """
 
     settle: Callable[[State, Any, PyTree], PyTree]
     """`(state, tally, cotangent)`: what `pull` reads, one row a destination."""
@@ -54,9 +66,10 @@ class Reduction(NamedTuple):
     join: Callable[[State, State], State] | None = None
     """The state that has read what both have read. None: the order of messages counts."""
     scatter: Callable[[State, Message, Int[Array, " rows"]], State] | None = None
-    """`(state, message, dst)`: each message is read by its destination; one of `num_dst` by none."""
+    """`(state, message, dst)`: each message is read by its destination; one of `num_dst` by none. None: by
+    `join`."""
     gradient: Gradient | None = None
-    """None: trained by chunk on sampled blocks alone."""
+    """None: JAX's own, which keeps messages; not on a `SlicedBlock`, which keeps none."""
     columnwise: bool = False
     """Whether each column is reduced by itself: zeros beside a row do no harm."""
 
@@ -89,7 +102,23 @@ class Asked(NamedTuple):
     def like(self, src: PyTree, edge_data: Mapping[str, Any], rows: int) -> PyTree:
         """The shapes of so many messages, of sources whose rows are like these."""
         parts = (some_rows(x, rows) for x in (self.dst, src, dict(edge_data)))
-        return jax.eval_shape(self.message, *parts)
+        return checked(jax.eval_shape(self.message, *parts), rows)
+
+
+def checked(message: Message, rows: Any) -> Message:
+    """The message, or a ValueError where it has not one row for each of so many edges.
+
+    >>> checked(jnp.ones(3), 2)
+    Traceback (most recent call last):
+    ValueError: a message must have one row an edge, [2, ...], got [3]: compute row by row, and ...
+    """
+    for x in jax.tree.leaves(message):
+        if x.shape[:1] != (rows,):
+            raise ValueError(
+                f"a message must have one row an edge, [{rows}, ...], got {list(x.shape)}: compute "
+                "row by row, and keep the first axis (axis=-1 sums over columns)"
+            )
+    return message
 
 
 def weighted_source(dst: Any, src: PyTree, edge: EdgeData) -> PyTree:
@@ -105,7 +134,7 @@ def weighted_source(dst: Any, src: PyTree, edge: EdgeData) -> PyTree:
     return jax.tree.map(lambda x: x * column(edge["weight"], x).astype(x.dtype), src)
 
 
-def column(flags: Array, rows: Array) -> Array:
+def column(flags: Array, rows: HostArray) -> Array:
     """An array with axes of size 1 behind, to go with rows of more axes.
 
     >>> column(jnp.ones(3), jnp.ones((3, 2, 4))).shape
@@ -125,6 +154,63 @@ def where(mask: Mask | None, rows: PyTree, other: PyTree | float) -> PyTree:
     if isinstance(other, int | float):
         return jax.tree.map(lambda x: jnp.where(column(mask, x), x, jnp.asarray(other, x.dtype)), rows)
     return jax.tree.map(lambda x, y: jnp.where(column(mask, x), x, y), rows, other)
+
+
+def filled(mask: Mask | None, rows: PyTree) -> PyTree:
+    """Rows where the mask is set, the first such row elsewhere: for functions with no derivative at 0.
+
+    >>> filled(jnp.array([False, True]), jnp.array([1.0, 2.0]))
+    Array([2., 2.], dtype=float32)
+    """
+    if mask is None or not mask.shape[0]:
+        return rows
+    first = jnp.argmax(mask)
+    return jax.tree.map(lambda x: jnp.where(column(mask, x), x, x[first]), rows)
+
+
+def apart(message: Callable[..., Message], any_valid: Bool[Array, ""]) -> Callable[..., Message]:
+    """The message in a program of its own, so that each call rounds alike; 0 where nothing is valid.
+
+    Fused with what reads it, `a * b + c` is rounded once or twice, as the compiler likes.
+
+    >>> apart(lambda x: 2 * x, jnp.array(True))(jnp.ones(1))
+    Array([2.], dtype=float32)
+    """
+
+    def call(*rows: Any) -> Message:
+        zeros = lambda *rows: jax.tree.map(  # noqa: E731
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(message, *rows)
+        )
+        return jax.lax.cond(any_valid, message, zeros, *rows)
+
+    return call
+
+
+def scattered(reduction: Reduction, state: State, message: Message, dst: Int[Array, " rows"]) -> State:
+    """States once each message was read by its destination, one of `num_dst` by none; any order of `dst`.
+
+    A reduction without a `scatter` of its own joins the states of one message each.
+
+    >>> scattered(SUM._replace(scatter=None), jnp.zeros(2), jnp.array([1.0, 2.0, 4.0]), jnp.array([1, 2, 1]))
+    Array([0., 5.], dtype=float32)
+    """
+    if reduction.scatter is not None:
+        return reduction.scatter(state, message, dst)
+    join: Any = reduction.join
+    num_dst = jax.tree.leaves(state)[0].shape[0]
+    order = jnp.argsort(dst, stable=True)
+    dst, message = dst[order], jax.tree.map(lambda x: x[order], message)
+    new = jnp.concatenate([jnp.ones(1, bool), dst[1:] != dst[:-1]])
+    end = jnp.concatenate([new[1:], jnp.ones(1, bool)])
+
+    def both(a: tuple[Array, State], b: tuple[Array, State]) -> tuple[Array, State]:
+        return a[0] | b[0], where(b[0], b[1], join(a[1], b[1]))
+
+    each = reduction.step(reduction.start(message, dst.shape[0]), message, None)
+    _, runs = jax.lax.associative_scan(both, (new, each))
+    old = jax.tree.map(lambda x: x.at[dst].get(mode="clip"), state)
+    at = jnp.where(end, dst, num_dst)
+    return jax.tree.map(lambda x, y: x.at[at].set(y, mode="drop"), state, join(old, runs))
 
 
 def read_many(reduction: Reduction, state: State, message: Message, mask: Mask) -> State:
@@ -185,17 +271,18 @@ SUM = Reduction(
 
 
 def _max_start(message: Message, num_dst: int) -> State:
-    return jax.tree.map(lambda x: jnp.full((num_dst, *x.shape[1:]), -jnp.inf, x.dtype), message)
+    return jax.tree.map(lambda x: jnp.full((num_dst, *x.shape[1:]), lowest(x.dtype), x.dtype), message)
 
 
 def _max_step(state: State, message: Message, mask: Mask | None) -> State:
-    return jax.tree.map(jnp.maximum, state, where(mask, message, -jnp.inf))
+    return jax.tree.map(lambda top, x: jnp.maximum(top, where(mask, x, lowest(x.dtype))), state, message)
 
 
 def _max_scatter(state: State, message: Message, dst: Array) -> State:
     def rise(top: Array, x: Array) -> Array:
         if top.shape[0] == 1:
-            return jnp.maximum(top, where(dst == 0, x, -jnp.inf).max(0, keepdims=True, initial=-jnp.inf))
+            least = lowest(x.dtype)
+            return jnp.maximum(top, where(dst == 0, x, least).max(0, keepdims=True, initial=least))
         return top.at[dst].max(x, mode="drop")
 
     return jax.tree.map(rise, state, message)
@@ -234,6 +321,12 @@ class Softmax(NamedTuple):
 
 def _softmax_start(message: Message, num_dst: int) -> Softmax:
     logit, value = message
+    if value.shape[: logit.ndim] != logit.shape or not is_float(logit) or not is_float(value):
+        raise ValueError(
+            "SOFTMAX_SUM reads messages (logit, value) of floats, logit [rows] and value [rows, d] or logit "
+            f"[rows, heads] and value [rows, heads, d]; got {logit.dtype}{list(logit.shape)} and "
+            f"{value.dtype}{list(value.shape)}"
+        )
     dtype = accumulator_dtype(logit)
     empty = jnp.zeros((num_dst, *logit.shape[1:]), dtype)
     return Softmax(

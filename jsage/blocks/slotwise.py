@@ -10,11 +10,24 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
-from jsage.blocks.reductions import Reduction, column, finished, some_rows, where
+from jsage.blocks.reductions import (
+    Mask,
+    Reduction,
+    apart,
+    checked,
+    column,
+    filled,
+    finished,
+    is_float,
+    scattered,
+    some_rows,
+    where,
+)
 from jsage.typing import EdgeData, MessageFn
 
 Consts: TypeAlias = list[Array]
@@ -89,9 +102,11 @@ def _forward(message, reduction, slots, given):
     consts, dst, src, own = given
 
     def step(state, slot):
-        return reduction.step(state, message(consts, *_read(slot, dst, src)), slot[0].mask), None
+        sent = steady(reduction, message, slot[0].mask.any())(consts, *_read(slot, dst, src))
+        return reduction.step(state, sent, slot[0].mask), None
 
     first = jax.eval_shape(lambda: message(consts, *_read(_slot(slots, src, 0), dst, src)))
+    checked(first, slots.mask.shape[1])
     start = reduction.start(first, slots.mask.shape[1])
     state, _ = jax.lax.scan(step, start, _slots(slots, src))
     out = finished(reduction, state, slots.mask.sum(0, dtype=jnp.int32), first, own)
@@ -101,12 +116,12 @@ def _forward(message, reduction, slots, given):
 
 def _backward(message, reduction, saved, cotangent):
     slots, (consts, dst, src, own), state = saved
-    gradient = reduction.gradient
+    gradient, cotangent = reduction.gradient, floats(cotangent)
 
     def again(slot):
-        """The rows that a slot reads, 0 in the padding, and its messages."""
-        rows = where(slot[0].mask, _read(slot, dst, src), 0)
-        return rows, message(consts, *rows)
+        """The rows that a slot reads, those of a valid one in the padding, and its messages."""
+        rows = filled(slot[0].mask, _read(slot, dst, src))
+        return rows, steady(reduction, message, slot[0].mask.any())(consts, *rows)
 
     tally = None
     if gradient.tally is not None:
@@ -119,9 +134,8 @@ def _backward(message, reduction, saved, cotangent):
     def step(carry, slot):
         d_consts, d_dst, d_src = carry
         rows, sent = again(slot)
-        pulled = where(slot[0].mask, cast(gradient.pull(settled, sent), sent), 0)
-        d = jax.vjp(message, consts, *rows)[1](pulled)
-        more, to_dst, to_src, to_edge = d[0], *where_float(slot[0].mask, d[1:])
+        more, *d = pull_back(message, (consts, rows), gradient.pull(settled, sent), slot[0].mask)
+        to_dst, to_src, to_edge = where_float(slot[0].mask, d)
         carry = add_rows(d_consts, more), add_rows(d_dst, to_dst)
         if slots.src is None:
             return (*carry, d_src), (to_src, to_edge)
@@ -131,7 +145,7 @@ def _backward(message, reduction, saved, cotangent):
     (d_consts, d_dst, d_table), (d_rows, d_edge) = jax.lax.scan(step, start, _slots(slots, src))
     d_slots = jax.tree.map(lambda _: None, slots)._replace(edge_data=like(d_edge, slots.edge_data))
     d_src = like(d_rows if slots.src is None else d_table, src)
-    d_own = None if own is None else cast(gradient.pull(settled, own), own)
+    d_own = None if own is None else like(gradient.pull(settled, own), own)
     return d_slots, (like(d_consts, consts), like(d_dst, dst), d_src, d_own)
 
 
@@ -154,6 +168,51 @@ def _read(slot: tuple[Slots, PyTree], dst: PyTree, src: PyTree) -> Rows:
     return dst, given, part.edge_data
 
 
+def steady(reduction: Reduction, message: Callable[..., Any], some: Bool[Array, ""]) -> Callable[..., Any]:
+    """The message, which each call rounds alike if the reduction's gradient compares messages.
+
+    `some`: whether any row is valid, which no compiler must know.
+
+    >>> from jsage.blocks.reductions import SUM
+    >>> steady(SUM, abs, jnp.array(True)) is abs
+    True
+    """
+    compares = reduction.gradient is not None and reduction.gradient.tally is not None
+    return apart(message, some) if compares else message
+
+
+def pull_back(
+    message: Callable[..., Any], given: tuple[Consts, Rows], pulled: PyTree, mask: Mask | None
+) -> Any:
+    """Cotangents of constants, and of the rows that messages read, from those of the messages, where valid.
+
+    >>> run, consts = hoist(lambda dst, src, edge: 3 * src, None, jnp.ones(1), {})
+    >>> pull_back(run, (consts, (None, jnp.ones(1), {})), jnp.ones(1), None)[2]
+    Array([3.], dtype=float32)
+    """
+    consts, rows = given
+    sent, back = jax.vjp(message, consts, *rows)
+
+    def allowed(x: Array, y: Array) -> Any:
+        if not is_float(x):
+            return np.zeros(x.shape, jax.dtypes.float0)
+        return where(mask, y.astype(x.dtype), 0)
+
+    more, *to_rows = back(jax.tree.map(allowed, sent, pulled))
+    if mask is not None:  # rows of slots that hold nothing may have no derivative: 0 * inf
+        more = where_float(mask.any(), more)
+    return more, *to_rows
+
+
+def floats(cotangents: PyTree) -> PyTree:
+    """Cotangents with zeros as those of integers, which have none.
+
+    >>> floats(np.zeros(2, jax.dtypes.float0))
+    Array([0., 0.], dtype=float32)
+    """
+    return jax.tree.map(lambda x: jnp.zeros(x.shape) if x.dtype == jax.dtypes.float0 else x, cotangents)
+
+
 def reduce_list(
     reduction: Reduction, message: PyTree, dst: Int[Array, " rows"], degree: Array, own: PyTree = None
 ) -> PyTree:
@@ -163,6 +222,9 @@ def reduce_list(
     >>> reduce_list(SUM, jnp.array([1.0, 2.0, 4.0]), jnp.array([1, 0, 1]), jnp.array([1, 2]))
     Array([2., 5.], dtype=float32)
     """
+    if reduction.gradient is None:
+        state = scattered(reduction, reduction.start(message, degree.shape[0]), message, dst)
+        return finished(reduction, state, degree, message, own)
     return _listed(reduction, message, dst, degree, own)
 
 
@@ -172,7 +234,7 @@ def _listed(reduction, message, dst, degree, own):
 
 
 def _list_forward(reduction, message, dst, degree, own):
-    state = reduction.scatter(reduction.start(message, degree.shape[0]), message, dst)
+    state = scattered(reduction, reduction.start(message, degree.shape[0]), message, dst)
     out = finished(reduction, state, degree, message, own)
     state = state if own is None else reduction.step(state, own, None)
     return out, (message, dst, degree, own, state)
@@ -180,7 +242,7 @@ def _list_forward(reduction, message, dst, degree, own):
 
 def _list_backward(reduction, saved, cotangent):
     message, dst, degree, own, state = saved
-    gradient, num_dst = reduction.gradient, degree.shape[0]
+    gradient, num_dst, cotangent = reduction.gradient, degree.shape[0], floats(cotangent)
     mask = dst < num_dst
     at = partial(jax.tree.map, lambda x: x.at[dst].get(mode="clip"))
     tally = None
@@ -190,20 +252,11 @@ def _list_backward(reduction, saved, cotangent):
         )
         tally = tally if own is None else jax.tree.map(jnp.add, tally, gradient.tally(state, own))
     settled = gradient.settle(state, tally, cotangent)
-    pulled = where(mask, cast(gradient.pull(at(settled), message), message), 0)
-    return pulled, None, None, None if own is None else cast(gradient.pull(settled, own), own)
+    pulled = like(where(mask, gradient.pull(at(settled), message), 0), message)
+    return pulled, None, None, None if own is None else like(gradient.pull(settled, own), own)
 
 
 _listed.defvjp(_list_forward, _list_backward)
-
-
-def is_float(x: Any) -> bool:
-    """Whether an array has a gradient.
-
-    >>> is_float(jnp.ones(1)), is_float(jnp.arange(1))
-    (True, False)
-    """
-    return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def blank(tree: PyTree) -> PyTree:
@@ -242,15 +295,6 @@ def where_float(mask: Array, cotangents: PyTree) -> PyTree:
     return jax.tree.map(
         lambda x: jnp.where(column(mask, x), x, 0) if is_float(x) else jnp.zeros((), jnp.int32), cotangents
     )
-
-
-def cast(rows: PyTree, other: PyTree) -> PyTree:
-    """Rows in the dtypes of others.
-
-    >>> cast(jnp.ones(1), jnp.ones(1, jnp.bfloat16)).dtype
-    dtype(bfloat16)
-    """
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), rows, other)
 
 
 def like(totals: PyTree, tree: PyTree) -> PyTree:

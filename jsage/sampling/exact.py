@@ -11,19 +11,29 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from jsage._internal.arrays import round_up, take
 from jsage.blocks import Segments
-from jsage.blocks.layout import Block, Size, few_rows
-from jsage.blocks.reductions import MAX, SUM, Asked, Reduction, State, finished, weighted_source
+from jsage.blocks.layout import Block, EdgeNames, Size, check_reduce, few_rows
+from jsage.blocks.reductions import (
+    MAX,
+    SUM,
+    Asked,
+    Reduction,
+    State,
+    checked,
+    finished,
+    scattered,
+    weighted_source,
+)
 from jsage.graph.adjacency import Adjacency
-from jsage.typing import EdgeData, MessageFn
+from jsage.typing import EdgeData, HostArray, MessageFn
 
 PIECE = 512
 """Edges that are read at once."""
-Rows: TypeAlias = Float[Array, "num_src d"]
-Pooled: TypeAlias = Float[Array, "num_dst d"]
+Rows: TypeAlias = Num[HostArray, "num_src *d"]
+Pooled: TypeAlias = Num[Array, "num_dst *d"]
 
 
 class HopSize(NamedTuple):
@@ -61,8 +71,12 @@ class StreamedBlock(NamedTuple):
     graph: Adjacency
     dst: Int[Array, " num_dst"]
     degree: Int[Array, " num_dst"]
-    edge_data: EdgeData = {}
-    """Empty: data are read with the edges."""
+
+    @property
+    def edge_data(self) -> EdgeNames:
+        """The names of the edges' data, whose rows are read with the edges, by messages."""
+        like = jax.eval_shape(lambda: edges_into(self.graph, self.dst, self.degree, 1).edge_data)
+        return EdgeNames(like)
 
     @property
     def num_dst(self) -> int:
@@ -85,6 +99,7 @@ class StreamedBlock(NamedTuple):
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
     ) -> PyTree:
         """Messages reduced, a piece of the edges at a time; they have no gradient."""
+        check_reduce(self, reduction, dst, own)
         asked = Asked(message, reduction, dst, src)
         (state,), (like,) = self.states([asked], lambda ids: [jax.tree.map(lambda x: take(x, ids), src)])
         return finished(reduction, state, self.degree, like, own)
@@ -93,7 +108,7 @@ class StreamedBlock(NamedTuple):
         self, asked: list[Asked], sent: Callable[[Array], list[PyTree]]
     ) -> tuple[list[State], list[PyTree]]:
         """The states of all destinations, and messages' shapes; `sent(ids)` are the rows of these sources."""
-        if any(one.reduction.scatter is None for one in asked):
+        if any((one.reduction.scatter or one.reduction.join) is None for one in asked):
             raise TypeError(
                 "a reduction whose order counts needs a [num_dst, max degree] table, which whole "
                 "neighborhoods in pieces are there to avoid: pass fanouts no smaller than any degree, which "
@@ -106,12 +121,13 @@ class StreamedBlock(NamedTuple):
             rows = [jax.tree.map(lambda x: take(x, at), one.dst) for one in asked]
             given = zip(asked, rows, sent(edges.src), strict=True)
             data = dict(edges.edge_data)
-            return [one.message(mine, theirs, data) for one, mine, theirs in given], edges.row
+            found = [one.message(mine, theirs, data) for one, mine, theirs in given]
+            return [checked(x, PIECE) for x in found], edges.row
 
         def step(i: Array, states: list[State]) -> list[State]:
             messages, row = bring(i)
             given = zip(asked, states, messages, strict=True)
-            return [one.reduction.scatter(*pair, row) for one, *pair in given]  # type: ignore[misc]
+            return [scattered(one.reduction, state, sent, row) for one, state, sent in given]
 
         like, _ = jax.eval_shape(bring, 0)
         start = [one.reduction.start(x, self.num_dst) for one, x in zip(asked, like, strict=True)]

@@ -199,7 +199,7 @@ def test_nothing_has_a_row_for_every_edge_and_one_program_serves_all_values():
 
 
 def test_clear_errors():
-    with pytest.raises(ValueError, match=r"read one row a node, got 3 rows"):
+    with pytest.raises(ValueError, match=r"must have one row a node, got 3 rows"):
         classes(False).sum(jnp.ones((3, 2)))
     with pytest.raises(TypeError, match=r"use full_block\(graph, slots=True\)"):
         listed(jnp.ones((NODES, 2)), classes(False), 4)
