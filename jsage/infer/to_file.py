@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array, Float, PyTree
 
 from jsage._internal.arrays import pad_rows
@@ -186,11 +185,10 @@ def _constants(program: Any) -> Iterator[Any]:
     """The arrays that a jaxpr and those within it hold."""
     for x in getattr(program, "consts", ()):
         yield jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    for step in getattr(program, "jaxpr", program).eqns:
-        yield from (x.val for x in step.invars if isinstance(x, Literal) and np.ndim(x.val))
-        for inner in jax.tree.leaves(step.params, is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr)):
-            if isinstance(inner, Jaxpr | ClosedJaxpr):
-                yield from _constants(inner)
+    for step in program.eqns:
+        yield from (x.val for x in step.invars if np.ndim(getattr(x, "val", 0)))
+        for inner in jax.tree.leaves(step.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            yield from _constants(inner) if hasattr(inner, "eqns") else ()
 
 
 @partial(jax.jit, static_argnums=0)
@@ -216,8 +214,7 @@ def _read_by(run: StreamRun, k: int, rows: np.ndarray) -> tuple[list[str], list[
 
     def look(params: PyTree, rows: Array, edge_data: EdgeData) -> None:
         apply = layer_of(run.model, params, k)
-        asks = names_read, is_input, num_levels
-        found.extend(ask(apply, rows, edge_data) for ask in asks)
+        found.extend(learn(apply, rows, edge_data) for learn in (names_read, is_input, num_levels))
 
     two = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype)
     jax.eval_shape(look, run.params, two, _shapes(run.graph))

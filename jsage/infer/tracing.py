@@ -39,6 +39,10 @@ INSIDE = (
 )
 
 
+CALLS = ("jit", "remat2", "checkpoint")
+"""Primitives whose inputs and outputs are those of the jaxpr within."""
+
+
 class EdgeNames(Mapping[str, Array]):
     """The names of `edge_data` where no edge is at hand.
 
@@ -250,7 +254,7 @@ def _inputs_of(program: Any, wanted: list[bool]) -> list[bool]:
     found = {id(x) for x, want in zip(program.outvars, wanted, strict=True) if want}
     for step in reversed(program.eqns):
         if any(outputs := [id(x) in found for x in step.outvars]):
-            inner = step.params.get("jaxpr") if step.primitive.name in ("jit", "checkpoint") else None
+            inner = step.params.get("jaxpr") if step.primitive.name in CALLS else None
             inputs = (
                 _inputs_of(getattr(inner, "jaxpr", inner), outputs) if inner else [True] * len(step.invars)
             )
