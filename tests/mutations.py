@@ -797,10 +797,24 @@ MUTATIONS = (
     ),
     Mutation(
         "parallel/infer.py",
-        "done = work.edge + read.num_edges == end",
-        "done = work.edge + read.num_edges >= end - 1",
+        "over = edge == end",
+        "over = edge >= end - 1",
         "parallel/test_parallel_infer.py",
         "a hub on a mesh without its last edge",
+    ),
+    Mutation(
+        "infer/tracing.py",
+        "levels[j] + 1 for j",
+        "levels[j] for j",
+        "infer/test_tracing.py::test_by_layers_on_the_device",
+        "a reduction that reads rows of another before they are there",
+    ),
+    Mutation(
+        "parallel/infer.py",
+        "done = over & (work.level == levels - 1)",
+        "done = over",
+        "infer/test_tracing.py::test_on_a_mesh",
+        "a hub on a mesh whose edges are read for the first of its reductions alone",
     ),
 )
 

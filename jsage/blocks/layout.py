@@ -75,35 +75,41 @@ class Block(Protocol):
 
 
 class EdgeNames(Mapping[str, Any]):
-    """Which data edges have, of a layout that holds no row of them: messages read those.
+    """The names of `edge_data` where no edge is at hand.
 
-    >>> names = EdgeNames(["weight"])
-    >>> "weight" in names, "age" in names
-    (True, False)
-    >>> names["weight"]
-    Traceback (most recent call last):
-    TypeError: this layout holds no edge_data['weight']: edges are read in pieces; messages ...
+    >>> names = EdgeNames(["age", "weight"])
+    >>> "weight" in names, names.seen
+    (True, {'weight'})
     """
 
     def __init__(self, names: Iterable[str]):
         self._names = tuple(names)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        raise TypeError(
-            f"this layout holds no edge_data[{name!r}]: edges are read in pieces; "
-            "messages get the rows, read it there, as edge[...] in block.reduce(message, ...)"
-        )
+        self.seen: set[str] = set()
+        """Those that were asked about."""
 
     def __contains__(self, name: object) -> bool:
+        """Whether there is such an array."""
+        self.seen |= {one for one in self._names if one == name}
         return name in self._names
 
     def __iter__(self) -> Iterator[str]:
+        """All names."""
+        self.seen |= set(self._names)
         return iter(self._names)
 
     def __len__(self) -> int:
+        """How many there are."""
+        self.seen |= set(self._names)
         return len(self._names)
+
+    def __getitem__(self, name: str) -> Any:
+        """Never an array: its rows are read with the edges."""
+        if name not in self:
+            raise KeyError(name)
+        raise TypeError(
+            f"edge_data[{name!r}] has no rows here, where edges are read piece by piece: a layer reads "
+            "them in its messages, `block.reduce(lambda dst, src, edge: ...)`"
+        )
 
 
 def check_reduce(block: Any, reduction: Any, dst: PyTree, own: PyTree) -> None:

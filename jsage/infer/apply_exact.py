@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PyTree
 
-from jsage.blocks.reductions import Asked
+from jsage.blocks.reductions import Asked, State
 from jsage.infer.embed_all import layer_of
-from jsage.infer.tracing import Apply, TracingBlock, apply_reduced, trace_reductions
+from jsage.infer.tracing import Apply, TracingBlock, apply_reduced, trace_levels, trace_reductions
 from jsage.sampling.exact import PIECE, StreamedBlock, edges_into, table_rows
 from jsage.typing import EdgeData
 
@@ -52,11 +52,24 @@ def apply_exact(
 def _first_layer(apply: Apply, block: StreamedBlock, read: Callable[[Array], Array]) -> Array:
     own, data = read(block.dst), dict(jax.eval_shape(partial(_edge_rows, block)))
 
-    def listen(rows: Array) -> list[Asked]:
-        return trace_reductions(apply, rows, data, again=False)
+    def sent(which: list[int], ids: Array) -> list[Any]:
+        asked = trace_reductions(apply, read(ids), data, again=False)
+        return [asked[i].src for i in which]
 
-    states, _ = block.states(listen(own), lambda ids: [one.src for one in listen(read(ids))])
+    states: list[State] = []
+    levels, asked = _listen(apply, own, TracingBlock(block.degree, data, again=False))
+    for level in range(1 + max(levels, default=0)):
+        if level:
+            _, asked = _listen(apply, own, TracingBlock(block.degree, data, states, again=False))
+        which = [i for i, here in enumerate(levels) if here == level]
+        found, _ = block.states([asked[i] for i in which], partial(sent, which))
+        known = dict(zip(which, found, strict=True))
+        states = [known.get(i, states[i] if states else None) for i in range(len(levels))]
     return apply_reduced(apply, own, TracingBlock(block.degree, data, states, again=False))
+
+
+def _listen(apply: Apply, own: Array, block: TracingBlock) -> tuple[list[int], list[Asked]]:
+    return trace_levels(apply, own, block), block.asked
 
 
 def _edge_rows(block: StreamedBlock) -> EdgeData:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jsage._internal.arrays import take
 from jsage.blocks.reductions import State, read_many
 from jsage.blocks.sliced import unrolled
-from jsage.infer.tracing import Apply, Asked, TracingBlock, apply_reduced, trace_reductions
+from jsage.infer.tracing import Apply, Asked, TracingBlock, apply_reduced, trace_levels, trace_reductions
 from jsage.typing import EdgeData
 
 Table: TypeAlias = Float[Array, "num_src d"]
@@ -119,35 +119,66 @@ def layer_rows(
 
     def part(targets: Targets) -> Array:
         own = take(h, targets.own)
-        states = _reduce(_walks(apply, own, tables, edges), targets, edges)
+        states = _reduce(apply, own, tables, targets, edges)
         return apply_reduced(apply, own, TracingBlock(targets.degree, edges.edge_data, states))
 
     return in_parts(part, targets, ROWS)
 
 
+class Node(NamedTuple):
+    """A node that is read by `read_more` in several calls."""
+
+    row: Float[Array, "1 d"]
+    """Its own row."""
+    degree: Int[Array, "1"]
+    states: list[State]
+    """What it has read, at first those of `init_states`."""
+    level: Any = 0
+    """Which reductions read; all edges are read for one level after another (`num_levels`)."""
+
+
 def init_states(apply: Apply, row: Table, tables: list[Array], edge_data: EdgeData = {}) -> list[State]:  # noqa: B006
-    """The states of one node that has read nothing: for a node that is read by `read_more` in several calls.
+    """The states of one node that has read nothing.
 
     >>> import jax.numpy as jnp
     >>> init_states(lambda h, block: block.sum(h), jnp.ones((1, 2)), [jnp.ones((1, 2))])
     [Array([[0., 0.]], dtype=float32)]
     """
     edges = Edges(jnp.zeros(1, jnp.int32), edge_data)
-    return _start(_walks(apply, row, tables, edges), edges, 1)
+    return _start(_walks(apply, row, TracingBlock(jnp.ones(1, jnp.int32), edge_data), tables), edges, 1)
+
+
+def num_levels(apply: Apply, row: Table, edge_data: EdgeData = {}) -> int:  # noqa: B006
+    """How many times a layer's edges are read: once, or more where `dst` depends on other reductions.
+
+    >>> import jax.numpy as jnp
+    >>> num_levels(lambda h, block: block.sum(h) + block.max(h), jnp.ones((1, 2)))
+    1
+    """
+    block = TracingBlock(jnp.ones(row.shape[0], jnp.int32), edge_data)
+    return 1 + max(trace_levels(apply, row, block), default=0)
 
 
 def read_more(
-    apply: Apply, row: Table, states: list[State], tables: list[Array], count: Int[Array, ""], edges: Edges
+    apply: Apply, node: Node, tables: list[Array], count: Int[Array, ""], edges: Edges
 ) -> list[State]:
-    """The states of one node, its own row given, once it has read the first `count` of these edges as well.
+    """The states of one node once its reductions of one level have read the first `count` of these edges.
 
     >>> import jax.numpy as jnp
     >>> layer, h = lambda h, block: block.sum(h), jnp.array([[1.0], [2.0]])
-    >>> read_more(layer, h[:1], init_states(layer, h[:1], [h]), [h], jnp.array(2), Edges(jnp.array([1, 1])))
+    >>> node = Node(h[:1], jnp.array([2]), init_states(layer, h[:1], [h]))
+    >>> read_more(layer, node, [h], jnp.array(2), Edges(jnp.array([1, 1])))
     [Array([[4.]], dtype=float32)]
     """
-    walks = _walks(apply, row, tables, edges)
-    return _read_all(walks, edges, (jnp.zeros((), jnp.int32), count, [w.asked.dst for w in walks]), states)
+    walks = _walks(apply, node.row, TracingBlock(node.degree, edges.edge_data, node.states), tables)
+    span = jnp.zeros((), jnp.int32), count, [walk.asked.dst for walk in walks]
+    states = _read_all(walks, edges, span, node.states)
+    if not any(walk.level for walk in walks):
+        return states
+    return [
+        jax.tree.map(partial(jnp.where, node.level == walk.level), new, old)
+        for walk, new, old in zip(walks, states, node.states, strict=True)
+    ]
 
 
 def in_parts(function: Callable[..., Any], arrays: Any, rows: int) -> Any:
@@ -181,35 +212,45 @@ def _cut(arrays: Any, at: Any, rows: int) -> Any:
 
 
 class _Walk(NamedTuple):
-    """One reduction and the tables that it reads."""
+    """One reduction, the tables that it reads, and its level."""
 
     asked: Asked
     tables: PyTree
+    level: int
 
 
 Span: TypeAlias = tuple[Array, Array, list[PyTree]]
 """Some nodes' first edges, their degrees, and their rows for each reduction."""
 
 
-def _walks(apply: Apply, own: Table, tables: list[Array], edges: Edges) -> list[_Walk]:
-    """What a layer asks for at nodes with these own rows."""
+def _walks(apply: Apply, own: Table, block: TracingBlock, tables: list[Array]) -> list[_Walk]:
+    """What a layer asks a block for at nodes with these own rows."""
     given, found = iter(tables), []
-    for asked in trace_reductions(apply, own, edges.edge_data):
+    levels = trace_levels(apply, own, block)
+    for asked, level in zip(block.asked, levels, strict=True):
         leaves, tree = jax.tree.flatten(asked.src)
-        found.append(_Walk(asked, tree.unflatten([next(given) for _ in leaves])))
+        found.append(_Walk(asked, tree.unflatten([next(given) for _ in leaves]), level))
     return found
 
 
-def _reduce(walks: list[_Walk], targets: Targets, edges: Edges) -> list[State]:
-    """The states of all targets once they have read everything."""
+def _reduce(apply: Apply, own: Table, tables: list[Array], targets: Targets, edges: Edges) -> list[State]:
+    """The states of all targets once they have read everything, one level after another."""
     size = targets.degree.shape[0]
+    walks = _walks(apply, own, TracingBlock(targets.degree, edges.edge_data), tables)
     if edges.indices.shape[0] == 0 or not walks:
         return _start(walks, edges, size)
     order = jnp.argsort(targets.degree)
-    span = targets.start, targets.degree, [walk.asked.dst for walk in walks]
-    states = _walk(walks, edges, jax.tree.map(lambda x: take(x, order), span), GROUP)
-    back = jnp.argsort(order)
-    return jax.tree.map(lambda x: take(x, back), states)
+    states: list[State] = [None] * len(walks)
+    for level in range(1 + max(walk.level for walk in walks)):
+        if level:
+            walks = _walks(apply, own, TracingBlock(targets.degree, edges.edge_data, states), tables)
+        now = {i: walk for i, walk in enumerate(walks) if walk.level == level}
+        span = targets.start, targets.degree, [walk.asked.dst for walk in now.values()]
+        read = _walk([*now.values()], edges, jax.tree.map(lambda x: take(x, order), span), GROUP)
+        back = jnp.argsort(order)
+        read = jax.tree.map(lambda x, back=back: take(x, back), read)
+        states = [read.pop(0) if i in now else state for i, state in enumerate(states)]
+    return states
 
 
 def _walk(walks: list[_Walk], edges: Edges, spans: Span, group: int) -> list[State]:

@@ -1,5 +1,6 @@
 """One layer over nodes in parts, with the tables that it reads on the host or on the device."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -11,7 +12,7 @@ from jaxtyping import Array, PyTree
 from jsage._internal.arrays import pad_rows
 from jsage.graph import Graph
 from jsage.infer.embed_all import edges_into, layer_of
-from jsage.infer.layer import Edges, Targets, init_states, layer_rows, read_more
+from jsage.infer.layer import Edges, Node, Targets, init_states, layer_rows, read_more
 from jsage.infer.resumable import Progress, Stage, parts_by_edges
 from jsage.infer.tracing import TracingBlock, apply_reduced
 from jsage.typing import HostArray
@@ -55,6 +56,8 @@ class LayerInputs(NamedTuple):
     on_device: tuple[Array, list[Array]] | None
     names: list[str]
     """What the layer's messages read of `edge_data`."""
+    levels: int = 1
+    """How many times its edges are read."""
 
 
 class _Read(NamedTuple):
@@ -126,15 +129,18 @@ def _cut(run: StreamRun, below: LayerInputs, part: np.ndarray, span: Span) -> _R
 def _hub(run: StreamRun, k: int, below: LayerInputs, part: np.ndarray) -> np.ndarray:
     """One node with more edges than a part holds, a piece at a time."""
     first, last = int(run.graph.indptr[part[0]]), int(run.graph.indptr[part[0] + 1])
+    degree: Any = np.array([last - first], np.int32)
     fixed, states, row = (run.model, k, run.params), None, None
-    for at in range(first, last, run.options.edges):
+    pieces = range(first, last, run.options.edges)
+    for level, at in itertools.product(range(below.levels), pieces):
         end = min(at + run.options.edges, last)
         read = _cut(run, below, part, slice(at, end))
-        row = np.asarray(read.rows[read.own[:1]])
+        row: Any = np.asarray(read.rows[read.own[:1]])
         states = _begin(*fixed, row, read.tables, read.edges.edge_data) if states is None else states
-        states = _go_on(*fixed, row, states, (read.tables, np.int32(end - at), read.edges))
+        node = Node(row, degree, states, np.int32(level))
+        states = _go_on(*fixed, node, (read.tables, np.int32(end - at), read.edges))
     data = {name: np.asarray(run.graph.edge_data[name])[:1] for name in below.names}
-    return np.asarray(_end(*fixed, row, (np.array([last - first], np.int32), data, states)))
+    return np.asarray(_end(*fixed, row, (degree, data, states)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -148,10 +154,8 @@ def _begin(model: Any, k: int, params: PyTree, row: Any, tables: Any, data: Any)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _go_on(
-    model: Any, k: int, params: PyTree, row: Any, states: Any, read: tuple[Any, Any, Any]
-) -> list[Any]:
-    return read_more(layer_of(model, params, k), row, states, *read)
+def _go_on(model: Any, k: int, params: PyTree, node: Node, read: tuple[Any, Any, Any]) -> list[Any]:
+    return read_more(layer_of(model, params, k), node, *read)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,7 +1,7 @@
 """Exact embeddings written to a file part by part: tables on the host or memory-mapped, resumable."""
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from jsage._internal.arrays import pad_rows
 from jsage.graph import Graph
 from jsage.infer.embed_all import check, check_model, closure, layer_of, positions
-from jsage.infer.layer import Edges, Targets, is_input, layer_rows, made_tables, source_tables
+from jsage.infer.layer import Edges, Targets, is_input, layer_rows, made_tables, num_levels, source_tables
 from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage
 from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
 from jsage.infer.tracing import names_read
@@ -35,7 +35,8 @@ def embed_to_file(
     The tables may be memory maps (`jsage.data.open`). Layers are written beside the file, in a folder
     `.NAME.part`; a run that was killed goes on there when it is called again, and its file has the same bits.
     On the device are the table that a layer reads (on a CPU the file itself, not a copy) and one part; with
-    `gather_on_host` one part alone. A node with more edges than a part holds is read in pieces.
+    `gather_on_host` one part alone. A node with more edges than a part holds is read in pieces. Rows that a
+    `.npy` has no name for, bfloat16, are written as float32.
 
     Raises ValueError for input that does not fit, a folder left by another run, or one that is damaged.
 
@@ -64,18 +65,35 @@ def _stages(run: StreamRun, features: np.ndarray | None) -> Stages:
     place, kept = None, []
     if model.identity is not None or features is None:
         read: Read = lambda first, last: [_slice(features, first, last), every[first:last]]  # noqa: E731
-        rows = yield _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
+        stage = _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
+        rows = yield from _kept(stage)
     for k, ids in enumerate(_layers(run, wanted)):
-        names, same = _read_by(run, k, rows)
+        names, same, levels = _read_by(run, k, rows)
         tables = yield from _sent(run, k, rows, same)
         device = None if run.options.gather_on_host else jax.device_put((rows, tables))
-        below = LayerInputs(rows, tables, place, device, names)
-        rows = yield layer_stage(run, k, below, every if ids is None else ids)
+        below = LayerInputs(rows, tables, place, device, names, levels)
+        stage = layer_stage(run, k, below, every if ids is None else ids)
+        last = k == model.num_layers - 1 and not model.jump
+        rows = (yield _named(stage)) if last else (yield from _kept(stage))
         place = None if ids is None else positions(ids, every.size)
         kept.append((rows, place))
     if model.jump:
         read = lambda first, last: [_at(rows, place, wanted[first:last]) for rows, place in kept]  # noqa: E731
-        yield _rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size)
+        yield _named(_rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size))
+
+
+def _named(stage: Stage) -> Stage:
+    """A stage in a dtype that a `.npy` has a name for: float32 for bfloat16."""
+    return stage._replace(dtype=np.dtype(np.float32)) if stage.dtype.kind == "V" else stage
+
+
+def _kept(stage: Stage) -> Generator[Stage, np.ndarray, np.ndarray]:
+    """A stage in its own dtype: rows of one that a `.npy` has no name for are written as their bits."""
+    if stage.dtype.kind != "V":
+        return (yield stage)
+    bits = np.dtype(f"u{stage.dtype.itemsize}")
+    rows = yield stage._replace(dtype=bits, compute=lambda *part: stage.compute(*part).view(bits))
+    return rows.view(stage.dtype)
 
 
 def _layers(run: StreamRun, wanted: np.ndarray) -> list[np.ndarray | None]:
@@ -97,7 +115,7 @@ def _sent(
             others = tuple(j != i for j in range(len(same)))
             make = partial(_send, run.model, k, others, run.params, edge_data)
             read: Read = lambda first, last: [rows[first:last]]  # noqa: E731
-            tables.append((yield _rowwise(run, f"sent-{k}-{i}", make, read, len(rows))))
+            tables.append((yield from _kept(_rowwise(run, f"sent-{k}-{i}", make, read, len(rows)))))
         else:
             tables.append(rows)
     return tables
@@ -158,8 +176,19 @@ def _program(run: StreamRun, features: np.ndarray | None) -> str:
         return [h, model.apply(params, kept, method="finish") if model.jump else h]
 
     two = None if features is None else jax.ShapeDtypeStruct((2, features.shape[1]), features.dtype)
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(jax.make_jaxpr(whole)(params, two, edge_data)))
-    return fingerprint(iter([(text, np.zeros(0))]))
+    program = jax.make_jaxpr(whole)(params, two, edge_data)
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(program))
+    return fingerprint(iter([(text, np.zeros(0)), *(("", x) for x in _constants(program))]))
+
+
+def _constants(program: Any) -> Iterator[Any]:
+    """The arrays that a jaxpr and those within it hold."""
+    for x in getattr(program, "consts", ()):
+        yield jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    for step in program.eqns:
+        yield from (x.val for x in step.invars if np.ndim(getattr(x, "val", 0)))
+        for inner in jax.tree.leaves(step.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            yield from _constants(inner) if hasattr(inner, "eqns") else ()
 
 
 @partial(jax.jit, static_argnums=0)
@@ -179,18 +208,18 @@ def _send(
     return made_tables(layer_of(model, params, k), rows, list(skip), edge_data)[0]
 
 
-def _read_by(run: StreamRun, k: int, rows: np.ndarray) -> tuple[list[str], list[bool]]:
-    """What layer `k` reads of `edge_data`, and which of the tables that it sends are its own input."""
+def _read_by(run: StreamRun, k: int, rows: np.ndarray) -> tuple[list[str], list[bool], int]:
+    """What layer `k` reads of `edge_data`, which tables that it sends are its own input, and its levels."""
     found: list[Any] = []
 
     def look(params: PyTree, rows: Array, edge_data: EdgeData) -> None:
         apply = layer_of(run.model, params, k)
-        found.extend((names_read(apply, rows, edge_data), is_input(apply, rows, edge_data)))
+        found.extend(learn(apply, rows, edge_data) for learn in (names_read, is_input, num_levels))
 
     two = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype)
     jax.eval_shape(look, run.params, two, _shapes(run.graph))
-    names, same = found
-    return names, same
+    names, same, levels = found
+    return names, same, levels
 
 
 def _shapes(graph: Graph) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 A turn reads some ten thousand consecutive edges of a device's own nodes: the rows at their sources are
 fetched from their owners, each distinct one once, and reduced as on one device. A node of more edges takes
-several turns. All devices make as many turns, and nothing beside the tables depends on their size.
+several turns, for each level of the layer's reductions (`jsage.infer.tracing`). All devices make as many
+turns, and nothing beside the tables depends on their size.
 """
 
 from functools import partial
@@ -17,7 +18,17 @@ from jsage.blocks.reductions import State
 from jsage.graph import Location
 from jsage.graph.search import bisect
 from jsage.infer.embed_all import check_model, layer_of
-from jsage.infer.layer import Edges, Targets, in_parts, init_states, layer_rows, read_more, source_tables
+from jsage.infer.layer import (
+    Edges,
+    Node,
+    Targets,
+    in_parts,
+    init_states,
+    layer_rows,
+    num_levels,
+    read_more,
+    source_tables,
+)
 from jsage.infer.tracing import Apply, TracingBlock, apply_reduced
 from jsage.parallel.exchange import gather_remote, plan_route
 from jsage.parallel.features import ShardedFeatures
@@ -44,7 +55,9 @@ class Work(NamedTuple):
     node: Int[Array, ""]
     """The first node that is not done."""
     edge: Int[Array, ""]
-    """The first edge that was not read."""
+    """The first edge that was not read, at this level."""
+    level: Int[Array, ""]
+    """Which reductions of a node of many turns are reading."""
     states: list[State]
     """What a node of many turns has read."""
     out: Float[Array, "rows d_out"]
@@ -126,21 +139,22 @@ def sharded_layer_rows(
     group = Targets(*(jnp.zeros(1, jnp.int32),) * 3)
     width = jax.eval_shape(lambda: layer_rows(apply, h, tables, group, Edges(jnp.zeros(1, jnp.int32), data)))
     out = jnp.zeros((num_rows, *width.shape[1:]), width.dtype)
+    levels = num_levels(apply, h[:1], data)
 
     def turn(work: Work) -> Work:
         read = _read(graph, tables, work, budget, axis)
         alone = (read.stop == work.node) & (work.node < num_rows)
-        parts = partial(_piece, apply, graph, h), partial(_group, apply, graph, h)
-        rows, fresh, stop, states = jax.lax.cond(alone, *parts, work, read)
+        parts = partial(_piece, apply, levels, graph, h), partial(_group, apply, graph, h)
+        rows, fresh, (stop, edge, level, states) = jax.lax.cond(alone, *parts, work, read)
         old = jax.lax.dynamic_slice_in_dim(work.out, read.ids[0], budget.rows)
         out = jax.lax.dynamic_update_slice_in_dim(
             work.out, jnp.where(fresh[:, None], rows, old), read.ids[0], 0
         )
         going = jax.lax.psum((stop < num_rows).astype(jnp.int32), axis) > 0
-        return Work(stop, work.edge + read.num_edges, states, out, going)
+        return Work(stop, edge, level, states, out, going)
 
     zero = jnp.zeros((), jnp.int32)
-    start = Work(zero, zero, init_states(apply, h[:1], tables, data), out, jnp.ones((), bool))
+    start = Work(zero, zero, zero, init_states(apply, h[:1], tables, data), out, jnp.ones((), bool))
     return jax.lax.while_loop(lambda work: work.going, turn, start).out
 
 
@@ -172,18 +186,24 @@ def _group(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) 
     start = take(graph.indptr, read.ids)
     degree = jnp.where(fresh, take(graph.indptr, read.ids + 1) - start, 0)
     targets = Targets(read.ids, jnp.where(degree > 0, start - work.edge, 0), degree)
-    return layer_rows(apply, h, read.tables, targets, read.edges), fresh, read.stop, work.states
+    rows = layer_rows(apply, h, read.tables, targets, read.edges)
+    return rows, fresh, (read.stop, work.edge + read.num_edges, work.level, work.states)
 
 
-def _piece(apply: Apply, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
+def _piece(apply: Apply, levels: int, graph: ShardedGraph, h: Array, work: Work, read: Turn) -> Any:
     """One node, of which these are the next edges, and perhaps the last."""
     first, end = take(graph.indptr, work.node), take(graph.indptr, work.node + 1)
     own, data = take(h, work.node[None]), read.edges.edge_data
-    states = read_more(apply, own, work.states, read.tables, read.num_edges, read.edges)
-    row = apply_reduced(apply, own, TracingBlock((end - first)[None], data, states))
-    done = work.edge + read.num_edges == end
+    node = Node(own, (end - first)[None], work.states, work.level)
+    states = read_more(apply, node, read.tables, read.num_edges, read.edges)
+    row = apply_reduced(apply, own, TracingBlock(node.degree, data, states))
+    edge = work.edge + read.num_edges
+    over = edge == end
+    done = over & (work.level == levels - 1)
     rows = jnp.broadcast_to(row, (read.ids.shape[0], *row.shape[1:]))
     again = jax.tree.map(
         lambda new, old: jnp.where(done, old, new), states, init_states(apply, own, read.tables, data)
     )
-    return rows, (read.ids == work.node) & done, work.node + done, again
+    level = jnp.where(done, 0, work.level + over)
+    reached = work.node + done, jnp.where(over & ~done, first, edge), level, again
+    return rows, (read.ids == work.node) & done, reached

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -291,6 +292,43 @@ def test_what_another_run_left_is_refused(left):
             read_more(**other)
     read_more()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("within_jit", [False, True])
+def test_a_run_with_other_constants_is_refused(within_jit, tmp_path):
+    """Arrays that a model closes over, which no text of its program shows."""
+    _, params, table, _ = case("mean", "plain")
+
+    def run(scale, options):
+        act = lambda rows: nn.relu(rows) * jax.device_put(scale)[None]  # noqa: E731
+        model = GraphSAGE(hidden=6, out=3, act=jax.jit(act) if within_jit else act)
+        embed_to_file(str(tmp_path / "all.npy"), model, params, GRAPH, table, options)
+
+    scale = features(5, 6, 1)[:, 0]
+    with pytest.raises(Stop):
+        run(scale, SMALL._replace(progress=stop_after(1)))
+    with pytest.raises(ValueError, match="left by another run: its model is"):
+        run(2 * scale, SMALL)
+    with pytest.raises(Stop):
+        run(scale.copy(), SMALL._replace(progress=stop_after(1)))
+
+
+@pytest.mark.parametrize("jump", [None, jump_concat])
+def test_bfloat16_rows_are_written_as_float32(jump, tmp_path):
+    """Layers in between read bfloat16; what pooling sends is a stage of its own."""
+    conv = partial(SAGEConv, aggregate=Pool(dtype=jnp.bfloat16), dtype=jnp.bfloat16)
+    model, table = GraphSAGE(hidden=6, out=3, conv=conv, jump=jump), features(1, NODES).astype(jnp.bfloat16)
+    blocks = jax.eval_shape(partial(sample_blocks, fanouts=(2, 2)), jax.random.key(0), GRAPH, np.arange(2))
+    params = reference.filled(jax.eval_shape(model.init, jax.random.key(0), table[:3], blocks))
+    expected = embed_all(model, params, GRAPH, table)
+    assert expected.dtype == (jnp.bfloat16 if jump is None else jnp.float32)
+    path = str(tmp_path / "all.npy")
+    with pytest.raises(Stop):
+        embed_to_file(path, model, params, GRAPH, table, SMALL._replace(progress=stop_after(14)))
+    embed_to_file(path, model, params, GRAPH, table, SMALL)
+    found = np.load(path)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
 
 
 def test_damage_is_seen(left):
