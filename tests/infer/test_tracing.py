@@ -250,7 +250,7 @@ REFUSED = {
     ),
     "an edge's rows": (
         lambda p, h, block: block.sum(h) * block.edge_data["weight"][:, None],
-        r"edge_data\['weight'\] has no rows in exact inference.*in its messages",
+        r"edge_data\['weight'\] has no rows here.*in its messages",
     ),
 }
 
