@@ -90,8 +90,8 @@ MUTATIONS = (
     ),
     Mutation(
         "blocks/block.py",
-        "self.mask.sum(1, dtype=jnp.int32)\n\n    def sources(self, h: Rows) -> tuple[Sou",
-        "jnp.full(self.num_dst, self.mask.shape[1])\n\n    def sources(self, h: Rows) -> tuple[Sou",
+        "self.mask.sum(1, dtype=jnp.int32)\n\n    def sources(self, h: Rows) -> tuple[Sources, \"B",
+        "jnp.full(self.num_dst, self.mask.shape[1])\n\n    def sources(self, h: Rows) -> tuple[Sources, \"B",
         "blocks/test_aggregate.py::test_values_and_gradients",
         "degrees that count the padding",
     ),
@@ -132,10 +132,31 @@ MUTATIONS = (
     ),
     Mutation(
         "blocks/slotwise.py",
-        "pulled = where(slot[0].mask, cast(gradient.pull(settled, sent), sent), 0)",
-        "pulled = cast(gradient.pull(settled, sent), sent)",
+        "return where(mask, y.astype(x.dtype), 0)",
+        "return y.astype(x.dtype)",
         "blocks/test_reduce.py::test_values_and_gradients_are_those_of_all_messages_at_once",
         "a message's gradient from padded slots",
+    ),
+    Mutation(
+        "blocks/slotwise.py",
+        "return apart(message, some) if compares else message",
+        "return message",
+        "blocks/test_messages.py::test_each_winner_of_a_maximum_gets_its_gradient_however_messages_are_rounded",
+        "winners of a maximum by messages that are rounded otherwise",
+    ),
+    Mutation(
+        "blocks/reductions.py",
+        "jnp.where(column(mask, x), x, x[first])",
+        "jnp.where(column(mask, x), x, 0)",
+        "blocks/test_messages.py::test_padding_reaches_no_parameter_where_a_message_has_no_derivative_at_zero",
+        "derivatives of messages at rows of zeros",
+    ),
+    Mutation(
+        "blocks/slotwise.py",
+        "more = where_float(mask.any(), more)",
+        "pass",
+        "blocks/test_messages.py::test_padding_reaches_no_parameter_where_a_message_has_no_derivative_at_zero",
+        "derivatives of messages in a slot that no destination has",
     ),
     Mutation(
         "blocks/chunked.py",
@@ -848,7 +869,7 @@ def copy_tracked(folder: Path) -> None:
 
 def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
     """pytest's exit status, and what it says."""
-    flags = ["-x", "-n", "0", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
+    flags = ["-x", "-m", "", "-n", "0", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *flags, *(f"tests/{test}" for test in tests)]
     environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "400"}
     try:

@@ -217,9 +217,9 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused(name, what):
     block, ids = BLOCKS[name]
-    ask, error, match = REFUSED[what]
+    given, error, match = REFUSED[what]
     with pytest.raises(error, match=match):
-        jax.eval_shape(lambda h: block.reduce(*ask(h[ids], block.own(h[ids]))), H)
+        jax.eval_shape(lambda h: block.reduce(*given(h[ids], block.own(h[ids]))), H)
 
 
 def test_a_reduction_is_asked_for_by_its_object():
