@@ -3,11 +3,13 @@
 All graphs have `NUM_NODES` nodes, so one compiled function serves them all.
 """
 
+from collections.abc import Iterable
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jsage import aggregate
 from jsage.blocks import Indexed, as_segments, as_tree
@@ -21,6 +23,12 @@ NUM_NODES, FANOUT, WIDTH = 8, 4, 5
 Edges = tuple[np.ndarray, np.ndarray, int]
 
 sample_hop = jax.jit(sample_neighbors, static_argnums=3)
+
+
+def slow_but(quick: list, cases: Iterable) -> list:
+    """Cases for `parametrize`, all but some of them in the slow lane: those whose kin say nearly as much."""
+    slow = lambda case: pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)  # noqa: E731
+    return [case if case in quick else slow(case) for case in cases]
 
 
 def _edges(*pairs: tuple[int, int]) -> Edges:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 from jsage.data import digits
 from jsage.graph import Graph, GrowingGraph, NewNodes, from_edges, overlay, sort_rows, without_pairs
@@ -446,7 +447,7 @@ def test_a_key_gives_the_bits_that_were_recorded(name: str, graph: str, key: str
     assert bits(name, graph, key) == DIGESTS[f"{name}; {graph}; {key}"]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", slow_but(["threefry2x32"], KEYS))
 def test_a_run_samples_what_was_recorded_and_a_resumed_one_goes_on(key: str, tmp_path):
     run = Run(key)
     state, sampled = run.train(run.start, 4)

@@ -55,6 +55,7 @@ def drawn(tables, given):
     return found
 
 
+@pytest.mark.slow
 class TestPairs:
     def test_every_kind_embeds_as_many_nodes_or_two_fewer(self):
         count = {name: kind.count(SIZES.seeds) for name, kind in KINDS.items()}
@@ -115,6 +116,7 @@ def scanned_step(kind):
     return step, jax.jit(epoch), traces
 
 
+@pytest.mark.slow
 class TestStep:
     @pytest.mark.parametrize("kind", ["skip_gram", "info_nce", "links"])
     @pytest.mark.slow
@@ -196,6 +198,7 @@ def test_rows_compare_with_labels_and_have_a_table(dataset, tmp_path, monkeypatc
     assert "| links | 62 | 20 | 4, 3 |" in page
 
 
+@pytest.mark.slow
 def test_a_step_on_pairs_is_compiled_from_shapes_alone():
     chosen = ["--graph=tiny", "--num-nodes=2e6", "--num-edges=9e6", "--aggregators=mean", "--dtypes=float32"]
     (case,) = ahead.cases(ahead.options("tpu", None, lanes=1).parse_args([*chosen, "--kinds=skip_gram"]))

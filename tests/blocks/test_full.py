@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features, listed
+from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features, listed, slow_but
 
 from jsage import aggregate
 from jsage.blocks import sliced_full_block
@@ -225,7 +225,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(["max, concat, normalize, project"], MODELS))
 def test_a_model_is_that_on_segments(name: str):
     """Which is Algorithm 1 in NumPy: tests/test_sage.py."""
     model = GraphSAGE(**{"hidden": 6, "out": 3, **MODELS[name]})

@@ -294,6 +294,7 @@ def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
     assert result["test_mean"] > max(least, guess[0] + 0.1)
 
 
+@pytest.mark.slow
 def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbor_drawn(
     tmp_path: Path, monkeypatch
 ):

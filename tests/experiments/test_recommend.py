@@ -73,6 +73,7 @@ def test_two_epochs_end_with_scores(typed, tmp_path):
 PINSAGE = ("--conv", "pinsage", "--neighborhoods", "items", "--loss", "margin", "--hard-negatives", "2")
 
 
+@pytest.mark.slow
 def test_pinsage_is_an_option(typed, tmp_path):
     more = ("--hard-ranks", "2,12", "--nearest", "20", "--epochs", "2")
     result = run("--dataset", typed, *TINY, *PINSAGE, *more, out=tmp_path)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features
+from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features, slow_but
 
 from jsage import aggregate, sample_blocks
 from jsage.graph import from_edges
@@ -118,7 +118,7 @@ TO_FILE = [
 """The cases whose rows are written to a file too: what else a layer is, both ways compute alike."""
 
 
-@pytest.mark.parametrize(("name", "option"), CASES)
+@pytest.mark.parametrize(("name", "option"), slow_but(TO_FILE, CASES))
 def test_rows_are_those_of_algorithm_1(name, option, tmp_path):
     model, params, table, expected = case(name, option)
     close(embed_all(model, params, GRAPH, table), expected)
@@ -132,7 +132,7 @@ def test_rows_are_those_of_algorithm_1(name, option, tmp_path):
 SOME = [("mean", "plain"), ("lstm", "plain"), ("mean", "jump_max, three layers, identity beside features")]
 
 
-@pytest.mark.parametrize(("name", "option"), SOME)
+@pytest.mark.parametrize(("name", "option"), slow_but(SOME[:1], SOME))
 def test_rows_of_some_nodes(name, option, tmp_path):
     model, params, table, expected = case(name, option)
     close(embed_all(model, params, GRAPH, table, nodes=SUBSET), expected[SUBSET])

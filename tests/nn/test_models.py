@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from flax import nnx
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, WIDTH, features
+from helpers import AGGREGATORS, AWKWARD, NUM_NODES, WIDTH, features, slow_but
 
 from jsage import aggregate
 from jsage.blocks import Indexed, as_segments, as_tree
@@ -105,7 +105,7 @@ def settings(option: str) -> dict:
     }
 
 
-@pytest.mark.parametrize(("name", "option"), PLAIN + MEANS)
+@pytest.mark.parametrize(("name", "option"), slow_but(PLAIN, PLAIN + MEANS))
 def test_values_and_gradients_are_those_of_algorithm_1(name, option):
     model, table = make(name, option), table_of(option)
     layouts = [sampled(model.num_layers), whole(model.num_layers)]

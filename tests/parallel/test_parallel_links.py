@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 from jax.sharding import NamedSharding, PartitionSpec
 from sharding import DEVICES
 
@@ -182,7 +183,7 @@ def close(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected)
 
 
-@pytest.mark.parametrize("name", PLACEMENTS)
+@pytest.mark.parametrize("name", slow_but(["contiguous"], PLACEMENTS))
 def test_updates_on_sharded_tables_are_those_of_one_device(name: str):
     """Ids and numbers of edges slot for slot; losses; parameters after each batch's update."""
     (state, sums, rounds), (others, ids, numbers) = program(name)(*laid(name))

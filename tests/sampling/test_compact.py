@@ -194,6 +194,7 @@ def test_rows_that_fill_the_capacity_are_never_read():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 class TestLoss:
     """`deduplicated_loss` against the loss on the blocks that it should have taken."""
 
@@ -297,6 +298,7 @@ class TestCapacities:
 
         assert sum(bool(fits(key)) for key in jax.random.split(key, 20)) >= 18
 
+    @pytest.mark.slow
     def test_a_tree_before_a_compacted_frontier_is_measured_as_such(self):
         """The first hop meets other nodes only, so it stays a tree, whose copies draw apart in the second."""
         src, dst = np.random.default_rng(1).integers(0, 20_000, (2, 200_000), np.int32)

@@ -183,6 +183,7 @@ def start():
     return copies(KEY, params())
 
 
+@pytest.mark.slow
 class TestTraining:
     """An epoch with rows from the host against the scanned epoch on the device."""
 
