@@ -47,6 +47,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_pod": 160,
     "test_ranking": 120,
     "test_messages": 90,
+    "test_compose": 100,
     "test_reduce": 410,
     "test_recommend": 200,
     "test_search": 90,

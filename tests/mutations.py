@@ -83,8 +83,8 @@ MUTATIONS = (
     # Reductions on all layouts
     Mutation(
         "blocks/block.py",
-        "return slot_max(self._messages(h), self.mask)",
-        "return slot_max(self.slot_rows(h), self.mask)",
+        "return slot_max(*aligned(self._messages(h), self.mask))",
+        "return slot_max(*aligned(self.slot_rows(h), self.mask))",
         "blocks/test_block.py::test_every_answer_is_that_of_a_loop",
         "a maximum without the weights",
     ),

@@ -15,7 +15,16 @@ from experiments.links.scores import Pairs
 from jsage import data
 from jsage.blocks import sliced_full_block
 from jsage.data import Dataset, TimeSplit, split_edges, split_edges_by_time
-from jsage.graph import Graph, add_self_loops, edges, from_edges, in_degrees, sort_rows, symmetrize
+from jsage.graph import (
+    Graph,
+    add_self_loops,
+    edges,
+    from_edges,
+    in_degrees,
+    sort_by_time,
+    sort_rows,
+    symmetrize,
+)
 from jsage.nn import l2_normalize
 from jsage.recipes.plots import node_colors
 from jsage.sampling import full_block, negatives
@@ -75,7 +84,7 @@ def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     events = np.concatenate([split.train, split.val, split.test])
     time = np.concatenate([split.train_time, split.val_time, split.test_time])
     both = np.concatenate([events, events[:, ::-1]], 1).reshape(-1, 2)
-    graph = from_edges(both[:, 0], both[:, 1], n, time=np.repeat(time, 2))
+    graph = sort_by_time(from_edges(both[:, 0], both[:, 1], n, time=np.repeat(time, 2)))
     rng = np.random.default_rng(0)
     test, val = (
         Pairs(part, np.stack([part[:, 0], rng.integers(0, n, len(part))], 1).astype(np.int32), when)

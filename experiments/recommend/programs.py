@@ -14,7 +14,7 @@ from experiments.recommend.baselines import Factors
 from experiments.recommend.config import Config
 from experiments.recommend.data import Batch, Held
 from experiments.recommend.learners import Learner, Tables
-from jsage.graph import Graph, has_edge
+from jsage.graph import SortedGraph, has_edge
 from jsage.infer import nearest
 from jsage.losses import masked_mean
 from jsage.metrics import Ranks, ranking
@@ -122,7 +122,7 @@ def _retrieved(factors: Factors, held: Held, k: int) -> Ranks:
     """Each pair in the list of its user's `k` nearest items, or last."""
     num, num_items = held.relevant.shape[0], len(factors.items)
     users = jnp.zeros(num, jnp.int32).at[held.row].set(held.user)
-    known = Graph(held.known.indptr, held.known.indices)
+    known = SortedGraph(held.known.indptr, held.known.indices)
 
     def find(row: Array) -> Array:
         user = users[row]

@@ -32,6 +32,59 @@ def accumulator_dtype(rows: HostArray | jax.ShapeDtypeStruct) -> np.dtype:
     return np.promote_types(rows.dtype, least)
 
 
+def as_ids(values: Any, name: str) -> Array:
+    """Ids as int32, whatever kind of integers they are; TypeError for anything else. Also inside jit.
+
+    >>> as_ids(np.array([127], np.int8), "seeds")
+    Array([127], dtype=int32)
+    """
+    if isinstance(values, list | tuple):
+        values = np.asarray(values)
+    kind = getattr(values, "dtype", None)
+    if kind is None or not jnp.issubdtype(kind, jnp.integer):
+        mask = kind == np.dtype(bool)
+        hint = ": pass np.flatnonzero(mask)" if mask else ": convert them with astype(np.int32)"
+        raise TypeError(f"{name} must be an array of integers, got {kind or type(values).__name__}{hint}")
+    return jnp.asarray(values, jnp.int32)
+
+
+def aligned(*trees: Any) -> Any:
+    """The arrays, all varying over each mesh axis that one of them varies over: for loops in a `shard_map`.
+
+    Elsewhere, and where all vary alike, they are what they were. The gradient of one that was the same on all
+    devices is summed over them.
+
+    >>> aligned(jnp.ones(1), None)
+    (Array([1.], dtype=float32), None)
+    """
+    axes = frozenset().union(*(_axes(x) for x in jax.tree.leaves(trees)))
+    if not axes:
+        return trees
+
+    def cast(x: Any) -> Any:
+        missing = tuple(sorted(axes - _axes(x)))
+        if isinstance(x, jax.ShapeDtypeStruct) or not missing:
+            return x
+        return jax.lax.pcast(x, missing, to="varying")
+
+    return jax.tree.map(cast, trees)
+
+
+def start_of(start: Any, *read: Any) -> Any:
+    """What a loop starts from, varying over the mesh axes that what it reads varies over.
+
+    >>> start_of(jnp.zeros(1), jnp.ones(1))
+    Array([0.], dtype=float32)
+    """
+    return aligned(start, *read)[0]
+
+
+def _axes(x: Any) -> frozenset[Any]:
+    kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)
+    return frozenset() if manual is None else manual.varying
+
+
 def lowest(dtype: Any) -> Any:
     """The number that no other of a dtype is below.
 

@@ -38,9 +38,7 @@ def mean(h: Rows, block: Block) -> Pooled:
     >>> mean(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[3.]], dtype=float32)
     """
-    return block.reduce(weighted_source, SUM, None, h) / column(jnp.maximum(block.degrees(), 1), h).astype(
-        h.dtype
-    )
+    return _divided(_total(h, block), jnp.maximum(block.degrees(), 1), h)
 
 
 def max(h: Rows, block: Block) -> Pooled:
@@ -64,6 +62,17 @@ def gcn(h: Rows, block: Block) -> Pooled:
     >>> gcn(jnp.array([[1.0], [2.0], [6.0]]), Tree(jnp.array([[True, True]])))
     Array([[3.]], dtype=float32)
     """
-    return (block.own(h) + block.reduce(weighted_source, SUM, None, h)) / column(
-        1 + block.degrees(), h
-    ).astype(h.dtype)
+    return _divided(block.own(h) + _total(h, block), 1 + block.degrees(), h)
+
+
+WIDE_SUM = SUM._replace(finish=lambda state, degree, message: state)
+"""A sum in float32, of rows in float16: what is divided afterwards may be beyond 65,504."""
+
+
+def _total(h: Rows, block: Block) -> Pooled:
+    return block.reduce(weighted_source, WIDE_SUM if h.dtype == jnp.float16 else SUM, None, h)
+
+
+def _divided(total: Array, count: Array, h: Rows) -> Pooled:
+    found = total / column(count, total).astype(total.dtype)
+    return found.astype(h.dtype) if h.dtype == jnp.float16 else found

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Num, PyTree
 
-from jsage._internal.arrays import accumulator_dtype, take
+from jsage._internal.arrays import accumulator_dtype, aligned, take
 from jsage.blocks.chunked import add_at, cut_rows, reduce_in_order
 from jsage.blocks.gather import gather_max, gather_sum, messages, segment_max, slot_max
 from jsage.blocks.layout import Block, Size, few_rows, plain_reduction
@@ -56,8 +56,8 @@ class Tree(NamedTuple):
         """The maximum over valid slots."""
         if "weight" not in self.edge_data:
             self._check(h)
-            return slot_max(self.slot_rows(h), self.mask)
-        return slot_max(self._messages(h), self.mask)
+            return slot_max(*aligned(self.slot_rows(h), self.mask))
+        return slot_max(*aligned(self._messages(h), self.mask))
 
     def reduce(
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
@@ -153,11 +153,11 @@ class Indexed(NamedTuple):
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over valid slots, one slot at a time: no `[num_dst, fanout, d]` array."""
-        return gather_sum(h, self.src, self.mask, self.edge_data.get("weight"))
+        return gather_sum(*aligned(h, self.src, self.mask, self.edge_data.get("weight")))
 
     def max(self, h: Rows) -> Pooled:
         """The maximum over valid slots, one slot at a time."""
-        return gather_max(h, self.src, self.mask, self.edge_data.get("weight"))
+        return gather_max(*aligned(h, self.src, self.mask, self.edge_data.get("weight")))
 
     def reduce(
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
@@ -249,7 +249,7 @@ class Segments(NamedTuple):
 
     def max(self, h: Rows) -> Pooled:
         """`segment_max` of the messages, 0 where there are none."""
-        return segment_max(self._messages(h), self.dst, self.degree).astype(h.dtype)
+        return segment_max(*aligned(self._messages(h), self.dst, self.degree)).astype(h.dtype)
 
     def reduce(
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from jsage._internal.arrays import aligned, start_of
 from jsage.blocks.reductions import (
     Reduction,
     apart,
@@ -76,7 +77,7 @@ def by_chunk(fn: ChunkFn, dst: PyTree, h: PyTree, block: Any) -> PyTree:
     size = -(-num_dst // chunks)
     rows, part = jax.eval_shape(lambda h, block: block.cut(h, 0, size), h, block)
     run, consts = hoist(fn, some_rows(dst, size), rows, part)
-    return _by_chunk(run, size, consts, dst, h, block)
+    return _by_chunk(run, size, *aligned(consts, dst, h, block))
 
 
 def reduce_in_order(
@@ -114,7 +115,7 @@ def reduce_in_order(
 
         first = jax.eval_shape(lambda: brings(jax.tree.map(lambda x: x[0], (slots, given))))
         start = reduction.start(checked(first, block.mask.shape[0]), block.mask.shape[0])
-        state, _ = jax.lax.scan(step, start, (slots, given))
+        state, _ = jax.lax.scan(step, start_of(start, slots, given, dst), (slots, given))
         return finished(reduction, state, block.mask.sum(1, dtype=jnp.int32), first, own)
 
     dst, src, own = rows
@@ -133,7 +134,7 @@ def _by_chunk(run, size, consts, dst, h, block):
 
     shapes = jax.eval_shape(part, 0)
     start = jax.tree.map(lambda x: jnp.zeros((block.mask.shape[0], *x.shape[1:]), x.dtype), shapes)
-    return jax.lax.fori_loop(0, _chunks(size, block), step, start)
+    return jax.lax.fori_loop(0, _chunks(size, block), step, start_of(start, consts, dst, h, block))
 
 
 def _forward(run, size, consts, dst, h, block):
@@ -160,7 +161,8 @@ def _backward(run, size, saved, cotangent):
         return add_rows(d_consts, more), put(d_dst, to_dst), d_h, put(d_data, to_data)
 
     given = consts, dst, h, dict(block.edge_data)
-    grads = jax.lax.fori_loop(0, _chunks(size, block), step, blank(given))
+    start = start_of(blank(given), given, cotangent, block)
+    grads = jax.lax.fori_loop(0, _chunks(size, block), step, start)
     *grads, d_data = like(grads, given)
     return *grads, jax.tree.map(lambda _: None, block)._replace(edge_data=d_data)
 

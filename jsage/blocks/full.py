@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Num, PyTree
 
-from jsage._internal.arrays import accumulator_dtype, take
+from jsage._internal.arrays import accumulator_dtype, aligned, take
 from jsage.blocks.layout import Size, few_rows, plain_reduction
 from jsage.blocks.reductions import MAX, SUM, Reduction, checked, filled, finished, is_float
 from jsage.blocks.sliced import LIMIT, ROWS, Line, Message, Sliced, fold, fold_with, sliced
@@ -57,12 +57,12 @@ class SlicedBlock(NamedTuple):
     def sum(self, h: Rows) -> Pooled:
         """The sum over each node's neighbors, in float32 at least."""
         self._check(h)
-        return _sum(h, self.forward, self.backward)
+        return _sum(*aligned(jnp.asarray(h), self.forward, self.backward))
 
     def max(self, h: Rows) -> Pooled:
         """The maximum over each node's neighbors, 0 where there are none."""
         self._check(h)
-        return _max(h, self)
+        return _max(*aligned(jnp.asarray(h), self))
 
     def reduce(
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
@@ -78,7 +78,7 @@ class SlicedBlock(NamedTuple):
                 "are there to avoid: use full_block(graph, slots=True)"
             )
         run, consts = hoist(message, *_like(self, dst, src))
-        return _reduced(run, reduction, (consts, dst, src, own), self)
+        return _reduced(run, reduction, *aligned((consts, dst, src, own), self))
 
     def by_slot(self, num_src: Size) -> bool:
         """Never: rows are read where they are."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, lowest, take
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, lowest, start_of, take
 from jsage.typing import HostArray
 
 Table: TypeAlias = Num[HostArray, "num_src d"]
@@ -55,6 +55,7 @@ def gather_sum(table: Table, src: Slots, mask: Mask, weight: Weight = None) -> P
         return total + jnp.where(mask[:, i, None], _message(table, src, weight, i), 0).astype(total.dtype)
 
     total = jnp.zeros((src.shape[0], table.shape[1]), accumulator_dtype(table))
+    total = start_of(total, table, src, mask, weight)
     return jax.lax.fori_loop(0, src.shape[1], add, total, unroll=UNROLL).astype(table.dtype)
 
 
@@ -110,7 +111,7 @@ def scatter_add_rows(
         read = jnp.where(more, take(wide_rows, here // fanout), 0)
         return out.at[take(ids, here)].add(read, **IN_BOUNDS)
 
-    return jax.lax.fori_loop(0, (rank[-1] + CHUNK - 1) // CHUNK, add, out)
+    return jax.lax.fori_loop(0, (rank[-1] + CHUNK - 1) // CHUNK, add, start_of(out, rows, src, mask))
 
 
 @jax.custom_vjp
@@ -130,7 +131,7 @@ def gather_max(table: Table, src: Slots, mask: Mask, weight: Weight = None) -> P
     def rise(i, top):
         return jnp.maximum(top, jnp.where(mask[:, i, None], _message(table, src, weight, i), least))
 
-    start = jnp.full((src.shape[0], table.shape[1]), least, table.dtype)
+    start = start_of(jnp.full((src.shape[0], table.shape[1]), least, table.dtype), table, src, mask, weight)
     top = jax.lax.fori_loop(0, src.shape[1], rise, start, unroll=UNROLL)
     # Times 1: a matmul in bfloat16 behind a mere maximum would have XLA convert the whole table beforehand.
     valid = mask.any(1)[:, None]
@@ -149,7 +150,10 @@ def _max_backward(saved, cotangent):
         return mask[:, i, None] & (_message(table, src, weight, i) == top)
 
     ties = jax.lax.fori_loop(
-        0, src.shape[1], lambda i, n: n + won(i).astype(jnp.int32), jnp.zeros(top.shape, jnp.int32)
+        0,
+        src.shape[1],
+        lambda i, n: n + won(i).astype(jnp.int32),
+        start_of(jnp.zeros(top.shape, jnp.int32), top, src, mask),
     )
     share = cotangent / jnp.maximum(ties, 1).astype(cotangent.dtype)
     return _pull(table, src, weight, lambda i: jnp.where(won(i), share, 0))
@@ -243,5 +247,6 @@ def _pull(table: Table, src: Slots, weight: Weight, cotangent_of):
         jnp.zeros(table.shape, accumulator_dtype(table)),
         None if weight is None else jnp.zeros_like(weight),
     )
+    start = start_of(start, table, src, weight, jax.eval_shape(cotangent_of, jnp.zeros((), jnp.int32)))
     d_table, d_weight = jax.lax.fori_loop(0, src.shape[1], step, start)
     return d_table.astype(table.dtype), None, None, d_weight

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.arrays import take
+from jsage._internal.arrays import start_of, take
 from jsage.blocks.reductions import Reduction, where
 
 ROWS = 512
@@ -211,10 +211,12 @@ def fold_with(
             return reduction.step(total, sent, mask), carry
 
         full = first + degree.min()
-        both = unrolled(first, full, slot, (reduction.start(like, nodes.shape[0]), carry), turns)
+        start = start_of((reduction.start(like, nodes.shape[0]), carry), like, nodes)
+        both = unrolled(first, full, slot, start, turns)
         total, carry = jax.lax.fori_loop(full, last, lambda i, both: slot(i, both, i - first < degree), both)
         return carry, total
 
+    carry = start_of(carry, like, edges)
     carry, done = jax.lax.scan(chunk, carry, (edges.node, edges.degree, edges.first[:-1], edges.first[1:]))
     done = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
     return _joined(edges, done, like, reduction), carry

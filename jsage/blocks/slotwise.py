@@ -14,7 +14,7 @@ import numpy as np
 from jax import core
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, aligned, start_of, take
 from jsage.blocks.reductions import (
     Mask,
     Reduction,
@@ -90,7 +90,7 @@ def reduce_slots(
         some_rows(slots.edge_data, num_dst, axis=1),
     )
     run, consts = hoist(message, *like)
-    return _reduced(run, reduction, slots, (consts, dst, src, own))
+    return _reduced(run, reduction, *aligned(slots, (consts, dst, src, own)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -108,7 +108,7 @@ def _forward(message, reduction, slots, given):
     first = jax.eval_shape(lambda: message(consts, *_read(_slot(slots, src, 0), dst, src)))
     checked(first, slots.mask.shape[1])
     start = reduction.start(first, slots.mask.shape[1])
-    state, _ = jax.lax.scan(step, start, _slots(slots, src))
+    state, _ = jax.lax.scan(step, start_of(start, slots, given), _slots(slots, src))
     out = finished(reduction, state, slots.mask.sum(0, dtype=jnp.int32), first, own)
     state = state if own is None else reduction.step(state, own, None)
     return out, (slots, given, state)
@@ -128,7 +128,8 @@ def _backward(message, reduction, saved, cotangent):
         some = lambda slot: where(slot[0].mask, gradient.tally(state, again(slot)[1]), 0)  # noqa: E731
         add = lambda total, slot: (jax.tree.map(jnp.add, total, some(slot)), None)  # noqa: E731
         none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: some(_slot(slots, src, 0))))
-        tally, _ = jax.lax.scan(add, none if own is None else gradient.tally(state, own), _slots(slots, src))
+        none = start_of(none if own is None else gradient.tally(state, own), slots, state)
+        tally, _ = jax.lax.scan(add, none, _slots(slots, src))
     settled = gradient.settle(state, tally, cotangent)
 
     def step(carry, slot):
@@ -142,6 +143,7 @@ def _backward(message, reduction, saved, cotangent):
         return (*carry, add_rows(d_src, to_src, slot[0].src)), (None, to_edge)
 
     start = blank(consts), blank(dst), None if slots.src is None else blank(src)
+    start = start_of(start, slots, state, cotangent)
     (d_consts, d_dst, d_table), (d_rows, d_edge) = jax.lax.scan(step, start, _slots(slots, src))
     d_slots = jax.tree.map(lambda _: None, slots)._replace(edge_data=like(d_edge, slots.edge_data))
     d_src = like(d_rows if slots.src is None else d_table, src)
@@ -225,7 +227,7 @@ def reduce_list(
     if reduction.gradient is None:
         state = scattered(reduction, reduction.start(message, degree.shape[0]), message, dst)
         return finished(reduction, state, degree, message, own)
-    return _listed(reduction, message, dst, degree, own)
+    return _listed(reduction, *aligned(message, dst, degree, own))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -15,7 +15,7 @@ from jsage.data.split_check import (
     pair_numbers,
     verify_split,
 )
-from jsage.graph import Graph, edges, from_edges
+from jsage.graph import Graph, SortedGraph, edges, from_edges
 from jsage.typing import HostArray
 
 
@@ -149,6 +149,9 @@ def _directed(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     return src.astype(np.int64) << 32 | dst
 
 
-def _sorted_graph(src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.ndarray]) -> Graph:
+def _sorted_graph(
+    src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.ndarray]
+) -> SortedGraph:
     order = np.argsort(src, kind="stable")  # from_edges groups by destination, stably
-    return from_edges(src[order], dst[order], num_nodes, **{name: rows[order] for name, rows in data.items()})
+    data = {name: rows[order] for name, rows in data.items()}
+    return SortedGraph(*from_edges(src[order], dst[order], num_nodes, **data))

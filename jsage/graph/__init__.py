@@ -7,6 +7,8 @@ from jsage.graph.bipartite import item_item as item_item
 from jsage.graph.bipartite import item_nodes as item_nodes
 from jsage.graph.bipartite import node_items as node_items
 from jsage.graph.graph import Graph as Graph
+from jsage.graph.graph import SortedGraph as SortedGraph
+from jsage.graph.graph import TimeSortedGraph as TimeSortedGraph
 from jsage.graph.graph import add_self_loops as add_self_loops
 from jsage.graph.graph import edges as edges
 from jsage.graph.graph import from_edges as from_edges
@@ -31,6 +33,7 @@ from jsage.graph.partition import contiguous as contiguous
 from jsage.graph.partition import hashed as hashed
 from jsage.graph.search import has_edge as has_edge
 from jsage.graph.search import has_sorted_rows as has_sorted_rows
+from jsage.graph.search import sort_by_time as sort_by_time
 from jsage.graph.search import sort_rows as sort_rows
 from jsage.graph.weights import symmetric_weights as symmetric_weights
 from jsage.graph.without_edges import GraphWithoutEdges as GraphWithoutEdges

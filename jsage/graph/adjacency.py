@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
-from jsage.typing import EdgeData
+from jsage.typing import EdgeData, HostArray
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ def edges_of_rows(
     start: Int[Array, "*rows"],
     offset: Int[Array, "..."],
     valid: Bool[Array, "..."],
-    indices: Int[Array, " num_edges"],
+    indices: Int[HostArray, " num_edges"],
     edge_data: EdgeData,
 ) -> tuple[Int[Array, "..."], EdgeData]:
     """`indices[start + offset]` and the data beside it; where not valid, the first; zeros of an empty array.

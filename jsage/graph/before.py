@@ -1,6 +1,6 @@
 """Graphs as of a time: edges that come later are not there.
 
-Edges have a `time`, and each row is in the order of it: `from_edges` keeps the order that edges are given in.
+Edges have a `time`, and each row is in the order of it: `sort_by_time`.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Num
 
 from jsage._internal.arrays import take
-from jsage.graph.graph import Graph
+from jsage.graph.graph import Graph, TimeSortedGraph
 from jsage.graph.search import bisect
 from jsage.typing import EdgeData
 
@@ -17,10 +17,11 @@ from jsage.typing import EdgeData
 class GraphBefore(NamedTuple):
     """The edges earlier than `time`, an `Adjacency`: one time for all nodes, or one for each.
 
-    A row's earlier edges are its first ones, so nothing is drawn that is filtered afterwards.
+    A row's earlier edges are its first ones, so nothing is drawn that is filtered afterwards. The graph is
+    one of `sort_by_time`, else TypeError: in other rows edges of later times would come in.
 
-    >>> from jsage.graph import from_edges
-    >>> graph = from_edges([1, 2, 3], [0, 0, 0], num_nodes=4, time=[10, 20, 30])
+    >>> from jsage.graph import from_edges, sort_by_time
+    >>> graph = sort_by_time(from_edges([1, 2, 3], [0, 0, 0], num_nodes=4, time=[30, 10, 20]))
     >>> GraphBefore(graph, jnp.array(30)).degrees(jnp.array([0, 1]))
     Array([2, 0], dtype=int32)
     """
@@ -40,6 +41,12 @@ class GraphBefore(NamedTuple):
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of earlier edges into each node: a binary search of its row."""
+        if not isinstance(self.graph, TimeSortedGraph):
+            raise TypeError(
+                "a graph is read as of a time in rows sorted by time, and a "
+                f"{type(self.graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made "
+                "once on the host"
+            )
         start, stop = take(self.graph.indptr, nodes), take(self.graph.indptr, nodes + 1)
         time = jnp.broadcast_to(self.time, nodes.shape)
         return bisect(self.graph.edge_data["time"], start, stop, time) - start

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jsage._internal.checks import INT32, check_ids, check_pairs
-from jsage.graph.graph import Graph, from_edges
+from jsage.graph.graph import Graph, SortedGraph, from_edges
 from jsage.typing import HostArray
 
 
@@ -106,7 +106,7 @@ def item_item(
         )
     indptr = _running(np.bincount(row, minlength=num_items)).astype(np.int32)
     weight = {"weight": jnp.asarray(count.astype(np.float32))}
-    return Graph(jnp.asarray(indptr), jnp.asarray(item.astype(np.int32)), weight)
+    return SortedGraph(jnp.asarray(indptr), jnp.asarray(item.astype(np.int32)), weight)
 
 
 def _incidence(graph: Graph, num_users: int) -> tuple[_Rows, _Rows]:

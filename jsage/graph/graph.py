@@ -56,6 +56,43 @@ class Graph(NamedTuple):
         return edges_of_rows(take(self.indptr, nodes), offset, valid, self.indices, self.edge_data)
 
 
+class SortedGraph(Graph):
+    """A graph whose rows are known to ascend by source: what looks edges up needs one.
+
+    `sort_rows` makes one of any graph; `symmetrize` and `reverse` give one. Other arrays for its edges make
+    it a plain graph again.
+
+    >>> graph = symmetrize(from_edges([0, 2], [1, 1], num_nodes=3))
+    >>> type(graph).__name__, type(graph._replace(indices=graph.indices[::-1])).__name__
+    ('SortedGraph', 'Graph')
+    """
+
+    __slots__ = ()
+
+    def _replace(self, **fields: Any) -> Graph:  # type: ignore[override]
+        new = super()._replace(**fields)
+        return new if fields.keys() <= {"edge_data"} else Graph(*new)
+
+
+class TimeSortedGraph(Graph):
+    """A graph whose rows are known to ascend by `edge_data["time"]`: what reads it as of a time needs one.
+
+    `sort_by_time` makes one. Other edges or times make it a plain graph again.
+
+    >>> from jsage.graph import sort_by_time
+    >>> graph = sort_by_time(from_edges([1, 2], [0, 0], num_nodes=3, time=[5, 3]))
+    >>> type(graph).__name__, graph.indices.tolist()
+    ('TimeSortedGraph', [2, 1])
+    """
+
+    __slots__ = ()
+
+    def _replace(self, **fields: Any) -> Graph:  # type: ignore[override]
+        new = super()._replace(**fields)
+        kept = fields.keys() <= {"edge_data"} and new.edge_data.get("time") is self.edge_data["time"]
+        return new if kept else Graph(*new)
+
+
 def from_edges(
     src: HostArray | Sequence[int],
     dst: HostArray | Sequence[int],
@@ -111,16 +148,17 @@ def out_degrees(graph: Graph) -> Int[Array, " num_nodes"]:
     return jnp.asarray(np.bincount(graph.indices, minlength=graph.num_nodes).astype(np.int32))
 
 
-def reverse(graph: Graph) -> Graph:
-    """Every edge `u -> v` turned into `v -> u`, its `edge_data` with it.
+def reverse(graph: Graph) -> SortedGraph:
+    """Every edge `u -> v` turned into `v -> u`, its `edge_data` with it; sources ascend.
 
     >>> reverse(from_edges([0, 0], [1, 2], num_nodes=3)).indices.tolist()
     [1, 2]
     """
-    return _group(_destinations(graph), np.asarray(graph.indices), graph.num_nodes, _host(graph.edge_data))
+    ends = _destinations(graph), np.asarray(graph.indices)
+    return SortedGraph(*_group(*ends, graph.num_nodes, _host(graph.edge_data)))
 
 
-def symmetrize(graph: Graph) -> Graph:
+def symmetrize(graph: Graph) -> SortedGraph:
     """Every edge in both directions, each pair `(u, v)` once, sources ascending; a self-loop stays one edge.
 
     `edge_data` follows the edge kept: the graph's first `u -> v`, or the first `v -> u` where it has none.
@@ -141,7 +179,7 @@ def symmetrize(graph: Graph) -> Graph:
     if graph.edge_data:
         order = order[first] % max(graph.num_edges, 1)
     data = {name: values[order] for name, values in _host(graph.edge_data).items()}
-    return _graph(_running(np.bincount(dst, minlength=n)), src, data)
+    return SortedGraph(*_graph(_running(np.bincount(dst, minlength=n)), src, data))
 
 
 def add_self_loops(graph: Graph) -> Graph:
@@ -201,7 +239,7 @@ def hide_nodes(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     indices = np.asarray(graph.indices)
     keep = ~(hidden[indices] | hidden[_destinations(graph)])
     data = {name: values[keep] for name, values in _host(graph.edge_data).items()}
-    return _graph(_running(keep)[np.asarray(graph.indptr)], indices[keep], data)
+    return type(graph)(*_graph(_running(keep)[np.asarray(graph.indptr)], indices[keep], data))
 
 
 def validate(
@@ -222,6 +260,7 @@ def validate(
     ValueError: seeds must be node ids in 0 .. 1, got 2
     """
     _check_structure(np.asarray(graph.indptr), np.asarray(graph.indices))
+    _check_order(graph)
     for name, values in graph.edge_data.items():
         check_edge_rows(name, values, graph.num_edges)
     for name, rows in (("features", features), ("labels", labels)):
@@ -248,6 +287,20 @@ def _check_structure(indptr: np.ndarray, indices: np.ndarray) -> None:
     if len(falls := np.flatnonzero(indptr[1:] < indptr[:-1])):
         raise ValueError(f"graph.indptr must never fall, but does after node {falls[0]}: use from_edges")
     check_ids(indices, len(indptr) - 1, "graph.indices")
+
+
+def _check_order(graph: Graph) -> None:
+    """A type that says how rows ascend says so truly."""
+    keys = {SortedGraph: ("sources", graph.indices), TimeSortedGraph: ("times", graph.edge_data.get("time"))}
+    name, key = keys.get(type(graph), ("", None))
+    if key is None:
+        return
+    row, key = _destinations(graph), np.asarray(key)
+    if len(falls := np.flatnonzero((key[1:] < key[:-1]) & (row[1:] == row[:-1]))):
+        raise ValueError(
+            f"the {name} of a {type(graph).__name__}'s row must ascend, but do not in row {row[falls[0]]}: "
+            "make it by sort_rows or sort_by_time"
+        )
 
 
 def _group(src: np.ndarray, dst: np.ndarray, num_nodes: int, data: dict[str, np.ndarray]) -> Graph:

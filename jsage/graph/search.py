@@ -10,25 +10,52 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from jsage._internal.arrays import take
-from jsage.graph.graph import Graph
+from jsage._internal.arrays import aligned, take
+from jsage.graph.graph import Graph, SortedGraph, TimeSortedGraph
 
 
-def sort_rows(graph: Graph) -> Graph:
+def sort_rows(graph: Graph) -> SortedGraph:
     """The graph with the sources of each row ascending, `edge_data` moved along.
 
-    On the host, once; rows that `symmetrize` made ascend already. Parallel edges keep their order.
+    On the host, once, and without a copy where they ascend already. Parallel edges keep their order.
 
     >>> from jsage.graph import from_edges
     >>> graph = sort_rows(from_edges([2, 0, 1], [0, 0, 1], num_nodes=3, weight=[0.5, 1.0, 2.0]))
     >>> graph.indices.tolist(), graph.edge_data["weight"].tolist()
     ([0, 2, 1], [1.0, 0.5, 2.0])
     """
-    if has_sorted_rows(graph):
+    if isinstance(graph, SortedGraph):
         return graph
+    if has_sorted_rows(graph):
+        return SortedGraph(*graph)
     order = np.argsort(_pairs(graph), kind="stable")
     data = {name: jax.device_put(np.asarray(values)[order]) for name, values in graph.edge_data.items()}
-    return Graph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
+    return SortedGraph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
+
+
+def sort_by_time(graph: Graph) -> TimeSortedGraph:
+    """The graph with the `edge_data["time"]` of each row ascending; edges of one time keep their order.
+
+    On the host, once, and without a copy where they ascend already. Raises ValueError for a graph without
+    times.
+
+    >>> from jsage.graph import from_edges
+    >>> graph = sort_by_time(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3, time=[30, 10, 20]))
+    >>> graph.indices.tolist(), graph.edge_data["time"].tolist()
+    ([2, 1, 0], [10, 30, 20])
+    """
+    if isinstance(graph, TimeSortedGraph):
+        return graph
+    if "time" not in graph.edge_data:
+        raise ValueError(
+            f"the graph's edges have no 'time', only {sorted(graph.edge_data)}: from_edges(..., time=...)"
+        )
+    row = _pairs(graph) >> 32
+    order = np.lexsort((np.asarray(graph.edge_data["time"]), row))
+    if (order[1:] > order[:-1]).all():
+        return TimeSortedGraph(*graph)
+    data = {name: jax.device_put(np.asarray(values)[order]) for name, values in graph.edge_data.items()}
+    return TimeSortedGraph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
 
 
 def has_sorted_rows(graph: Graph) -> bool:
@@ -48,7 +75,7 @@ def edge_range(
     """`(start, stop)`: `graph.indices[start:stop]` are all the edges `src -> dst`, none where both are equal.
 
     Two binary searches of row `dst`, of as many steps as the longest row of the call has binary digits. The
-    graph needs sorted rows (`sort_rows`); `dst` are ids in `0 .. num_nodes - 1`, `src` any integers.
+    graph is one of `sort_rows`, else TypeError; `dst` are ids in `0 .. num_nodes - 1`, `src` any integers.
 
     >>> from jsage.graph import from_edges
     >>> graph = sort_rows(from_edges([1, 2, 2, 0], [0, 0, 0, 1], num_nodes=3))
@@ -108,6 +135,7 @@ def bisect_by(
     >>> bisect_by(lambda at: at * at, jnp.array([0]), jnp.array([9]), jnp.array([10]))
     Array([4], dtype=int32)
     """
+    low, high, target = aligned(low, high, target)
     low, high = jnp.broadcast_to(low, target.shape), jnp.broadcast_to(high, target.shape)
 
     def halve(bounds):
@@ -123,6 +151,11 @@ def bisect_by(
 
 def _search(graph: Graph, src: Array, dst: Array, *, after: bool = False) -> Array:
     """The first position of row `dst` whose source is not below `src`, or is above it."""
+    if not isinstance(graph, SortedGraph):
+        raise TypeError(
+            f"edges are looked up in sorted rows, and a {type(graph).__name__} need not have them: pass "
+            "jsage.graph.sort_rows(graph), made once on the host"
+        )
     return bisect(graph.indices, take(graph.indptr, dst), take(graph.indptr, dst + 1), src, after=after)
 
 

@@ -106,10 +106,10 @@ def without_pairs(
 
     Parallel edges all go; a pair that is no edge, or comes twice, does no harm. It takes memory and sorting
     for `2 b` runs of edges and `log b` steps for each edge that is read, nothing of the graph's size. The
-    graph's rows must be sorted.
+    graph is one of sorted rows (`sort_rows`), else TypeError.
 
-    >>> from jsage.graph import from_edges
-    >>> graph = from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=3)
+    >>> from jsage.graph import from_edges, sort_rows
+    >>> graph = sort_rows(from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=3))
     >>> left = without_pairs(graph, jnp.array([0]), jnp.array([1]), jnp.array([True]))
     >>> left.degrees(jnp.arange(3))
     Array([1, 0, 1], dtype=int32)

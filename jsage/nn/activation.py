@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@jax.custom_jvp
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`max(x, 0)`, written to memory once and alone kept for the gradient, which is 0 at 0.
 
@@ -19,10 +18,15 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> jax.grad(lambda x: relu(x).sum())(jnp.array([-1.0, 0.0, 2.0]))
     Array([0., 0., 1.], dtype=float32)
     """
+    return _relu(x)  # a function is pickled by its name, a custom_jvp is not
+
+
+@jax.custom_jvp
+def _relu(x):
     return jax.lax.optimization_barrier(jnp.maximum(x, 0))
 
 
-@relu.defjvp
+@_relu.defjvp
 def _relu_jvp(primals, tangents):
-    out = relu(primals[0])
+    out = _relu(primals[0])
     return out, jnp.where(out > 0, tangents[0], 0)

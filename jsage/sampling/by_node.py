@@ -10,17 +10,18 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Int, Integer, UInt32
+from jaxtyping import Array, Integer, UInt32
 
+from jsage._internal.arrays import as_ids
 from jsage._internal.checks import check_fanout
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import choose
 from jsage.sampling.neighbors import read_slots, stack_hops
-from jsage.typing import PRNGKey
+from jsage.typing import HostArray, PRNGKey
 
-Nodes: TypeAlias = Int[Array, " num_nodes"]
+Nodes: TypeAlias = Integer[HostArray, " num_nodes"]
 
 NODE = 0x6E6F6465
 """A counter that no other use of a key has: "node"."""
@@ -82,6 +83,7 @@ def sample_neighbors_by_node(key: PRNGKey, graph: Adjacency, seeds: Nodes, fanou
     (True, Array([4, 0, 4], dtype=int32))
     """
     check_fanout(fanout)
+    seeds = as_ids(seeds, "seeds")
     offset, mask = choose(node_bits(key, seeds, fanout), graph.degrees(seeds))
     return read_slots(graph, seeds, offset, mask)
 
@@ -105,4 +107,4 @@ def sample_blocks_by_node(
     def hop(key: PRNGKey, frontier: Nodes, fanout: int) -> Indexed:
         return sample_neighbors_by_node(key, graph, frontier, fanout)
 
-    return stack_hops(threefry_key(key), seeds, fanouts, hop)
+    return stack_hops(threefry_key(key), as_ids(seeds, "seeds"), fanouts, hop)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
+from jsage._internal.arrays import start_of
 from jsage._internal.checks import check_fanout
 from jsage.typing import PRNGKey
 
@@ -53,7 +54,8 @@ def choose(
         taken = jnp.any(chosen == pick[None], axis=0)
         return chosen.at[i].set(jnp.where(taken, last + i, pick))
 
-    chosen = jax.lax.fori_loop(0, k, fill, jnp.full((k, n.shape[0]), -1, jnp.int32))
+    none = start_of(jnp.full((k, n.shape[0]), -1, jnp.int32), bits, n)
+    chosen = jax.lax.fori_loop(0, k, fill, none)
     slot = jax.lax.broadcasted_iota(jnp.int32, chosen.shape, 0)
     mask = slot < n[None]
     return jnp.where(mask, jnp.where((n <= k)[None], slot, chosen), 0).T, mask.T

@@ -62,14 +62,14 @@ def sample_link_blocks(
     All edges `src -> dst` and `dst -> src` of valid pairs are out of every neighborhood of every hop, and the
     draw is uniform over the others: what `sample_blocks` draws, slot for slot, from the graph without them. A
     row with nothing left is empty. `exclude=False` leaves them in, where the graph does not hold them.
-    `split` parts the embeddings again. The graph's rows must be sorted (`jsage.graph.sort_rows`).
+    `split` parts the embeddings again. The graph is one of `jsage.graph.sort_rows`, else TypeError.
 
     Differs from DGL's `as_edge_prediction_sampler(exclude="reverse_id")`, which draws first and then drops
     the edges, so that rows come short of their fanout.
 
     >>> import jax
-    >>> from jsage.graph import from_edges
-    >>> graph = from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=4)
+    >>> from jsage.graph import from_edges, sort_rows
+    >>> graph = sort_rows(from_edges(src=[1, 2, 0, 0], dst=[0, 0, 1, 2], num_nodes=4))
     >>> batch = LinkBatch(jnp.array([0]), jnp.array([1]), jnp.array([[3]]), jnp.array([True]))
     >>> (block,) = sample_link_blocks(jax.random.key(0), graph, batch, fanouts=(2,))
     >>> block.dst, block.src[0], block.mask.sum(1)

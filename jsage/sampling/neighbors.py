@@ -10,17 +10,18 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Integer
 
+from jsage._internal.arrays import as_ids
 from jsage._internal.checks import check_fanouts
 from jsage.blocks import Indexed, Segments, Tree
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
-from jsage.typing import DrawFn, HopFn, PRNGKey
+from jsage.typing import DrawFn, HopFn, HostArray, PRNGKey
 
-Seeds: TypeAlias = Int[Array, " num_seeds"]
+Seeds: TypeAlias = Integer[HostArray, " num_seeds"]
 ExtendFn: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Block]]
 """`(frontier, block, fanout) -> (frontier, block)`: where the next hop starts, the block over its rows."""
 
@@ -44,6 +45,7 @@ def sample_neighbors(
     >>> block.mask.sum(1)
     Array([2, 0], dtype=int32)
     """
+    seeds = as_ids(seeds, "seeds")
     offset, mask = draw(key, graph.degrees(seeds), fanout)
     return read_slots(graph, seeds, offset, mask)
 
@@ -62,6 +64,7 @@ def read_slots(
     >>> read_slots(graph, jnp.array([0]), jnp.array([[1, 0]]), jnp.array([[True, False]])).src
     Array([[2, 0]], dtype=int32)
     """
+    seeds = as_ids(seeds, "seeds")
     src, edge_data = graph.edges_at(seeds, offset, mask)
     return Indexed(seeds, jnp.where(mask, src, seeds[:, None]), mask, edge_data)
 
@@ -93,7 +96,7 @@ def sample_blocks(
     def hop(key: PRNGKey, frontier: Seeds, fanout: int) -> Indexed:
         return sample_neighbors(key, graph, frontier, fanout, draw=draw)
 
-    return stack_hops(key, seeds, fanouts, hop)
+    return stack_hops(key, as_ids(seeds, "seeds"), fanouts, hop)
 
 
 def append_slots(frontier: Any, block: Any, fanout: Any = None) -> tuple[Any, Tree]:

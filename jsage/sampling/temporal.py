@@ -26,11 +26,11 @@ def sample_temporal_blocks(
     """`sample_blocks` of what was before each seed's own time, in all hops.
 
     By default each node's latest neighbors, the last one first; `jsage.sampling.draws` has uniform draws. No
-    slot holds an edge of the seed's time or later. The graph's rows are in order of `edge_data["time"]`.
+    slot holds an edge of the seed's time or later. The graph is one of `sort_by_time`, else TypeError.
 
     >>> import jax
-    >>> from jsage.graph import from_edges
-    >>> graph = from_edges([1, 2, 3, 1], [0, 0, 0, 2], num_nodes=4, time=[10, 20, 30, 40])
+    >>> from jsage.graph import from_edges, sort_by_time
+    >>> graph = sort_by_time(from_edges([1, 2, 3, 1], [0, 0, 0, 2], num_nodes=4, time=[10, 20, 30, 40]))
     >>> seeds = TimedNodes(jnp.array([0, 0]), jnp.array([30, 11]))
     >>> (block,) = sample_temporal_blocks(jax.random.key(0), graph, seeds, fanouts=(2,))
     >>> block.src

@@ -79,7 +79,7 @@ def node2vec_walk(key: PRNGKey, graph: Graph, starts: Starts, length: int, *, p:
         1/p where x = t,    1 where x is a neighbor of t,    1/q elsewhere;
 
     the first step is uniform. A neighbor of `t` is where a step from `t` leads (the authors' code asks for
-    the step from `x` to `t`: the same in a graph walked both ways). Rows must be sorted (`sort_rows`).
+    the step from `x` to `t`: the same in a graph walked both ways). The graph is one of `sort_rows`.
 
     Exact by rejection (as KnightKing, Yang et al., 2019), without tables over pairs of edges. The edges back
     to `t` are an area of their own that is never rejected; the others are proposed uniformly, `max(q, 1/q)`

@@ -18,7 +18,7 @@ from experiments.links.problems import event_problem
 from experiments.links.problems import load as load_links
 from experiments.links.scores import Pairs, rate
 from jsage.data import split_edges_by_time
-from jsage.graph import Graph, add_self_loops, edges, from_edges, sort_rows, symmetrize
+from jsage.graph import Graph, add_self_loops, edges, from_edges, sort_by_time, sort_rows, symmetrize
 from jsage.recipes.plots import node_colors
 from jsage.sampling import LinkBatch, negatives
 
@@ -154,7 +154,7 @@ def events(num: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 def test_neighbors_are_the_latest_of_the_past():
     pairs, time = events()
-    graph = from_edges(*pairs.T, num_nodes=12, time=time)
+    graph = sort_by_time(from_edges(*pairs.T, num_nodes=12, time=time))
     seeds, when = jnp.arange(12), jnp.asarray(np.random.default_rng(2).integers(0, 110, 12), jnp.int32)
     first, last = jax.jit(past_blocks, static_argnums=3)(graph, seeds, when, (3, 2))
     hops = first.dst.tolist()

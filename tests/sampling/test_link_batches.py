@@ -12,7 +12,7 @@ from scipy import stats
 
 from jsage.blocks import Tree
 from jsage.data import split_edges
-from jsage.graph import Graph, from_edges, sort_rows, symmetrize, without_pairs
+from jsage.graph import Graph, SortedGraph, from_edges, sort_rows, symmetrize, without_pairs
 from jsage.graph.adjacency import Adjacency
 from jsage.metrics import auroc
 from jsage.nn import GraphSAGE
@@ -56,7 +56,7 @@ def numbered(src: np.ndarray, dst: np.ndarray, number: np.ndarray, num_nodes: in
     kept = sort_rows(from_edges(src, dst, num_nodes, number=number.astype(np.int32)))
     more = (0, room - kept.num_edges)
     data = {"number": jax.device_put(np.pad(kept.edge_data["number"], more, constant_values=-1))}
-    return Graph(kept.indptr, jax.device_put(np.pad(kept.indices, more, constant_values=-1)), data)
+    return SortedGraph(kept.indptr, jax.device_put(np.pad(kept.indices, more, constant_values=-1)), data)
 
 
 @cache
@@ -224,7 +224,7 @@ def test_positions_beyond_what_floats_can_count():
     size, odd = 2**24 + 1000, 2**24 + 3
     indptr = np.full(size + 1, size, np.int32)
     indptr[0] = 0
-    hub = Graph(jax.device_put(indptr), jax.device_put(np.arange(size, dtype=np.int32)))
+    hub = SortedGraph(jax.device_put(indptr), jax.device_put(np.arange(size, dtype=np.int32)))
     without = hide(hub, np.array([5, odd]), np.array([0, 0]), np.array([True, True]))
     nodes = np.zeros(1, np.int32)
     assert np.asarray(counted(without, nodes))[0] == size - 2
@@ -280,7 +280,7 @@ def test_one_trace_for_all_batches_and_graphs_of_a_shape():
 def test_temporaries_do_not_grow_with_the_graph():
     def temporaries(num_nodes: int, num_edges: int) -> int:
         ints = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-        cut = Graph(ints((num_nodes + 1,)), ints((num_edges,)))
+        cut = SortedGraph(ints((num_nodes + 1,)), ints((num_edges,)))
         batch = LinkBatch(ints((64,)), ints((64,)), ints((64, 1)), jax.ShapeDtypeStruct((64,), jnp.bool_))
 
         def step(seed, cut, batch):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsage.graph import Graph, GraphBefore, from_edges
+from jsage.graph import Graph, GraphBefore, from_edges, sort_by_time
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling import sample_blocks, sample_blocks_by_node, with_replacement, without_replacement
 from jsage.sampling.draws import latest
@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 
 def events() -> Graph:
     """The last node has no edge; `number` is an event's place among all."""
-    return from_edges(*PAIRS.T, num_nodes=NODES + 1, time=TIME, number=np.arange(len(TIME)))
+    return sort_by_time(from_edges(*PAIRS.T, num_nodes=NODES + 1, time=TIME, number=np.arange(len(TIME))))
 
 
 sampled = {

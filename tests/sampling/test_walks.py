@@ -9,7 +9,7 @@ import pytest
 from helpers import AWKWARD, NUM_NODES
 from scipy import stats
 
-from jsage.graph import Graph, GrowingGraph, edges, from_edges, sort_rows, symmetrize
+from jsage.graph import Graph, GrowingGraph, SortedGraph, edges, from_edges, sort_rows, symmetrize
 from jsage.sampling import node2vec_walk, positive_pairs, random_walk
 
 ROWS, LENGTH = 40_000, 4
@@ -187,7 +187,7 @@ def test_hubs_beyond_what_floats_can_count():
     half = 2**24 + 3
     indices = np.concatenate([np.repeat(np.array([1, 2], np.int32), half), np.zeros(2, np.int32)])
     indptr = jax.device_put(np.array([0, 2 * half, 2 * half + 1, 2 * half + 2], np.int32))
-    graph = Graph(indptr, jax.device_put(indices))
+    graph = SortedGraph(indptr, jax.device_put(indices))
     starts = np.ones(ROWS, np.int32)
     nodes = np.asarray(walks(jax.random.key(8), graph, starts, 2).nodes)
     assert stats.binomtest(int((nodes[:, 2] == 1).sum()), ROWS, 0.5).pvalue > 1e-3

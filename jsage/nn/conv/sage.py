@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float
 from jsage.blocks import aggregate as aggregates
 from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
-from jsage.typing import AggregateFn
+from jsage.typing import AggregateFn, HostArray
 
 
 class SAGEConv(nn.Module):
@@ -91,15 +91,19 @@ LINEAR = (aggregates.sum, aggregates.mean, aggregates.gcn)
 """Aggregators that commute with a matrix on the rows."""
 
 
-def l2_normalize(rows: Float[Array, "rows d"]) -> Float[Array, "rows d"]:
-    """Rows of length 1; a zero row stays zero, with a zero gradient.
+def l2_normalize(rows: Float[HostArray, "rows d"]) -> Float[Array, "rows d"]:
+    """Rows of length 1, however long or short they were; a zero row stays zero, with a zero gradient.
 
     >>> import jax.numpy as jnp
     >>> l2_normalize(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
     Array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
     """
-    square = jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=1, keepdims=True)
-    long = square > 1e-24
+    wide = jnp.asarray(rows, jnp.float32)
+    top = jax.lax.stop_gradient(jnp.max(abs(wide), axis=1, keepdims=True, initial=0.0))
+    odd = (top > 0) & ((top < 1e-12) | (top > 1e15))  # squares that float32 does not have
+    wide = wide / jnp.where(odd, top, 1.0)
+    square = jnp.sum(jnp.square(wide), axis=1, keepdims=True)
+    long = square > 0
     scale = jnp.where(long, jax.lax.rsqrt(jnp.where(long, square, 1.0)), 0.0)
-    return (rows * scale).astype(rows.dtype)
+    return (wide * scale).astype(rows.dtype)
