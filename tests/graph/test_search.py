@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import AWKWARD, NUM_NODES
 
-from jsage.graph import Graph, edges, from_edges, has_edge, has_sorted_rows, sort_rows, symmetrize
+from jsage.graph import SortedGraph, edges, from_edges, has_edge, has_sorted_rows, sort_rows, symmetrize
 from jsage.graph.search import edge_range
 
 ALL_SRC, ALL_DST = (ids.ravel().astype(np.int32) for ids in np.indices((NUM_NODES, NUM_NODES)))
@@ -14,7 +14,7 @@ found = jax.jit(edge_range)
 known = jax.jit(has_edge)
 
 
-def sorted_graph(name: str) -> Graph:
+def sorted_graph(name: str) -> SortedGraph:
     src, dst, num_nodes = AWKWARD[name]
     return sort_rows(from_edges(src, dst, num_nodes, number=np.arange(len(src), dtype=np.int32)))
 
@@ -72,7 +72,7 @@ def test_any_shape_and_any_source_may_be_asked_for():
 
 def test_a_hub_beyond_what_floats_can_count():
     degree = 2**24 + 5
-    graph = Graph(jnp.array([0, 0, degree], jnp.int32), 2 * jnp.arange(degree, dtype=jnp.int32))
+    graph = SortedGraph(jnp.array([0, 0, degree], jnp.int32), 2 * jnp.arange(degree, dtype=jnp.int32))
     offset = np.array([0, 1, 2**24 - 1, 2**24, 2**24 + 1, 2**24 + 3, degree - 1], np.int32)
     hub = jnp.ones(len(offset), jnp.int32)
     start, stop = edge_range(graph, jnp.asarray(2 * offset), hub)
