@@ -42,13 +42,16 @@ class Victim(NamedTuple):
 def idle(victim: Victim, number: int = 300) -> None:
     """So many connections that say nothing, made again where the service has closed them."""
     held: list[socket.socket] = []
-    while not victim.over.wait(0.5):
-        for one in [one for one in held if said(one) == b""]:
-            held.remove(one)
-            victim.end("idle", one)
-        held += [victim.call() for _ in range(number - len(held))]
-    for one in held:
-        one.close()
+    try:
+        while not victim.over.wait(0.5):
+            for one in [one for one in held if said(one) == b""]:
+                held.remove(one)
+                victim.end("idle", one)
+            while len(held) < number:
+                held.append(victim.call())
+    finally:
+        for one in held:
+            one.close()
 
 
 def slow_headers(victim: Victim) -> None:

@@ -58,7 +58,7 @@ def abuse(address: str, pid: int, asked: dict[str, list[Request]], options: argp
     """Malformed bodies, spread over the time, and good requests beside them."""
     over, counts = Event(), Counter()
     with ThreadPoolExecutor(options.good) as pool:
-        good = [pool.submit(ask, address, asked["embed"], seed, over) for seed in range(options.good)]
+        good = [pool.submit(steady, address, asked["embed"], seed, over) for seed in range(options.good)]
         row = malformed(address, pid, asked, options.requests, options.seconds)
         over.set()
         counts = sum((one.result() for one in good), Counter())
@@ -77,7 +77,7 @@ def verdict(counts: Counter[str], statuses: dict[str, int]) -> dict:
     return {**found, "statuses": dict(sorted(everything.items()))}
 
 
-def ask(address: str, asked: list[Request], seed: int, over: Event) -> Counter[str]:
+def steady(address: str, asked: list[Request], seed: int, over: Event) -> Counter[str]:
     """Ask over one connection, some times a second, until it is over."""
     counts: Counter[str] = Counter()
     random = np.random.default_rng(seed)

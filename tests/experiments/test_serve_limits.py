@@ -67,7 +67,7 @@ def whole(one: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def answered(one: socket.socket) -> bytes:
+def one_answer(one: socket.socket) -> bytes:
     """One answer, of which `}` is the last."""
     text = b""
     while not text.endswith(b"}"):
@@ -159,7 +159,7 @@ def test_silence_is_closed_without_a_word(service, first):
 
 def test_a_body_that_nobody_asked_for_ends_the_connection(service):
     with service.call(b"GET /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n") as one:
-        assert status(answered(one)) == 200
+        assert status(one_answer(one)) == 200
         began = time.perf_counter()
         with suppress(OSError):
             while time.perf_counter() - began < 5:
@@ -170,7 +170,7 @@ def test_a_body_that_nobody_asked_for_ends_the_connection(service):
 
 def test_what_is_broken_behind_an_answer_is_no_failure(service, caplog):
     with service.call(b"POST /nothing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n") as one:
-        assert status(answered(one)) == 404
+        assert status(one_answer(one)) == 404
         one.sendall(b"zz\r\n\r\n")
         assert whole(one) == b""
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -193,7 +193,7 @@ def test_the_longest_idle_make_room():
                 assert status(whole(one)) == 200, turn
         assert whole(idle[0]) == b""  # one, for each of the others went before the next came
         idle[3].sendall(GET + b"\r\n")
-        assert status(answered(idle[3])) == 200
+        assert status(one_answer(idle[3])) == 200
         for one in idle:
             one.close()
 
@@ -233,7 +233,7 @@ def test_bodies_and_answers_have_so_much_memory_and_give_it_back():
             assert status(text) == 503
             assert b"at most 1500: try later" in text
         first.sendall(b" " * 99)
-        assert status(answered(first)) == 400
+        assert status(one_answer(first)) == 400
         first.close()
         assert service.metric("jsage_held_bytes") == 0
         nodes = b'{"nodes": [' + b"1, " * 40 + b"1]}"  # 41 rows of two numbers
