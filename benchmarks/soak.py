@@ -63,6 +63,7 @@ def abuse(address: str, pid: int, asked: dict[str, list[Request]], options: argp
         over.set()
         counts = sum((one.result() for one in good), Counter())
     named = {name: counts[name] for name in ("right", "wrong", "lost")}
+    row["answers"] = {name: number for name, number in counts.items() if name not in named}
     return {**row, "trial": "abuse", "seconds": options.seconds, **named}
 
 
@@ -88,7 +89,8 @@ def steady(address: str, asked: list[Request], seed: int, over: Event) -> Counte
             connection.request("POST", request.path, request.body, JSON)
             answer = connection.getresponse()
             text = answer.read()
-            counts["right" if answer.status == 200 and right(text, request.rows) else "wrong"] += 1
+            good = answer.status == 200 and right(text, request.rows)
+            counts.update(["right" if good else "wrong", f"good {answer.status}"])
         except (OSError, http.client.HTTPException):
             counts["lost"] += 1
             connection.close()
