@@ -10,7 +10,6 @@
 The graph and the features are arguments of the programs, with any number of nodes and edges.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -136,6 +135,8 @@ def _part(path: Path) -> Iterator[Path]:
 
 def _only_mine(descriptor: int, part: Path) -> bool:
     """Lock a folder: False if another process holds it, or has just renamed it."""
+    import fcntl  # not on Windows, where all but this can be imported
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), part.stat())

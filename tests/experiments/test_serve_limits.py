@@ -242,8 +242,8 @@ def test_bodies_and_answers_have_so_much_memory_and_give_it_back():
 
 
 def test_an_answer_that_is_not_read_is_dropped():
-    limits = LIMITS._replace(seconds=0.5)
-    with running(limits, fake(width=500_000)) as service:
+    limits = LIMITS._replace(seconds=1.0)
+    with running(limits, fake(width=200_000)) as service:
         one = service.call(sized(b'{"nodes": [1, 1, 1, 1]}'), receive=4096)
         assert one.recv(100).startswith(b"HTTP/1.1 200")
         began = time.perf_counter()
