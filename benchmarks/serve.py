@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from jsage.nn import GraphSAGE
 from jsage.sampling import sample_blocks_by_node
 from jsage.serving import export, runtime
 
+JSON = {"Content-Type": "application/json"}
 POOL = 512
 """Nodes that are asked for."""
 
@@ -93,11 +94,16 @@ def requests(folder: Path, dataset: Dataset, nodes: int) -> dict[str, list[Reque
 
 
 @contextmanager
-def server(folder: Path, graph: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """`host:port` of a service, and its process."""
+def server(folder: Path, graph: Path, log: IO[bytes] | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`host:port` of a service that logs to this file, and its process."""
     command = [sys.executable, "-m", "experiments.serve", "--artefact", str(folder), "--graph", str(graph)]
     process = subprocess.Popen(
-        [*command, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=dict(os.environ)
+        [*command, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        cwd=ROOT,
+        env=dict(os.environ),
     )
     try:
         assert process.stdout is not None
@@ -142,7 +148,7 @@ def client(address: str, asked: list[Request], seconds: float) -> tuple[list[flo
     while (began := time.perf_counter()) < start + seconds:
         request, turn = asked[turn % len(asked)], turn + 1
         try:
-            connection.request("POST", request.path, request.body)
+            connection.request("POST", request.path, request.body, JSON)
             answer = connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException):

@@ -1,10 +1,15 @@
-"""The HTTP service under abuse and when told to stop under load: every answer is counted.
+"""The HTTP service under abuse for a while, and when told to stop under load: every answer is counted.
 
     python -m benchmarks.soak --graph graphs/arxiv --json soak.json
 
-`malformed` sends bodies that no endpoint takes (broken JSON, wrong shapes, NaN, huge ids, 100 MB): all must
-get 4xx (`other` is 0) and the service's memory must stay (`rss_bytes_before`, `rss_bytes_after`; the first
-tenth of the requests warms it up). `stop` sends SIGTERM while clients ask: `wrong` and `lost` are 0 where
+`abuse`: 300 idle connections, slow headers and bodies, bodies without an end, answers that nobody reads and
+headers of all kinds (`benchmarks/abuse.py`), and beside them bodies that no endpoint takes (broken JSON,
+wrong shapes, NaN, huge ids, 100 MB). All that is answered must get 4xx (`other` is 0; `closed` got no
+answer), good clients their rows in between (`wrong` and `lost` are 0), and the service's memory must stay:
+its resident set after the first tenth of the time, at the end, and at most in between. `log_bytes` is what it
+wrote.
+
+`stop` sends SIGTERM while the same clients are still there and good ones ask: `wrong` and `lost` are 0 where
 every request that was sent got its rows; `refused` were not sent, for nobody listened any more.
 """
 
@@ -19,13 +24,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 
+from benchmarks.abuse import abused
 from benchmarks.common import parser, run
 from benchmarks.peers.process import status_bytes
-from benchmarks.serve import Request, encoded, requests, right, server, write
+from benchmarks.serve import JSON, Request, encoded, requests, right, server, write
 from jsage import data
 
 BIG = 100_000_000
@@ -36,26 +43,75 @@ def main(options: argparse.Namespace) -> list[dict]:
     """A row for each trial."""
     dataset = data.open(options.graph)
     model = argparse.Namespace(fanouts=(10, 10), hidden=64, sizes=(1, 16, 128))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("wb") as log:
         write(Path(folder, "artefact"), dataset, model)
         asked = requests(Path(folder, "artefact"), dataset, 1)
-        with server(Path(folder), options.graph) as (address, process):
-            rows = [malformed(address, process.pid, asked, options.requests)]
-            return [*rows, stop(address, process, asked, options)]
+        served = server(Path(folder), options.graph, log)
+        with served as (address, process), abused(address) as counts:
+            row = abuse(address, process.pid, asked, options)
+            row |= verdict(counts, row.pop("statuses"))
+            row["log_bytes"] = Path(log.name).stat().st_size
+            return [row, stop(address, process, asked, options.clients, 5.0)]
 
 
-def malformed(address: str, pid: int, asked: dict[str, list[Request]], count: int) -> dict:
-    """So many malformed bodies, one after another, and good requests at the end."""
-    random = np.random.default_rng(0)
+def abuse(address: str, pid: int, asked: dict[str, list[Request]], options: argparse.Namespace) -> dict:
+    """Malformed bodies, spread over the time, and good requests beside them."""
+    over, counts = Event(), Counter()
+    with ThreadPoolExecutor(options.good) as pool:
+        good = [pool.submit(steady, address, asked["embed"], seed, over) for seed in range(options.good)]
+        row = malformed(address, pid, asked, options.requests, options.seconds)
+        over.set()
+        counts = sum((one.result() for one in good), Counter())
+    named = {name: counts[name] for name in ("right", "wrong", "lost")}
+    row["answers"] = {name: number for name, number in counts.items() if name not in named}
+    return {**row, "trial": "abuse", "seconds": options.seconds, **named}
+
+
+def verdict(counts: Counter[str], statuses: dict[str, int]) -> dict:
+    """Answers by what they are: 4xx, none, and others; and all of them by name."""
+    everything = Counter(counts) + Counter({f"malformed {status}": n for status, n in statuses.items()})
+    found = dict.fromkeys(("refused", "closed", "other"), 0)
+    for name, number in everything.items():
+        status = name.split()[1]
+        kind = "closed" if status == "closed" else "refused" if status.startswith("4") else "other"
+        found[kind] += number
+    return {**found, "statuses": dict(sorted(everything.items()))}
+
+
+def steady(address: str, asked: list[Request], seed: int, over: Event) -> Counter[str]:
+    """Ask over one connection, some times a second, until it is over."""
+    counts: Counter[str] = Counter()
+    random = np.random.default_rng(seed)
+    connection = http.client.HTTPConnection(address, timeout=30)
+    while not over.wait(random.uniform(0, 0.2)):
+        request = asked[random.integers(len(asked))]
+        try:
+            connection.request("POST", request.path, request.body, JSON)
+            answer = connection.getresponse()
+            text = answer.read()
+            good = answer.status == 200 and right(text, request.rows)
+            counts.update(["right" if good else "wrong", f"good {answer.status}"])
+        except (OSError, http.client.HTTPException):
+            counts["lost"] += 1
+            connection.close()
+    connection.close()
+    return counts
+
+
+def malformed(
+    address: str, pid: int, asked: dict[str, list[Request]], count: int, seconds: float = 0.0
+) -> dict:
+    """So many malformed bodies, one after another over this time, and good requests at the end."""
+    random, began = np.random.default_rng(0), time.perf_counter()
     width = len(json.loads(asked["embed_new"][0].body)["features"][0])
     statuses: Counter[int] = Counter()
-    before = 0
+    sizes = []
     for turn in range(count):
-        if turn == count // 10:
-            before = status_bytes("VmRSS", process=pid)
+        if turn >= count // 10:
+            sizes.append(status_bytes("VmRSS", process=pid))
         path, body = nonsense(random, turn, width)
         statuses[post(address, path, body)[0]] += 1
-    after = status_bytes("VmRSS", process=pid)
+        time.sleep(max(0.0, began + seconds * turn / count - time.perf_counter()))
     good = [post(address, request.path, request.body) for request in asked["embed"][:64]]
     alive = all(right(text, request.rows) for (_, text), request in zip(good, asked["embed"], strict=False))
     refused = sum(number for status, number in statuses.items() if 400 <= status < 500)
@@ -66,8 +122,9 @@ def malformed(address: str, pid: int, asked: dict[str, list[Request]], count: in
         "other": count - refused,
         "statuses": {str(status): number for status, number in sorted(statuses.items())},
         "alive": alive,
-        "rss_bytes_before": before,
-        "rss_bytes_after": after,
+        "rss_bytes_before": sizes[0],
+        "rss_bytes_after": sizes[-1],
+        "rss_bytes_most": max(sizes),
     }
 
 
@@ -100,24 +157,18 @@ def nonsense(random: np.random.Generator, turn: int, width: int) -> tuple[str, b
             return path, encoded(keys)
 
 
-def stop(address: str, process: Any, asked: dict[str, list[Request]], options: argparse.Namespace) -> dict:
+def stop(address: str, process: Any, asked: dict[str, list[Request]], clients: int, seconds: float) -> dict:
     """SIGTERM while clients ask and go on asking until nobody listens."""
-    with ThreadPoolExecutor(options.clients) as pool:
-        found = [pool.submit(until_refused, address, asked["embed"], seed) for seed in range(options.clients)]
-        time.sleep(options.seconds)
+    with ThreadPoolExecutor(clients) as pool:
+        found = [pool.submit(until_refused, address, asked["embed"], seed) for seed in range(clients)]
+        time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         began = time.perf_counter()
         status = process.wait(timeout=60)
-        seconds = time.perf_counter() - began
+        took = time.perf_counter() - began
         counts = sum((one.result() for one in found), Counter())
     named = {name: counts[name] for name in ("right", "wrong", "lost", "refused")}
-    return {
-        "trial": "stop",
-        "clients": options.clients,
-        **named,
-        "status": status,
-        "seconds_to_stop": seconds,
-    }
+    return {"trial": "stop", "clients": clients, **named, "status": status, "seconds_to_stop": took}
 
 
 def until_refused(address: str, asked: list[Request], seed: int) -> Counter[str]:
@@ -134,7 +185,7 @@ def until_refused(address: str, asked: list[Request], seed: int) -> Counter[str]
             counts["refused"] += 1
             return counts
         try:
-            connection.request("POST", request.path, request.body)
+            connection.request("POST", request.path, request.body, JSON)
             answer = connection.getresponse()
             good = right(answer.read(), request.rows) if answer.status == 200 else False
             counts["right" if good else "wrong"] += 1
@@ -148,7 +199,7 @@ def post(address: str, path: str, body: bytes) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(address, timeout=60)
     try:
         with suppress(OSError):  # the service need not read all of a body that is too large
-            connection.request("POST", path, body)
+            connection.request("POST", path, body, JSON)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):
@@ -160,9 +211,10 @@ def post(address: str, path: str, body: bytes) -> tuple[int, bytes]:
 def options() -> argparse.ArgumentParser:
     """The command line."""
     made = parser("soak", __doc__)
-    made.add_argument("--requests", type=int, default=10_000, help="malformed requests (10000)")
+    made.add_argument("--requests", type=int, default=20_000, help="malformed requests (20000)")
+    made.add_argument("--seconds", type=float, default=600.0, help="time over which they come (600)")
+    made.add_argument("--good", type=int, default=4, help="good clients beside them (4)")
     made.add_argument("--clients", type=int, default=16, help="clients at the end (16)")
-    made.add_argument("--seconds", type=float, default=5.0, help="time before SIGTERM (5)")
     return made
 
 

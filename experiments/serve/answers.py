@@ -1,9 +1,17 @@
 """What a request must look like, why one is refused, and what predictions look like."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
+from starlette.responses import JSONResponse, Response
+
+CLOSING = (408, 413, 503)
+"""After these the rest of the request is not read."""
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+OTHERS = bytes({*range(256)} - {*b"[{]}"})
 
 
 class Problem(Exception):
@@ -12,6 +20,28 @@ class Problem(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
+
+
+def answer(status: int, reason: str, headers: Any = None, *, close: bool = False) -> Response:
+    """The reason as JSON; `close` ends the connection, too."""
+    return JSONResponse(
+        {"error": reason}, status, {**(headers or {}), **({"connection": "close"} if close else {})}
+    )
+
+
+def parse(data: bytearray, depth: int) -> dict:
+    """The object that UTF-8 JSON holds, nested at most so deep."""
+    steps = STRING.sub(b"", data).translate(STEPS, OTHERS)
+    deep = int(np.cumsum(np.frombuffer(steps, np.int8), dtype=np.int64).max(initial=0))
+    if deep > depth:
+        raise Problem(400, f"a body is nested at most {depth} deep, got {deep}")
+    try:
+        body = json.loads(str(data, "utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body must be JSON, got {len(data)} bytes: {str(error)[:200]}") from None
+    if not isinstance(body, dict):
+        raise Problem(400, f"the body must be a JSON object, got {type(body).__name__}")
+    return body
 
 
 def lists(body: dict, names: tuple[str, ...]) -> dict[str, list]:
@@ -28,7 +58,7 @@ def short(value: Any) -> str:
     """A value in a message: its beginning."""
     try:
         text = json.dumps(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = type(value).__name__
     return text if len(text) <= 60 else text[:60] + "..."
 

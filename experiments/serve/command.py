@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import resource
 import signal
 import socket
 import sys
@@ -12,13 +13,19 @@ from typing import Any
 
 import numpy as np
 import uvicorn
+from starlette.applications import Starlette
 
+from experiments.serve.connection import Connection
+from experiments.serve.log import LOGGING
 from experiments.serve.server import Server
 from experiments.serve.service import Limits, make_app
 from jsage import data
 from jsage.data import Dataset
 from jsage.serving import runtime
 
+BACKLOG = 64
+"""Connections that wait to be let in, and so many at once are."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 DESCRIPTION = (
     "Serve a trained GraphSAGE over HTTP: embeddings and predictions of known nodes and of new ones."
 )
@@ -76,21 +83,19 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     loaded = runtime.load(folder / "artefact")
     embedder = loaded.place(tables(data.open(options.graph or folder / "graph")))
     limits = Limits(
-        options.max_body, options.max_nodes, options.timeout, options.max_waiting, options.wait / 1000
+        body=options.max_body,
+        nodes=options.max_nodes,
+        seconds=options.timeout,
+        waiting=options.max_waiting,
+        wait=options.wait / 1000,
+        memory=options.max_memory,
+        connections=options.max_connections,
+        idle=options.idle,
     )
-    app = make_app(embedder, limits)
-    config = uvicorn.Config(
-        app,
-        host=options.host,
-        port=options.port,
-        http="h11",
-        log_level="warning",
-        timeout_graceful_shutdown=int(2 * options.timeout) + 1,
-    )
-    sock = config.bind_socket()
-    # asyncio leaves the delay of small packets (40 ms an answer) on for a socket that it did not make itself
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.listen(config.backlog)  # so that who reads the address below is not refused
+    # a web page may have its own name resolved to this machine
+    own = LOOPBACK if options.host in LOOPBACK else ("*",)
+    app = make_app(embedder, limits, options.names or own)
+    config, sock = listen(app, limits, options.host, options.port)
     say(f"{loaded.compilations} programs compiled in {time.perf_counter() - began:.1f} s")
     say(f"serving {embedder.num_nodes} nodes on http://{options.host}:{sock.getsockname()[1]}")
     # uvicorn answers what has arrived, then raises the signal again for the handlers that it found
@@ -99,6 +104,45 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     server = Server(config, options.drain)
     app.state.stopping = lambda: server.stopping
     asyncio.run(server.serve([sock]))
+
+
+def listen(app: Starlette, limits: Limits, host: str, port: int) -> tuple[uvicorn.Config, socket.socket]:
+    """uvicorn's settings for these limits, and the socket, on which connections may wait already."""
+    may_open(limits.connections + 4 * BACKLOG + 64)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Connection,
+        ws="none",
+        log_config=LOGGING,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        limit_concurrency=limits.connections + 1,
+        timeout_keep_alive=int(limits.idle) + 1,
+        h11_max_incomplete_event_size=limits.headers,
+        timeout_graceful_shutdown=int(2 * limits.seconds) + 1,
+    )
+    sock = config.bind_socket()
+    # asyncio leaves the delay of small packets (40 ms an answer) on for a socket that it did not make itself
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # the most that one turn of the loop reads from a connection, and that waits for each
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    sock.listen(config.backlog)  # so that who reads the address below is not refused
+    return config, sock
+
+
+def may_open(files: int) -> None:
+    """Let this process open so many files; ValueError if it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < files:
+        raise ValueError(
+            f"--max-connections needs {files} files, the limit is {hard}: raise ulimit -n or pass fewer"
+        )
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def tables(dataset: Dataset) -> dict[str, Any]:
@@ -136,12 +180,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given("--sizes", type=numbers, default=(1, 16, 128), help="batch sizes (1,16,128)")
     given("--platforms", type=names, default=("cpu",), help="platforms of the artefact (cpu)")
     given("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    given("--names", type=names, help="names of the service, as in Host (on 127.0.0.1 its own, else any)")
     given("--port", type=int, default=8000, help="port to listen on; 0 takes any that is free (8000)")
     given("--timeout", type=float, default=limits.seconds, help="seconds that a request may take (10)")
     given("--drain", type=float, default=2.0, help="seconds that open connections have after SIGTERM (2)")
     given("--wait", type=float, default=1000 * limits.wait, help="milliseconds a batch waits for more (2)")
     given("--max-body", type=int, default=limits.body, help="bytes of a body (1048576)")
     given("--max-nodes", type=int, default=limits.nodes, help="nodes of a request (4096)")
+    given("--max-memory", type=int, default=limits.memory, help="bytes of bodies and answers (67108864)")
+    given("--max-connections", type=int, default=limits.connections, help="connections at once (512)")
+    given("--idle", type=float, default=limits.idle, help="seconds without a request's headers (10)")
     given("--max-waiting", type=int, default=limits.waiting, help="rows that may wait (65536)")
     return parser.parse_args(arguments)
 

@@ -30,10 +30,11 @@ class Server(uvicorn.Server):
             return
         self._told = True
         exit = partial(super().handle_exit, sig, frame)
-        asyncio.get_running_loop().call_soon_threadsafe(self._close, exit)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(self._close, exit, loop.time() + self._drain)
 
-    def _close(self, exit: Callable[[], None], *, quiet: bool = False) -> None:
-        """Stop to listen, once nobody waits to be let in: the system resets who still does.
+    def _close(self, exit: Callable[[], None], latest: float, *, quiet: bool = False) -> None:
+        """Stop to listen, once nobody waits to be let in: the system resets who still does. But not for ever.
 
         Connections that asyncio accepted in this turn of its loop it lets in in the next: hence two turns in
         which nobody came. Only then are answers told to close, for their clients would come again.
@@ -41,8 +42,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         sockets = [one for listening in self.servers for one in listening.sockets]
         waiting = bool(sockets and select.select(sockets, [], [], 0)[0])
-        if waiting or not quiet:
-            loop.call_soon(partial(self._close, exit, quiet=not waiting))
+        if (waiting or not quiet) and loop.time() < latest:
+            loop.call_soon(partial(self._close, exit, latest, quiet=not waiting))
             return
         for listening in self.servers:
             listening.close()

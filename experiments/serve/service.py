@@ -1,9 +1,8 @@
 """The HTTP service on an embedder: requests checked, batched, measured, and answered in JSON."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,18 +15,19 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from experiments.serve.answers import TASKS, Problem, lists, refuse, short
+from experiments.serve.answers import CLOSING, TASKS, Problem, answer, lists, parse, short
 from experiments.serve.batcher import Batcher, QueueFullError
+from experiments.serve.middleware import Checked, Measured
+from experiments.serve.openapi import describe
 from jsage.serving.runtime import Embedder
-from jsage.serving.runtime.checks import check_nodes
+from jsage.serving.runtime.checks import check_new, check_nodes
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
-PATHS = ("/embed", "/embed_new", "/predict", "/healthz", "/metrics")
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -44,6 +44,20 @@ class Limits(NamedTuple):
     """Rows, and requests with new nodes, that may queue: more is 503."""
     wait: float = 0.002
     """Seconds that a batch which is not full waits for more."""
+    memory: int = 64 << 20
+    """Bytes of bodies and answers at once: more is 503."""
+    connections: int = 512
+    """More close those that have been idle for longest."""
+    idle: float = 10.0
+    """Seconds without a request, or for its headers to arrive (408)."""
+    headers: int = 16384
+    """Bytes of a request's headers: more is 431."""
+    depth: int = 8
+    """Lists and objects in one another: more is 400."""
+
+
+NUMBER = 24
+"""Bytes of a number in an answer, at most."""
 
 
 class Service:
@@ -53,8 +67,12 @@ class Service:
         self.embedder, self.limits = embedder, limits
         self.sizes = embedder.sizes("embed")
         self.task = embedder.meta["about"].get("task")
+        self.width = embedder.meta["output"]["width"]
         self._pool = ThreadPoolExecutor(1, "device")
         self._new = 0
+        self.held = 0
+        """Bytes of the bodies and answers of requests that are not answered yet."""
+        self.page = describe(embedder.meta, embedder.num_nodes, limits)
         self.batcher = Batcher(
             self._embed, self.sizes[-1], self._pool, wait=limits.wait, limit=limits.waiting
         )
@@ -69,23 +87,29 @@ class Service:
         self.compilations = counter("jsage_compilations_total", "XLA compilations since the start.")
         waiting = gauge("jsage_queue_rows", "Rows that wait for a batch.")
         waiting.set_function(lambda: self.batcher.waiting)
+        gauge("jsage_held_bytes", "Bytes of bodies and answers.").set_function(lambda: self.held)
         gauge("jsage_nodes", "Nodes of the graph.").set(embedder.num_nodes)
 
     async def embed(self, request: Request) -> Response:
         """`{"nodes": [3, 1]}` to `{"embeddings": [[...], [...]]}`."""
-        return JSONResponse({"embeddings": (await self._rows(await self._body(request))).tolist()})
+        rows = await self._known(request, self._nodes(await self._body(request)))
+        return JSONResponse({"embeddings": rows.tolist()})
 
     async def predict(self, request: Request) -> Response:
         """What `/embed` or `/embed_new` takes, to classes, or labels, and probabilities."""
         if self.task not in TASKS:
             raise Problem(404, f"this model predicts no classes or labels, its task is {self.task!r}")
         body = await self._body(request)
-        rows = await (self._new_rows(body) if "features" in body else self._rows(body))
+        new = "features" in body
+        asked: Any = self._arrays(body) if new else self._nodes(body)
+        del body  # large beside what is in it
+        rows = await (self._new_rows(request, asked) if new else self._known(request, asked))
         return JSONResponse(TASKS[self.task](rows.astype(np.float64)))
 
     async def embed_new(self, request: Request) -> Response:
         """`{"features": [[...]], "src": [7, -1], "dst": [-1, 7]}`: new node `i` is -1 - i among the ends."""
-        return JSONResponse({"embeddings": (await self._new_rows(await self._body(request))).tolist()})
+        rows = await self._new_rows(request, self._arrays(await self._body(request)))
+        return JSONResponse({"embeddings": rows.tolist()})
 
     async def health(self, request: Request) -> Response:
         """What is served."""
@@ -97,6 +121,10 @@ class Service:
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text."""
         return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, request: Request) -> Response:
+        """What all this takes and gives."""
+        return JSONResponse(self.page)
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -116,54 +144,70 @@ class Service:
 
     async def _body(self, request: Request) -> dict:
         """The JSON object of a request, read no further than the limit."""
+        kind = request.headers.get("content-type", "nothing")
+        if kind.partition(";")[0].strip().lower() != "application/json":  # any web page may send other types
+            raise Problem(415, f"the Content-Type must be application/json (curl --json), got {short(kind)}")
         data, size = bytearray(), 0
         try:
             async with asyncio.timeout(self.limits.seconds):
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size <= self.limits.body:
+                        self._hold(request, len(chunk))
                         data += chunk
                     elif size > 256 * self.limits.body:
-                        break  # the rest is not read: the connection closes
+                        break  # the rest is not read
         except TimeoutError:
             raise Problem(408, f"the body must arrive within {self.limits.seconds:g} s") from None
         if size > self.limits.body:
             raise Problem(413, f"a body has at most {self.limits.body} bytes, got {size} or more")
-        try:
-            body = json.loads(data, parse_constant=refuse)
-        except (ValueError, RecursionError) as error:
-            raise Problem(400, f"the body must be JSON, got {len(data)} bytes: {str(error)[:200]}") from None
-        if not isinstance(body, dict):
-            raise Problem(400, f"the body must be a JSON object, got {type(body).__name__}")
-        return body
+        return parse(data, self.limits.depth)
 
-    async def _rows(self, body: dict) -> np.ndarray:
+    def _hold(self, request: Request, size: int) -> None:
+        """Count bytes that are held until the request is answered."""
+        if self.held + size > self.limits.memory:
+            raise Problem(503, f"requests hold {self.held} bytes, at most {self.limits.memory}: try later")
+        self.held += size
+        request.scope["held"] = request.scope.get("held", 0) + size
+
+    def _nodes(self, body: dict) -> np.ndarray:
+        """The ids of a body: checked, and small beside it."""
         nodes = lists(body, ("nodes",))["nodes"]
         if not all(type(node) is int for node in nodes):
             raise Problem(400, f"nodes must be a list of integers, got {short(nodes)}")
         if len(nodes) > self.limits.nodes:
             raise Problem(413, f"a request has at most {self.limits.nodes} nodes, got {len(nodes)}")
         try:
-            ids = check_nodes(np.asarray(nodes), self.embedder.num_nodes)
+            return check_nodes(np.asarray(nodes), self.embedder.num_nodes)
         except ValueError as error:
             raise Problem(400, str(error)) from None
-        return await self._in_time(self.batcher.submit(ids))
 
-    async def _new_rows(self, body: dict) -> np.ndarray:
+    async def _known(self, request: Request, nodes: np.ndarray) -> np.ndarray:
+        self._hold(request, len(nodes) * self.width * NUMBER)
+        return await self._in_time(self.batcher.submit(nodes))
+
+    def _arrays(self, body: dict) -> dict[str, np.ndarray]:
+        """The new nodes of a body: checked, and small beside it."""
         data = [name for name in self.embedder.meta["tables"] if name.startswith("edge_")]
         new = lists(body, ("features", "src", "dst", *data))
-        ends = [self._ends(new, name) for name in ("src", "dst")]
-        if self._new >= self.limits.waiting:
-            raise Problem(503, f"{self._new} requests wait, at most {self.limits.waiting} may: try later")
+        ends = {name: self._ends(new, name) for name in ("src", "dst")}
         self._small(len(new["features"]), len(new["src"]))
         weights = {name.removeprefix("edge_"): new[name] for name in data}
-        call = partial(self.embedder.embed_new, new["features"], *ends, weights)
+        try:
+            return check_new(self.embedder.meta, self.embedder.num_nodes, new, weights) | ends
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+
+    async def _new_rows(self, request: Request, new: dict[str, np.ndarray]) -> np.ndarray:
+        if self._new >= self.limits.waiting:
+            raise Problem(503, f"{self._new} requests wait, at most {self.limits.waiting} may: try later")
+        self._hold(request, len(new["features"]) * self.width * NUMBER)
+        weights = {name.removeprefix("edge_"): rows for name, rows in new.items() if name.startswith("edge_")}
+        call = partial(self.embedder.embed_new, new["features"], new["src"], new["dst"], weights)
         self._new += 1
         try:
             loop = asyncio.get_running_loop()
             rows = await self._in_time(loop.run_in_executor(self._pool, call))
-        except ValueError as error:
-            raise Problem(400, str(error)) from None
         finally:
             self._new -= 1
         if not np.isfinite(rows).all():
@@ -205,52 +249,16 @@ class Service:
             )
 
 
-class Measured:
-    """Counts every answer and its time."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), "gone"
-
-        async def sent(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = str(message["status"])
-                if scope["app"].state.stopping():  # so that the client sends nothing more here
-                    message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        path = scope["path"] if scope["path"] in PATHS else "other"
-        try:
-            with suppress(ClientDisconnect):
-                await self._app(scope, receive, sent)
-        except Exception:
-            status = "500"
-            raise
-        finally:
-            self._service.requests.labels(path, status).inc()
-            self._service.seconds.labels(path).observe(time.perf_counter() - began)
-
-
-def answer(status: int, reason: str, headers: Any = None) -> Response:
-    return JSONResponse({"error": reason}, status, headers)
-
-
-def make_app(embedder: Embedder, limits: Limits) -> Starlette:
-    """The service as an ASGI application."""
+def make_app(embedder: Embedder, limits: Limits, hosts: Sequence[str] = ("*",)) -> Starlette:
+    """The service as an ASGI application that goes by these names."""
     service = Service(embedder, limits)
     posts = {"/embed": service.embed, "/embed_new": service.embed_new, "/predict": service.predict}
-    gets = {"/healthz": service.health, "/metrics": service.metrics}
+    gets = {"/healthz": service.health, "/metrics": service.metrics, "/openapi.json": service.openapi}
     routes = [Route(path, call, methods=["POST"]) for path, call in posts.items()]
     routes += [Route(path, call, methods=["GET"]) for path, call in gets.items()]
 
     async def problem(request: Request, error: Any) -> Response:
-        return answer(error.status, error.reason)
+        return answer(error.status, error.reason, close=error.status in CLOSING)
 
     async def http(request: Request, error: Any) -> Response:
         return answer(
@@ -264,8 +272,14 @@ def make_app(embedder: Embedder, limits: Limits) -> Starlette:
         routes=routes,
         lifespan=service.lifespan,
         exception_handlers={Problem: problem, HTTPException: http, Exception: failed},
-        middleware=[Middleware(Measured, service=service)],
+        middleware=[
+            Middleware(Measured, service=service),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts]),
+            Middleware(Checked, limit=limits.headers),
+        ],
     )
     app.router.redirect_slashes = False
     app.state.stopping = lambda: False
+    app.state.limits = limits
+    app.state.refused = lambda status: service.requests.labels("other", str(status)).inc()
     return app

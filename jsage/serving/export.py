@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,8 @@ from jsage.graph.overlay import GraphOverlay
 from jsage.sampling import sample_blocks_by_node
 from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
+from jsage.serving.runtime.meta import inputs_of
+from jsage.serving.runtime.operations import check_operations
 from jsage.typing import HostArray, PRNGKey
 
 BlocksFn: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
@@ -71,8 +74,9 @@ def save(
 ) -> None:
     """Write an artefact as a new directory; it appears whole, under its name, or not at all.
 
-    Of `graph` and `features` only widths and dtypes are kept. Raises FileExistsError if `path` exists,
-    ValueError for a plan that cannot be, and what tracing `apply` raises.
+    Of `graph` and `features` only widths and dtypes are kept. What a killed process left of it is removed.
+    Raises FileExistsError if `path` exists or is being written, ValueError for a plan that cannot be or a
+    model that calls foreign code, and what tracing `apply` raises.
 
     >>> import tempfile
     >>> from jsage.serving.runtime import load
@@ -91,9 +95,7 @@ def save(
     if path.exists():
         raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
     _check(plan, features)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
-    part.mkdir(parents=True)
-    try:
+    with _part(path) as part:
         files: dict[str, dict] = {}
         meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_plan(plan)}
         meta |= {"tables": _tables(graph, features), "params": [], "programs": [], "files": files}
@@ -102,11 +104,44 @@ def save(
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         whole = {"sha256": checksum(meta), "artefact": meta}
         _write(part / META, json.dumps(whole, indent=1, allow_nan=False).encode())
+        flush_directory(part / "loader")
+        flush_directory(part)
         part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     flush_directory(path.parent)
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, locked, and gone if it was not renamed.
+
+    The lock goes with the process that holds it, however it ends: what a killed one left is taken over.
+    """
+    part = path.parent / f".{path.name}.part"
+    part.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if not _only_mine(descriptor, part):
+            raise FileExistsError(f"{path} is being written: wait for that process, or choose another name")
+        for left in part.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield part
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _only_mine(descriptor: int, part: Path) -> bool:
+    """Lock a folder: False if another process holds it, or has just renamed it."""
+    import fcntl  # not on Windows, where all but this can be imported
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterator[tuple[str, bytes]]:
@@ -129,7 +164,7 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
     made += [("embed_new", size, _embed_new(whole, plan)) for size in plan.new_sizes]
     for function, size, run in made:
         entry = {"function": function, "size": size, "file": f"{function}-{size}.exported"}
-        entry["inputs"] = _inputs(meta["tables"], function, size, plan)
+        entry["inputs"] = inputs_of(meta["tables"], function, size, plan.new_edges)
         yield entry["file"], _program(meta, entry, run, plan)
         meta["programs"].append(entry)
     for file in resources.files("jsage.serving.runtime").iterdir():
@@ -144,6 +179,12 @@ def _program(meta: dict, entry: dict, run: Callable, plan: Plan) -> bytes:
         shapes = [aval.shape for aval in exported.out_avals]
         raise ValueError(f"apply must give one row a seed, [{entry['size']}, width], got {shapes}")
     meta["output"] = {"width": output.shape[1], "dtype": output.dtype.name}
+    try:
+        check_operations(exported)
+    except ValueError as error:
+        raise ValueError(
+            f"no loader would take {entry['file']}: {error}: write apply without them"
+        ) from error
     return bytes(exported.serialize())
 
 
@@ -200,19 +241,6 @@ def _tables(graph: Graph, features: HostArray) -> dict[str, dict]:
     for name, values in graph.edge_data.items():
         shapes[f"edge_{name}"] = (", ".join(["num_edges", *map(str, values.shape[1:])]), values)
     return {name: {"shape": shape, "dtype": array.dtype.name} for name, (shape, array) in shapes.items()}
-
-
-def _inputs(tables: dict[str, dict], function: str, size: int, plan: Plan) -> dict[str, dict]:
-    if function == "embed":
-        return {"seeds": {"shape": str(size), "dtype": "int32"}}
-    edges = str(size * plan.new_edges)
-    data = {name: spec for name, spec in tables.items() if name.startswith("edge_")}
-    rows = {"features": tables["features"], "src": tables["indices"], "dst": tables["indices"], **data}
-    sized = {
-        name: spec | {"shape": spec["shape"].replace("num_nodes", str(size)).replace("num_edges", edges)}
-        for name, spec in rows.items()
-    }
-    return sized | {"num_nodes": {"shape": "", "dtype": "int32"}}
 
 
 def _plan(plan: Plan) -> dict:

@@ -41,6 +41,7 @@ from jsage.sampling import sample_blocks_by_node  # noqa: E402
 from jsage.serving import export  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+JSON = {"Content-Type": "application/json"}
 NUM_NODES, WIDTH, CLASSES = 200, 5, 4
 PLAN = export.Plan((3, 2), sizes=(1, 8), new_sizes=(2,), new_edges=8, about={"task": "classification"})
 
@@ -107,7 +108,7 @@ class Server:
 
     def post(self, path: str, body: Any) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.client.post(path, content=content)
+        return self.client.post(path, content=content, headers=JSON)
 
     def metrics(self) -> dict[str, float]:
         return samples(self.client.get("/metrics").text)
@@ -193,6 +194,28 @@ class TestAnswers:
         connection.close()
         assert np.median(times) < 0.035
 
+    def test_the_page_about_it(self, server):
+        """Every path with its method, examples that are answered, and each status that a test has seen."""
+        page = server.client.get("/openapi.json").json()
+        assert page["openapi"] == "3.1.0"
+        app = make_app(fake(), Limits())
+        routes: Any = app.routes
+        documented = {(path, method) for path, methods in page["paths"].items() for method in methods}
+        assert documented == {(r.path, m.lower()) for r in routes for m in r.methods - {"HEAD"}}
+        for path, methods in page["paths"].items():
+            if (about := methods.get("post")) is None:
+                assert server.client.get(path).status_code == 200
+                continue
+            schema = about["requestBody"]["content"]["application/json"]["schema"]
+            for one in schema.get("anyOf", [schema]):
+                assert one["required"] == [*one["properties"]]
+                answer = server.post(path, one["examples"][0])
+                assert answer.status_code == 200
+                content = about["responses"]["200"]["content"]["application/json"]["schema"]
+                assert sorted(answer.json()) == sorted(content["required"])
+            statuses = {str(status) for _, _, status, _ in BAD.values()} - {"404"}
+            assert statuses < about["responses"].keys()
+
     def test_no_nodes(self, server):
         assert server.post("/embed", {"nodes": []}).json() == {"embeddings": []}
         assert server.post("/predict", {"nodes": []}).json() == {"classes": [], "probabilities": []}
@@ -220,7 +243,13 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "not JSON": ("/embed", b"{", 400, "the body must be JSON, got 1 bytes"),
     "not UTF-8": ("/embed", b"\xff\xfe{", 400, "the body must be JSON"),
     "empty": ("/embed", b"", 400, "the body must be JSON, got 0 bytes"),
-    "deep": ("/embed", b"[" * 10_000, 400, "the body must be JSON"),
+    "UTF-16": ("/embed", '{"nodes": [1]}'.encode("utf-16"), 400, "the body must be JSON"),
+    "UTF-8 with a mark": ("/embed", b'\xef\xbb\xbf{"nodes": [1]}', 400, "the body must be JSON"),
+    "half a pair": ("/embed", b'{"\\ud800": [1]}', 400, "the object must have nodes"),
+    "deep": ("/embed", b"[" * 10_000, 400, "a body is nested at most 8 deep, got 10000"),
+    "as deep as Python reads": ("/embed", b"[" * 965 + b"]" * 965, 400, "at most 8 deep, got 965"),
+    "nested nodes": ("/embed", {"nodes": [[[[[[[]]]]]]]}, 400, r"nodes must be a list of integers"),
+    "brackets in a text": ("/embed", {"nodes": ["[[[[[[[[[[[["]}, 400, r"nodes must be a list of integers"),
     "a list": ("/embed", [1], 400, "the body must be a JSON object, got list"),
     "no nodes": ("/embed", {"node": [1]}, 400, r"the object must have nodes, got \[\"node\"\]"),
     "nodes are no list": ("/embed", {"nodes": 3}, 400, "nodes must be a list, got 3"),
@@ -260,8 +289,25 @@ class TestBadRequests:
         assert re.search(message, answer.json()["error"]), answer.json()["error"]
 
     def test_a_body_in_pieces_has_the_same_limit(self, server):
-        answer = server.client.post("/embed", content=(b"x" * 1000 for _ in range(50)))
+        answer = server.client.post("/embed", content=(b"x" * 1000 for _ in range(50)), headers=JSON)
         assert answer.status_code == 413
+
+    @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "text/json"])
+    def test_what_any_web_page_may_send(self, server, kind):
+        headers = {} if kind is None else {"Content-Type": kind}
+        answer = server.client.post("/embed", content=b'{"nodes": [1]}', headers=headers)
+        assert answer.status_code == 415
+        expected = "the Content-Type must be application/json (curl --json), got "
+        assert answer.json()["error"] == f'{expected}"{kind or "nothing"}"'
+
+    def test_json_whatever_the_case_and_parameters(self, server):
+        headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+        answer = server.client.post("/embed", content=b'{"nodes": [1]}', headers=headers)
+        assert answer.status_code == 200
+
+    def test_a_page_whose_name_leads_here(self, server):
+        answer = server.client.get("/healthz", headers={"Host": "rebound.example"})
+        assert answer.status_code == 400
 
     def test_wrong_method(self, server):
         answer = server.client.get("/embed")
@@ -331,8 +377,7 @@ def test_the_soak_s_bodies_are_refused_and_counted(served, server, monkeypatch):
 def test_no_request_is_lost_when_the_service_stops_under_load(served):
     server = Server(served.folder)
     good = benchmark.Request("/embed", benchmark.encoded({"nodes": [3]}), served.rows[[3]])
-    options = SimpleNamespace(clients=4, seconds=0.5)
-    found = soak.stop(server.url.removeprefix("http://"), server.process, {"embed": [good]}, options)
+    found = soak.stop(server.url.removeprefix("http://"), server.process, {"embed": [good]}, 4, 0.5)
     server.stop()
     assert (found["wrong"], found["lost"], found["status"]) == (0, 0, 0)
     assert found["right"] > 0
@@ -358,25 +403,33 @@ def test_sigterm_answers_what_has_arrived_and_ends_with_status_0(served):
     server.stop()
 
 
+def fake(seconds: float = 0.0, width: int = 2, *, failing: bool = False) -> Any:
+    """An embedder of ten nodes that takes its time."""
+
+    def embed(nodes):
+        time.sleep(seconds)
+        if failing:
+            raise MemoryError("no")
+        return np.asarray(nodes, np.float32)[:, None] * np.ones((1, width), np.float32)
+
+    meta = {
+        "about": {},
+        "output": {"width": width},
+        "tables": {"features": {"shape": "num_nodes, 3"}},
+        "fanouts": [],
+        "programs": [],
+        "new_edges": 1,
+        "versions": {},
+    }
+    return SimpleNamespace(meta=meta, num_nodes=10, sizes=lambda function: [2, 4], embed=embed)
+
+
 class TestLimits:
     """The service in this process, on a model that takes its time."""
 
     @asynccontextmanager
     async def client(self, limits: Limits, seconds: float = 0.0, failing: bool = False):
-        def embed(nodes):
-            time.sleep(seconds)
-            if failing:
-                raise MemoryError("no")
-            return np.asarray(nodes, np.float32)[:, None] * np.ones((1, 2), np.float32)
-
-        meta = {
-            "about": {},
-            "output": {"width": 2},
-            "tables": {"features": {"shape": "num_nodes, 3"}},
-            "fanouts": [],
-        }
-        fake: Any = SimpleNamespace(meta=meta, num_nodes=10, sizes=lambda function: [2, 4], embed=embed)
-        app = make_app(fake, limits)
+        app = make_app(fake(seconds, failing=failing), limits)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
@@ -404,7 +457,7 @@ class TestLimits:
 
         async def work():
             async with self.client(Limits(seconds=0.05)) as client:
-                return await client.post("/embed", content=slow())
+                return await client.post("/embed", content=slow(), headers=JSON)
 
         assert self.run(work).status_code == 408
 
@@ -448,6 +501,7 @@ class TestLimits:
             'jsage_batch_rows_bucket{le="4.0"}': 1,
             'jsage_batch_rows_bucket{le="+Inf"}': 1,
             "jsage_queue_rows": 0,
+            "jsage_held_bytes": 0,
             "jsage_nodes": 10,
             'jsage_requests_total{path="/embed",status="200"}': 2,
             'jsage_requests_total{path="other",status="404"}': 1,

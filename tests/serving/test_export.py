@@ -334,7 +334,9 @@ class TestFiles:
 
     def test_what_there_is(self, sampled):
         programs = ["embed-1", "embed-4", "embed_new-2"]
-        loader = [f"loader/{name}.py" for name in ("__init__", "checks", "embedder", "files")]
+        loader = [
+            f"loader/{name}.py" for name in ("__init__", "checks", "embedder", "files", "meta", "operations")
+        ]
         expected = [*(f"{name}.exported" for name in programs), *loader, META, "params.npz"]
         assert self.names(sampled) == sorted(expected)
         assert {path.name for path in sampled.path.iterdir()} == {name.split("/")[0] for name in expected}
@@ -413,7 +415,7 @@ class TestFiles:
     def test_a_program_that_does_not_compile_names_both_jax(self, sampled, copy):
         module = exported_in(copy / "embed-4.exported").mlir_module_serialized
         replace(copy, lambda program: dataclasses.replace(program, mlir_module_serialized=module).serialize())
-        with pytest.raises(RuntimeError, match=r"embed-1, exported with jax .* does not compile with jax"):
+        with pytest.raises(ValueError, match=r"embed-1, exported with jax .* does not compile with jax"):
             runtime.load(copy).place(tables(sampled.graph, sampled.features))
 
     def test_without_flatbuffers_the_error_says_what_to_install(self, copy, monkeypatch):

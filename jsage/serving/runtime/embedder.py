@@ -30,7 +30,8 @@ class Artifact:
 
         `tables` holds `indptr`, `indices`, `features` and, where the graph has data, `edge_<name>`:
         `meta["tables"]` lists them. `room`: numbers of nodes and of edges to leave space for: a later graph
-        that fits into the same room compiles nothing. Raises ValueError for a wrong shape, dtype or value.
+        that fits into the same room compiles nothing. Raises ValueError for a wrong shape, dtype or value,
+        and for a program that does not compile.
         """
         arrays = check_tables(self.meta, tables)
         num_nodes = len(arrays["indptr"]) - 1
@@ -52,7 +53,7 @@ class Artifact:
         try:
             return jax.jit(exported.call).lower(self._params, arrays, inputs).compile()
         except Exception as error:
-            raise RuntimeError(
+            raise ValueError(
                 f"{name[0]}-{name[1]}, exported with jax {self.meta['versions']['jax']}, does not "
                 f"compile with jax {jax.__version__}: {error}"
             ) from error

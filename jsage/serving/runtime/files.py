@@ -14,6 +14,8 @@ from jax import export
 
 from .checks import dtype_of
 from .embedder import Artifact
+from .meta import check_meta
+from .operations import check_dimensions, check_operations
 
 FORMAT, VERSION = "jsage artefact", 2
 META, PARAMS = "meta.json", "params.npz"
@@ -22,9 +24,13 @@ META, PARAMS = "meta.json", "params.npz"
 def load(path: str | Path) -> "Artifact":
     """Read an artefact and hold every file against its checksum; nothing is compiled yet.
 
+    An artefact is a program: load those that you trust. Checksums tell damage, not who wrote it; what the
+    programs may do is held against a list, but jax was not written to run what an enemy made.
+
     Raises FileNotFoundError for a missing file, ValueError for one that is corrupt or truncated, for an
-    artefact of another format or a newer jax, and for one that was not exported for this platform.
-    Raises ImportError without flatbuffers, which reads the programs.
+    artefact of another format or a newer jax, for one that was not exported for this platform, and for
+    programs with operations that no export of jsage has. Raises ImportError without flatbuffers, which
+    reads the programs.
 
     >>> import tempfile
     >>> load(tempfile.mkdtemp())
@@ -73,31 +79,65 @@ def _program(meta: dict, entry: dict, data: bytes) -> export.Exported:
     origin = f"{entry['file']} was exported with jax {meta['versions']['jax']}"
     remedy = "install that jax, or export it again"
     try:
+        check_dimensions(data)
         exported = export.deserialize(bytearray(data))
     except ImportError as error:
         raise ImportError("exported programs are read by flatbuffers: pip install flatbuffers") from error
     except Exception as error:
-        raise ValueError(f"{origin}, which jax {jax.__version__} cannot read: {remedy}") from error
+        raise ValueError(f"{origin}, which jax {jax.__version__} cannot read ({error}): {remedy}") from error
     version, newest = exported.calling_convention_version, export.maximum_supported_calling_convention_version
     oldest = export.minimum_supported_calling_convention_version
     if not oldest <= version <= newest:
         raise ValueError(
             f"{origin} (convention {version}), but jax {jax.__version__} reads {oldest} .. {newest}: {remedy}"
         )
-    params, tables, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
-    taken = [*described(dict(enumerate(params))).values()], described(tables), described(inputs)
-    stored = [{name: spec[name] for name in ("shape", "dtype")} for spec in meta["params"]]
-    if taken != (stored, meta["tables"], entry["inputs"]):
+    if _taken(exported) != _promised(meta, entry):
         raise ValueError(f"{entry['file']} is not the program that {META} describes: export it again")
+    try:
+        check_operations(exported)
+    except Exception as error:
+        raise ValueError(f"{entry['file']} is no program of jsage's: {error}: export it again") from error
     return exported
 
 
+def _taken(exported: export.Exported) -> Any:
+    """Shapes and dtypes of what a program takes and gives; None where it takes something else."""
+    try:
+        params, tables, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
+        given = described(dict(enumerate(exported.out_avals)))
+        taken = described(dict(enumerate(params))), described(tables), described(inputs)
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return None
+    return *taken, given
+
+
+def _promised(meta: dict, entry: dict) -> Any:
+    """The same, as `meta` says."""
+    specs = [{name: spec[name] for name in ("shape", "dtype")} for spec in meta["params"]]
+    output = {"shape": f"{entry['size']}, {meta['output']['width']}", "dtype": meta["output"]["dtype"]}
+    return dict(enumerate(specs)), meta["tables"], entry["inputs"], {0: output}
+
+
 def _params(meta: dict, data: bytes) -> list[jax.Array]:
-    stored = np.load(io.BytesIO(data), allow_pickle=False)
-    params = []
-    for spec in meta["params"]:
-        array, dtype = stored[spec["name"]], dtype_of(spec["dtype"])
-        params.append(jax.device_put(array.view(dtype) if dtype == jnp.bfloat16 else array))
+    """The parameters, as `meta` lists them."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:
+        raise ValueError(f"{PARAMS} holds no arrays ({error!r}): export it again") from error
+    expected, params = {spec["name"]: spec for spec in meta["params"]}, []
+    if arrays.keys() != expected.keys():
+        names = sorted(arrays.keys() ^ expected.keys())
+        raise ValueError(
+            f"{PARAMS} must hold what {META} lists, got a difference in {names}: export it again"
+        )
+    for name, spec in expected.items():
+        array, dtype = arrays[name], dtype_of(spec["dtype"])
+        array = array.view(dtype) if dtype == jnp.bfloat16 and array.dtype == np.uint16 else array
+        found, wanted = described({name: array})[name], {"shape": spec["shape"], "dtype": spec["dtype"]}
+        if found != wanted:
+            raise ValueError(f"{name} in {PARAMS} must be {wanted}, got {found}: export it again")
+        params.append(jax.device_put(array))
     return params
 
 
@@ -108,15 +148,23 @@ def _read_meta(path: Path) -> dict:
         whole = json.loads(path.read_bytes())
         meta, expected = whole["artefact"], whole["sha256"]
         form, version = meta["format"], meta["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is corrupt or no artefact's: {error!r}: export it again") from error
-    if form != FORMAT or not isinstance(version, int):
-        raise ValueError(f"{path} is no {FORMAT}'s, but says {form!r}, version {version!r}")
+        found = checksum(meta)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        text = repr(error)[:200]
+        raise ValueError(f"{path} is corrupt or no artefact's: {text}: export it again") from error
+    if form != FORMAT or type(version) is not int:
+        raise ValueError(
+            f"{path} is no {FORMAT}'s, but says {str(form)[:40]!r}, version {str(version)[:40]!r}"
+        )
     if version != VERSION:
         remedy = "use a newer one" if version > VERSION else "export it again"
         raise ValueError(f"{path} has version {version}, but this loader reads {VERSION}: {remedy}")
-    if checksum(meta) != expected:
+    if found != expected:
         raise ValueError(f"{path} is corrupt: its SHA-256 is not the one it names: export it again")
+    try:
+        check_meta(meta)
+    except ValueError as error:
+        raise ValueError(f"{path} is not as an export writes it: {error}: export it again") from error
     return meta
 
 
