@@ -13,6 +13,7 @@ from jsage import aggregate, recipes
 from jsage.graph import Graph, Placement, balanced, contiguous, hashed, in_degrees
 from jsage.nn import LSTM, Pool
 from jsage.recipes.options import DataOptions, option
+from jsage.recipes.scaling import SCALES
 from jsage.recipes.tasks import TASKS
 from jsage.typing import AggregateFn
 
@@ -47,7 +48,14 @@ class RunOptions(recipes.RunOptions):
 
 
 @dataclass(frozen=True)
-class LabelOptions(DataOptions):
+class FeatureOptions(DataOptions):
+    """What is learned from, and how it is scaled."""
+
+    scale: str = option("auto", "features: rows to length 1, columns standardized, or none", SCALES)
+
+
+@dataclass(frozen=True)
+class LabelOptions(FeatureOptions):
     """What is learned from, and what of it."""
 
     task: str | None = option(None, "read from the labels unless given", TASKS)

@@ -12,7 +12,7 @@ from jsage import data
 from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
-from jsage.nn import l2_normalize
+from jsage.recipes.scaling import fit_scaling
 from jsage.recipes.tasks import Task
 from jsage.sampling import full_block
 
@@ -21,7 +21,7 @@ MESSAGES = 200_000_000
 
 
 def load(config: LabelOptions) -> tuple[Dataset, Graph]:
-    """The data set, feature rows scaled to length 1, and the graph to train on."""
+    """The data set, features scaled, and the graph to train on."""
     path = Path(config.dataset)
     if config.dataset == "digits":
         dataset = data.digits()
@@ -36,9 +36,19 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
             f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
         )
     data.validate_dataset(dataset)
-    if dataset.features is not None:
-        dataset = dataset._replace(features=l2_normalize(jnp.asarray(dataset.features)))
+    dataset = scaled(dataset, config.scale, dataset.train)
     return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
+
+
+def scaled(dataset: Dataset, kind: str, nodes: jax.Array | None = None) -> Dataset:
+    """The data set with its features scaled, columns by these nodes, and a line that says how and why."""
+    if dataset.features is None:
+        return dataset
+    scaling = fit_scaling(dataset.features, nodes, kind)
+    if kind == "auto":
+        done = {"rows": "each row scaled to length 1", "columns": "each column standardized"}[scaling.kind]
+        print(f"features: {done} ({scaling.why}); --scale says otherwise")
+    return dataset._replace(features=jnp.asarray(scaling(dataset.features)))
 
 
 def make_tables(graph: Graph, dataset: Dataset, task: Task, config: LearnerOptions) -> Tables:

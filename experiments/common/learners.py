@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from experiments.common.config import AGGREGATORS, NORMS, EncoderOptions, LearnerOptions, ModelOptions
@@ -42,9 +43,18 @@ def weigh(dataset: Dataset, training_graph: Graph, config: EncoderOptions) -> tu
     """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalization."""
     if config.aggregator != "gcn":
         return dataset, training_graph
-    graph = symmetric_weights(dataset.graph)
+    graph = symmetric_weights(unit_weights(dataset.graph))
     same = training_graph is dataset.graph
-    return dataset._replace(graph=graph), graph if same else symmetric_weights(training_graph)
+    return dataset._replace(graph=graph), graph if same else symmetric_weights(unit_weights(training_graph))
+
+
+def unit_weights(graph: Graph) -> Graph:
+    """The graph with edge weights of mean size 1, that of a node's own row: their unit says nothing."""
+    weight = graph.edge_data.get("weight")
+    size = 0.0 if weight is None else float(np.abs(np.asarray(weight, np.float64)).mean())
+    if weight is None or size == 0:
+        return graph
+    return graph._replace(edge_data={**graph.edge_data, "weight": jnp.asarray(weight / size)})
 
 
 def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | None = None) -> GraphSAGE:

@@ -6,6 +6,7 @@ from experiments.common.config import (
     AGGREGATORS,
     PLACEMENTS,
     EncoderOptions,
+    FeatureOptions,
     MeshOptions,
     RunOptions,
     TrainingOptions,
@@ -20,7 +21,7 @@ SLOTLESS = [name for name in AGGREGATORS if name != "lstm"]
 
 
 @dataclass(frozen=True)
-class Config(RunOptions, MeshOptions, TrainingOptions, EncoderOptions):
+class Config(RunOptions, MeshOptions, TrainingOptions, EncoderOptions, FeatureOptions):
     """Every option; the defaults are the one recipe."""
 
     decoder: str | None = option(

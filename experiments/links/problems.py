@@ -25,7 +25,6 @@ from jsage.graph import (
     sort_rows,
     symmetrize,
 )
-from jsage.nn import l2_normalize
 from jsage.recipes.plots import node_colors
 from jsage.sampling import full_block, negatives
 
@@ -44,14 +43,12 @@ class Problem(NamedTuple):
 
 
 def load(config: Config) -> Dataset:
-    """The data set, feature rows scaled to length 1; edges in both directions unless they have times."""
+    """The data set, features scaled; edges in both directions unless they have times."""
     path = Path(config.dataset)
     if path.is_file():
-        dataset = data.load_npz(path)
-        if dataset.features is not None:
-            dataset = dataset._replace(features=l2_normalize(jnp.asarray(dataset.features)))
+        dataset = datasets.scaled(data.load_npz(path), config.scale)
     else:
-        dataset, _ = datasets.load(LabelOptions(config.dataset))
+        dataset, _ = datasets.load(LabelOptions(config.dataset, config.scale))
     if "time" in dataset.graph.edge_data:
         return dataset
     if config.by_time:

@@ -78,7 +78,10 @@ def place_tables(source: Source, config: Config, mesh: Mesh) -> tuple[ShardedGra
     """The graph and the features on the mesh; a process reads the shards of its own devices alone."""
     if source.dataset is None:
         graph, features = open_graph(source.path, mesh), open_features(source.path, mesh)
-        features = ShardedFeatures(jax.jit(l2_normalize)(features.rows))
+        if config.scale == "columns":
+            raise ValueError("--scale columns needs the whole table: standardize it before it is sharded")
+        if config.scale != "none":
+            features = ShardedFeatures(jax.jit(l2_normalize)(features.rows))
     else:
         graph = shard_graph(source.dataset.graph, source.placement, mesh)
         features = shard_features(np.asarray(source.dataset.features), source.placement, mesh)

@@ -19,6 +19,9 @@ from jsage.recipes.report import print_scores as print_scores
 from jsage.recipes.report import print_tables as print_tables
 from jsage.recipes.report import summarize as summarize
 from jsage.recipes.report import summarize_all as summarize_all
+from jsage.recipes.scaling import SCALES as SCALES
+from jsage.recipes.scaling import Scaling as Scaling
+from jsage.recipes.scaling import fit_scaling as fit_scaling
 from jsage.recipes.tasks import TASKS as TASKS
 from jsage.recipes.tasks import Task as Task
 from jsage.recipes.tasks import make_task as make_task

@@ -1,0 +1,71 @@
+"""How features are scaled before training: each row, each column, or not at all."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jsage.typing import HostArray
+
+SCALES = ("auto", "rows", "columns", "none")
+
+
+class Scaling(NamedTuple):
+    """What is done to a row of features, at training and at prediction alike. Make one with `fit_scaling`."""
+
+    kind: str
+    """"rows": each is scaled to length 1; "columns": each is centered and divided by its spread; "none"."""
+    center: Float[np.ndarray, " num_features"] | None = None
+    spread: Float[np.ndarray, " num_features"] | None = None
+    why: str = "asked for"
+
+    def __call__(self, rows: Float[HostArray, "n num_features"]) -> Float[np.ndarray, "n num_features"]:
+        """The rows, scaled; on the host, in float32."""
+        wide = np.asarray(rows, np.float64)
+        if self.kind == "columns":
+            wide = (wide - self.center) / self.spread
+        elif self.kind == "rows":
+            length = np.sqrt((wide**2).sum(1, keepdims=True))
+            wide = wide / np.where(length > 0, length, 1)
+        return wide.astype(np.float32)
+
+
+def fit_scaling(
+    features: Float[HostArray, "num_nodes num_features"],
+    nodes: Int[HostArray, " n"] | None = None,
+    kind: str = "auto",
+) -> Scaling:
+    """The scaling of a table, columns by the mean and standard deviation of `nodes` (None: of all).
+
+    With "auto", columns where more than half of the numbers are not 0 and one column is much larger than most
+    (its root mean square more than 10 times the median of all that are not 0 throughout): a table of unlike
+    measurements, whose rows scaled to one length would say nothing but the largest. Else rows: counts, words,
+    pixels. Raises ValueError for another kind.
+
+    >>> table = np.array([[1.0, 2e5], [2.0, 2e5], [3.0, 1e5], [2.0, 3e5]])
+    >>> scaling = fit_scaling(table)
+    >>> scaling.kind, scaling(table)[:, 0].round(1).tolist()
+    ('columns', [-1.4..., 0.0, 1.4..., 0.0])
+    """
+    if kind not in SCALES:
+        raise ValueError(f"features are scaled by one of {', '.join(SCALES)}, got {kind!r}")
+    table, why = np.asarray(features), "asked for"
+    if kind == "auto":
+        kind, why = _choose(table)
+    if kind != "columns":
+        return Scaling(kind, why=why)
+    known = np.asarray(table if nodes is None else table[np.asarray(nodes)], np.float64)
+    spread = known.std(0)
+    return Scaling(kind, known.mean(0), np.where(spread > 0, spread, 1), why)
+
+
+def _choose(table: np.ndarray) -> tuple[str, str]:
+    """The kind, and why."""
+    share = np.count_nonzero(table) / max(table.size, 1)
+    if share <= 0.5:
+        return "rows", f"{share:.0%} of the numbers are not 0"
+    size = np.sqrt(np.square(table, dtype=np.float64).mean(0))
+    ratio = size.max(initial=0) / np.quantile(size[size > 0], 0.5, method="lower") if size.any() else 1
+    if ratio > 10:
+        return "columns", f"the largest column is {ratio:,.0f} times as large as the median one"
+    return "rows", "all columns are of like size"
