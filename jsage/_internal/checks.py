@@ -72,10 +72,8 @@ def check_integer(dtype: np.dtype, name: str) -> None:
     ValueError: train must hold integers, got bool: the ids of a mask are np.flatnonzero(mask)
     """
     if dtype.kind not in "iu":
-        advice = (
-            "the ids of a mask are np.flatnonzero(mask)" if dtype.kind == "b" else _ADVICE.get(dtype.kind)
-        )
-        advice = advice or ("convert it with astype(np.int64)" if is_floating(dtype) else _NAMES)
+        mask, floats = "the ids of a mask are np.flatnonzero(mask)", "convert it with astype(np.int64)"
+        advice = {"b": mask, "f": floats, **_ADVICE}.get(dtype.kind, _NAMES)
         raise ValueError(f"{name} must hold integers, got {dtype}: {advice}")
 
 
