@@ -16,7 +16,7 @@ INT32 = 2**31
 """Ids and offsets are int32: all are below it."""
 _ROUNDING = 2.0**-20
 """The share of a column's range that float32 may cost."""
-_CHUNK = 2**24
+_CHUNK = 2**20
 """Numbers that are looked at together."""
 _ADVICE = {
     "M": 'pass ((t - t.min()) / np.timedelta64(1, "s")).astype(np.int32)',
@@ -153,6 +153,19 @@ def check_edge_rows(
     if array.dtype.kind in "iu":
         return _int32(array, label)
     return _float32(array, label, name) if array.dtype.itemsize > 4 else array
+
+
+def check_edge_names(names: Sequence[str]) -> None:
+    """Names of columns or arrays, each its own, that are none of an edge list's.
+
+    >>> check_edge_names(["weight", "src"])
+    Traceback (most recent call last):
+    ValueError: data of edges must have names of their own, got 'weight', 'src': rename them
+    """
+    if {"", "src", "dst", "num_nodes"} & set(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"data of edges must have names of their own, got {', '.join(map(repr, names))}: rename them"
+        )
 
 
 def check_features(values: Any, num_nodes: int | None = None, name: str = "features") -> np.ndarray:

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 from jsage._internal.checks import (
     INT32,
+    check_edge_names,
     check_features,
     check_ids,
     check_integer,
@@ -158,8 +159,6 @@ def _split(arrays: dict[str, np.ndarray], split: str, num_nodes: int, labels: np
 
 def _edge_data(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Each `edge_NAME` as `NAME`."""
-    return {
-        name.removeprefix("edge_"): values
-        for name, values in arrays.items()
-        if name.startswith("edge_") and name != "edge_index"
-    }
+    names = [name for name in arrays if name.startswith("edge_") and name != "edge_index"]
+    check_edge_names([name.removeprefix("edge_") for name in names])
+    return {name.removeprefix("edge_"): arrays[name] for name in names}
