@@ -1,5 +1,6 @@
 """The data sets by their names, and what programs read of them, on the device."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
 from jsage.nn import l2_normalize
-from jsage.recipes.tasks import Task
+from jsage.recipes.tasks import Task, other_task
 from jsage.sampling import full_block
 
 MESSAGES = 200_000_000
@@ -28,14 +29,20 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
     elif config.dataset == "communities":
         dataset = data.power_law_communities(200_000, 4_000_000)
     elif path.is_dir():
-        dataset = jax.device_put(data.open(path))
+        dataset = data.open(path)
     elif path.is_file():
         dataset = data.load_npz(path, labels=config.labels)
     else:
         raise FileNotFoundError(
             f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
         )
-    data.validate_dataset(dataset)
+    data.validate_dataset(dataset)  # before jax would round what it does not keep
+    dataset = jax.device_put(dataset)
+    if not config.task and (other := other_task(np.asarray(dataset.labels))):
+        kind = (
+            "real values" if jnp.issubdtype(dataset.labels.dtype, jnp.floating) else "any number of classes"
+        )
+        print(f"labels are taken as {kind}: pass --task {other} if they are not", file=sys.stderr)
     if dataset.features is not None:
         dataset = dataset._replace(features=l2_normalize(jnp.asarray(dataset.features)))
     return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
