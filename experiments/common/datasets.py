@@ -39,9 +39,7 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
     data.validate_dataset(dataset)  # before jax would round what it does not keep
     dataset = jax.device_put(dataset)
     if not config.task and (other := other_task(np.asarray(dataset.labels))):
-        kind = (
-            "real values" if jnp.issubdtype(dataset.labels.dtype, jnp.floating) else "any number of classes"
-        )
+        kind = "several classes a node" if dataset.labels.dtype == bool else "real values"
         print(f"labels are taken as {kind}: pass --task {other} if they are not", file=sys.stderr)
     if dataset.features is not None:
         dataset = dataset._replace(features=l2_normalize(jnp.asarray(dataset.features)))

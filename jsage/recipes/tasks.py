@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jsage import losses, metrics
+from jsage._internal.checks import check_labels
 from jsage.data import Dataset
 
 TASKS = ("classification", "multilabel", "regression")
@@ -48,7 +49,7 @@ def make_task(
     >>> task.name, task.metric, task.width
     ('classification', 'accuracy', 10)
     """
-    labels = labels_for(np.asarray(dataset.labels), name)
+    labels = labels_for(check_labels(dataset.labels), name)
     found = "regression" if labels.dtype.kind == "f" else TASKS[labels.ndim - 1]
     if (name or found) != found:
         raise ValueError(
@@ -96,9 +97,7 @@ def other_task(labels: np.ndarray) -> str | None:
 def _check_classes(labels: np.ndarray) -> None:
     codes = np.unique(labels[labels >= 0])
     if len(codes) < 2:
-        raise ValueError(
-            f"labels must have two classes at least, got {len(codes)}: nothing is to be told apart"
-        )
+        raise ValueError(f"labels must have two classes at least, got {len(codes)}: give other labels")
     if codes[-1] > 2 * len(codes) + _GAPS:
         raise ValueError(
             f"labels have {len(codes)} classes, but codes up to {codes[-1]}, an output each: number them "
