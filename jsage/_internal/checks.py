@@ -234,7 +234,8 @@ def check_labels(values: Any, num_nodes: int | None = None) -> np.ndarray:
     least, most = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if array.ndim == 2:
         if least < 0 or most > 1:
-            raise ValueError(f"multi-label rows must hold 0 and 1, got {least if least < 0 else most}")
+            bad = least if least < 0 else most
+            raise ValueError(f"labels: multi-label rows must hold 0 and 1, got {bad}")
         return array.astype(bool, copy=False)
     if least < -1 or most >= INT32:
         bad = least if least < -1 else most
@@ -321,6 +322,8 @@ def _joined(array: np.ndarray, name: str, label: str, like: Any) -> np.ndarray:
         rows = array.astype(like.dtype)
     rounds = is_floating(array.dtype) and is_floating(like.dtype) and name != "time"
     kept = np.isfinite(rows.astype(np.float32)) if rounds else rows == array
+    if rounds and array.dtype.itemsize > 4:
+        _float32(array, label, name)
     if not kept.all():
         bad = array[np.argwhere(~kept)[0, 0]]
         raise ValueError(f"{label} is {like.dtype} in this graph, which cannot hold {bad}: convert it first")

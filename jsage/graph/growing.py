@@ -57,7 +57,7 @@ class GrowingGraph:
 
     Adding an edge costs constant time on average. Removing edges costs the degrees of their destinations,
     removing nodes a pass over all edges: remove many at once. Ids never change and are not given again: a
-    removed node keeps its id, without edges and with features 0.
+    removed node keeps its id, without edges and with features 0. Features are finite, `[num_nodes, d]`.
 
     `tables()` gives what programs read; its shapes change only when a capacity doubles. The tables given
     before are gone then (jax raises an error where they are used).
@@ -72,7 +72,7 @@ class GrowingGraph:
     (Array([2, 1, 1], dtype=int32), 4)
     """
 
-    def __init__(self, graph: Graph, features: Float[HostArray, "num_nodes d"]) -> None:
+    def __init__(self, graph: Graph, features: HostArray) -> None:
         features = check_features(features, graph.num_nodes)
         validate(graph)
         self.num_nodes = graph.num_nodes
@@ -119,7 +119,7 @@ class GrowingGraph:
 
     def append_nodes(
         self,
-        features: Float[HostArray, "num_new d"],
+        features: HostArray,
         src: Ids = (),
         dst: Ids = (),
         edge_data: dict[str, Any] | None = None,

@@ -84,8 +84,10 @@ def _check_size(archive: zipfile.ZipFile, name: str) -> None:
         if read is None:
             raise ValueError(f"{name} has a header of another version: write it by np.savez")
         shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} has Python objects, which are pickles: store numbers")
         held = archive.getinfo(f"{name}.npy").file_size - file.tell()
-    if (said := math.prod(shape) * dtype.itemsize) != held and not dtype.hasobject:
+    if (said := math.prod(shape) * dtype.itemsize) != held:
         raise ValueError(f"{name} should have {said} bytes, for {dtype} {list(shape)}, but has {held}")
 
 

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from jsage._internal.checks import check_finite, check_integer, check_labels, check_numeric, is_floating
+from jsage._internal.checks import (
+    check_finite,
+    check_integer,
+    check_labels,
+    check_numeric,
+    host_array,
+    is_floating,
+)
 from jsage._internal.files import checksum, replaced
 from jsage._internal.host_table import HostTable
 from jsage.data.formats.arrays import ArrayWriter
@@ -84,7 +91,10 @@ def checked_tables(tables: Tables, num_nodes: int) -> Tables:
     Traceback (most recent call last):
     ValueError: labels must have one row a node, 4, got shape (3,)
     """
-    host = Tables(*(None if table is None else np.asanyarray(table) for table in tables))
+    arrays = {name: table for name, table in tables._asdict().items() if table is not None}
+    for name, table in arrays.items():
+        arrays[name] = table if isinstance(table, np.memmap) else host_array(table, name)
+    host = Tables(**arrays)
     if host.features is not None:
         if host.features.ndim != 2 or not host.features.shape[1]:
             raise ValueError(f"features must be [num_nodes, width], got shape {host.features.shape}")
@@ -142,9 +152,7 @@ def write_tables(
                 local = np.arange(first, min(first + size, count))
                 rows = read(np.asarray(placement.nodes(shard, local)))
                 if name == "features" and is_floating(rows.dtype):
-                    check_finite(
-                        rows, f"features of shard {shard}, rows {first} .. {first + len(local) - 1},"
-                    )
+                    check_finite(rows, f"features of shard {shard}, from its row {first} on,")
                 array.append(rows)
                 yield before + first + len(local)
             before += count
