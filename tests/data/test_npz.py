@@ -126,11 +126,9 @@ def test_number_of_nodes_without_labels(tmp_path, change, num_nodes):
         ({"val_mask": np.ones(4, bool)}, "train and val share"),
         ({"y": np.array([[0, 2], [1, 0], [0, 0], [0, 0]])}, "multi-label rows must hold 0 and 1, got 2"),
         ({"y": np.array(["a", "b", "c", "d"])}, "labels must be int32"),
-        (
-            {"x_indices": [0.5], "x": None, "x_data": [1.0], "x_indptr": [0] * 5, "x_shape": [4, 2]},
-            "x_indices",
-        ),
-        ({"x_shape": [3, 2], "x": None, "x_data": [1.0], "x_indices": [0], "x_indptr": [0] * 5}, "x_shape"),
+        ({**SPARSE, "x_indices": [0.5]}, "x_indices must hold integers, got float64"),
+        ({**SPARSE, "x_shape": [3, 2]}, r"x_shape must be \[4, F\], .* got \[3 2\]"),
+        ({**SPARSE, "x_data": [1e39]}, "features must be finite in float32"),
         ({"edge_src": np.zeros(3)}, "data of edges must have names of their own, got 'src'"),
         ({"x": np.float32(1)}, "features must have one row a node"),
         ({"y": np.int32(1)}, "labels must be int32"),
@@ -205,10 +203,7 @@ def test_refuses_an_array_that_says_that_it_is_larger_than_it_is(tmp_path):
     with zipfile.ZipFile(path, "a") as archive, archive.open("x.npy", "w") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (4, 10**13)}
         np.lib.format.write_array_header_1_0(file, header)
-    message = (
-        r"graph\.npz: .*x should have 160000000000000 bytes, for float32 \[4, 10000000000000\], but has 0"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"graph\.npz: .*x should have 160000000000000 bytes, .* but has 0"):
         load_npz(path)
 
 
