@@ -49,7 +49,7 @@ def test_validate_dataset_accepts_every_kind(change):
         ({"train": np.array([1.0])}, "train must hold integers, got float64: convert"),
         (
             {"train": np.ones(6, bool)},
-            r"train must hold got bool: the ids of a mask are",
+            r"integers, got bool: the ids of a mask are",
         ),
         ({"test": ids(5)}, "test must hold labeled nodes only, but 1 of its nodes have none, the first 5"),
         ({"labels": np.array([0, 0, 0, np.nan, 0, 0], np.float32)}, "test must hold labeled .* the first 3"),

@@ -18,8 +18,6 @@ from jsage.graph import Graph, from_edges
 
 _SRC, _DST = {"src", "source", "from"}, {"dst", "target", "to"}
 _COLUMNS = ("weight", "time")
-_BLANKS = "blanks"
-"""The delimiter of columns that any number of spaces and tabs separate."""
 
 
 def read_edge_list(
@@ -105,8 +103,8 @@ def _read(text: bytes, delimiter: str | None, header: bool | None) -> _Table:
     if found is None:
         return _Table(["src", "dst"], [np.empty(0, object)] * 2, text)
     first = found[0].decode().strip("\r")
-    delimiter = {None: _delimiter(first), " ": _BLANKS}.get(delimiter, delimiter)
-    if delimiter == _BLANKS:
+    delimiter = _delimiter(first) if delimiter is None else delimiter
+    if delimiter == " ":
         text = re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text)
         text, first, delimiter = re.sub(rb"[ \t]+", b"\t", text), "\t".join(first.split()), "\t"
     cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
@@ -119,10 +117,10 @@ def _read(text: bytes, delimiter: str | None, header: bool | None) -> _Table:
 def _delimiter(line: str) -> str:
     """What separates the cells of the first line."""
     if re.fullmatch(r"[\d.eE+-]+([ \t]+[\d.eE+-]+)+[ \t]*", line) and " " in line:
-        return _BLANKS
+        return " "
     if "," in line and ";" in line and "\t" not in line and '"' not in line:
         raise ValueError(f"the first line has commas and semicolons, {line!r}: pass delimiter=',' or ';'")
-    return next((mark for mark in "\t,;" if mark in line), _BLANKS if " " in line else ",")
+    return next((mark for mark in "\t,;" if mark in line), " " if " " in line else ",")
 
 
 def _is_head(table: _Table, cells: list[str]) -> bool:
