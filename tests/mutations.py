@@ -476,6 +476,20 @@ MUTATIONS = (
         "graph/test_graph.py::test_from_edges_refuses",
         "an id equal to the number of nodes",
     ),
+    Mutation(
+        "_internal/checks.py",
+        "exact = len(np.unique(small)) == len(np.unique(array))",
+        "exact = True",
+        "data/test_boundary.py::test_data_of_edges_that_would_not_be_kept_are_refused",
+        "times that float32 makes one",
+    ),
+    Mutation(
+        "_internal/checks.py",
+        "if array.ndim == 2 and array.shape[1] == 1:",
+        "if array.ndim == 2 and array.shape[1] == 0:",
+        "data/test_boundary.py::test_labels_that_would_not_be_kept_are_refused",
+        "classes as a column taken for labels of 0 and 1",
+    ),
     # Inference
     Mutation(
         "infer/layer.py",
@@ -716,6 +730,13 @@ MUTATIONS = (
         "if mask.shape != (num_nodes,):",
         "data/test_npz.py::test_refuses_bad_contents_and_names_the_file",
         "a split's mask of any dtype",
+    ),
+    Mutation(
+        "data/formats/edge_list.py",
+        "if (numbers.astype(str) == cells.astype(str)).all():",
+        "if len(numbers):",
+        "data/test_edge_list.py::test_names_are_those_of_the_file",
+        "names with leading zeros that are one",
     ),
     Mutation(
         "data/edge_split.py",

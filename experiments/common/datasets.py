@@ -13,7 +13,7 @@ from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
 from jsage.recipes.scaling import fit_scaling
-from jsage.recipes.tasks import Task
+from jsage.recipes.tasks import Task, other_task
 from jsage.sampling import full_block
 
 MESSAGES = 200_000_000
@@ -28,15 +28,18 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
     elif config.dataset == "communities":
         dataset = data.power_law_communities(200_000, 4_000_000)
     elif path.is_dir():
-        dataset = jax.device_put(data.open(path))
+        dataset = data.open(path)
     elif path.is_file():
         dataset = data.load_npz(path, labels=config.labels)
     else:
         raise FileNotFoundError(
             f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
         )
-    data.validate_dataset(dataset)
-    dataset = scaled(dataset, config.scale, dataset.train)
+    data.validate_dataset(dataset)  # before jax would round what it does not keep
+    dataset = scaled(jax.device_put(dataset), config.scale, dataset.train)
+    if not config.task and (other := other_task(np.asarray(dataset.labels))):
+        kind = "several classes a node" if dataset.labels.dtype == bool else "real values"
+        print(f"labels are taken as {kind}: pass --task {other} if they are not")
     return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from jsage._internal.checks import check_ids, check_labels, is_floating
 from jsage.graph import Graph, hide_nodes, validate
 from jsage.typing import HostArray
 
@@ -15,7 +16,7 @@ class Dataset(NamedTuple):
     * `features`: float, or None for a graph without features.
     * `labels`: one class a node (int32 `[num_nodes]`, -1 for none), any number of classes (bool `[num_nodes,
       num_classes]`), or real values (float32 `[num_nodes]` or `[num_nodes, num_targets]`, NaN for none); None
-      for a graph without labels.
+      for a graph without labels. One column `[num_nodes, 1]` is refused: pass `labels[:, 0]`.
     * `train`, `val`, `test`: distinct int32 node ids; empty where the source has no splits.
 
     The arrays are jax arrays, except those of `jsage.data.open`, which are memory maps:
@@ -63,17 +64,19 @@ def validate_dataset(dataset: Dataset) -> None:
     """
     graph, features, labels, *_ = dataset
     validate(graph, features, labels)
-    if features is not None and (features.ndim != 2 or not _is_float(features)):
+    if features is not None and not is_floating(features.dtype):
         raise ValueError(
             "features must be float [num_nodes, num_features] or None, "
             f"got {features.dtype} of shape {features.shape}: convert them with astype(np.float32)"
         )
     if labels is None:
         raise ValueError("labels must be an array, got None: this graph has no labels to train or test on")
-    labeled = has_label(labels)
-    splits = {name: np.asarray(getattr(dataset, name)) for name in ("train", "val", "test")}
-    for name, nodes in splits.items():
-        _check_split(name, nodes, graph.num_nodes, labeled)
+    if labels.ndim == 2 and labels.dtype.kind in "iu" and labels.dtype != np.uint8:
+        raise ValueError(f"0/1 rows of labels must be bool, got {labels.dtype}: pass labels.astype(bool)")
+    labeled, splits = has_label(labels), {}
+    for name in ("train", "val", "test"):
+        splits[name] = check_ids(getattr(dataset, name), graph.num_nodes, name)
+        _check_split(name, splits[name], labeled)
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         if len(both := np.intersect1d(splits[one], splits[other])):
             raise ValueError(
@@ -89,32 +92,15 @@ def has_label(labels: HostArray) -> np.ndarray:
     >>> has_label(np.array([0, -1, 2])).tolist()
     [True, False, True]
     """
-    array = np.asarray(labels)
-    if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
-        if array.size and array.min() < -1:
-            raise ValueError(f"labels must be classes 0, 1, ..., or -1 for none, got {array.min()}")
-        return array >= 0
-    if array.ndim == 2 and array.dtype in (np.bool_, np.uint8):
-        if array.size and array.max() > 1:
-            raise ValueError(f"multi-label rows must hold 0 and 1, got {array.max()}")
-        return np.ones(len(array), bool)
-    if array.ndim in (1, 2) and _is_float(array):
+    array = check_labels(labels)
+    if is_floating(array.dtype):
         return np.asarray(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-    raise ValueError(
-        "labels must be int32 [num_nodes], bool [num_nodes, num_classes], or float32 with one or two axes, "
-        f"got {array.dtype} of shape {array.shape}"
-    )
+    return array >= 0 if array.ndim == 1 else np.ones(len(array), bool)
 
 
-def _check_split(name: str, nodes: np.ndarray, num_nodes: int, labeled: np.ndarray) -> None:
+def _check_split(name: str, nodes: np.ndarray, labeled: np.ndarray) -> None:
     if len(nodes) == 0:
         raise ValueError(f"{name} must hold at least one node, got an empty split")
-    if nodes.ndim != 1 or not np.issubdtype(nodes.dtype, np.integer):
-        raise ValueError(
-            f"{name} must be one axis of integer node ids, got {nodes.dtype} of shape {nodes.shape}"
-        )
-    if len(bad := nodes[(nodes < 0) | (nodes >= num_nodes)]):
-        raise ValueError(f"{name} must be node ids in 0 .. {num_nodes - 1}, got {bad[0]}")
     if len(nodes) != len(np.unique(nodes)):
         raise ValueError(f"{name} must hold distinct nodes, got {len(nodes) - len(np.unique(nodes))} repeats")
     if len(without := nodes[~labeled[nodes]]):
@@ -122,7 +108,3 @@ def _check_split(name: str, nodes: np.ndarray, num_nodes: int, labeled: np.ndarr
             f"{name} must hold labeled nodes only, but {len(without)} of its nodes have none, the first "
             f"{without[0]}: drop them from the split"
         )
-
-
-def _is_float(array: HostArray) -> bool:
-    return array.dtype.name in ("float16", "bfloat16", "float32", "float64")

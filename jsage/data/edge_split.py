@@ -6,6 +6,7 @@ Both end in `verify_split`, which names every leak it knows; run it on splits fr
 
 import numpy as np
 
+from jsage._internal.checks import check_edge_rows
 from jsage.data.split_check import (
     EdgeSplit,
     TimeSplit,
@@ -63,7 +64,8 @@ def split_edges_by_time(
     """Split events `src -> dst` in the order of their times: the last `test` of them, `val` before, the rest.
 
     Events of one time stay together: those at a border go to the later part. Parallel events, also of one
-    pair in several parts, are events of their own. `time` is int32, or numbers that float32 holds exactly.
+    pair in several parts, are events of their own. `time` is kept as int32, or as float32 where
+    that tells all apart.
 
     Raises ValueError for times that are neither, and where a part that was asked for comes out empty.
 
@@ -73,7 +75,7 @@ def split_edges_by_time(
     ([[1, 2], [2, 3]], array([5, 5], dtype=int32), [[0, 1]], 2)
     """
     _check_shares(val, test)
-    time = _exact_times(time)
+    time = check_edge_rows("time", time, len(src))
     graph = from_edges(src, dst, num_nodes, time=time)  # checks the ends
     order = np.argsort(time, kind="stable")
     events, time = np.stack([np.asarray(src), np.asarray(dst)], 1)[order].astype(np.int32), time[order]
@@ -106,21 +108,6 @@ def _check_symmetric(src: np.ndarray, dst: np.ndarray) -> None:
             f"an undirected graph has each edge in both directions, but {len(single)} have no reverse, the "
             f"first {edge}: pass symmetrize(graph), or split events by time"
         )
-
-
-def _exact_times(time: HostArray) -> np.ndarray:
-    """Times as the graph keeps them, int32 or float32; raises ValueError where that would change them."""
-    given = np.asarray(time)
-    if given.ndim != 1 or given.dtype.kind not in "iuf":
-        raise ValueError(f"time must be one number an event, got {given.dtype} of shape {given.shape}")
-    with np.errstate(over="ignore"):
-        kept = given.astype(np.float32 if given.dtype.kind == "f" else np.int32)
-    if len(changed := np.flatnonzero((kept != given) | ~np.isfinite(kept))):
-        raise ValueError(
-            f"times must be int32 or exact in float32, got {given[changed[0]]} for event {changed[0]}: count "
-            "them from the first event, in a coarser unit"
-        )
-    return kept
 
 
 def _non_edges(rng: np.random.Generator, known: np.ndarray, num_nodes: int, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jsage._internal.checks import INT32, check_ids, check_pairs
+from jsage._internal.checks import INT32, check_edge_rows, check_ids, check_pairs
 from jsage.graph.graph import Graph, SortedGraph, from_edges
 from jsage.typing import HostArray
 
@@ -27,7 +27,7 @@ def bipartite_graph(
 
     `users` in `0 .. num_users - 1`, `items` in `0 .. num_items - 1`; `edge_data` has one row an interaction,
     and both of its edges get it. Repeated interactions stay parallel edges. Raises ValueError for ragged
-    arrays, and ids that are no integers or out of range.
+    arrays, ids that are no integers or out of range, and data that `from_edges` refuses.
 
     >>> graph = bipartite_graph([0, 0, 1], [0, 2, 2], num_users=2, num_items=3)
     >>> graph.indptr.tolist(), graph.indices.tolist()  # users 0 and 1, items 0, 1, 2
@@ -36,13 +36,10 @@ def bipartite_graph(
     users = check_ids(users, num_users, "users", what="users")
     items = check_ids(items, num_items, "items", what="items").astype(np.int64) + num_users
     check_pairs(users, items, ("users", "items"), "an interaction")
-    data = {name: np.asarray(values) for name, values in (edge_data or {}).items()}
-    for name, values in data.items():
-        if values.ndim == 0 or len(values) != len(users):
-            raise ValueError(
-                f"edge_data {name!r} must have {len(users)} rows, one an interaction, "
-                f"got shape {values.shape}"
-            )
+    data = {
+        name: check_edge_rows(name, values, len(users), what="an interaction")
+        for name, values in (edge_data or {}).items()
+    }
     src, dst = np.concatenate([items, users]), np.concatenate([users, items])
     both = {name: np.concatenate([values, values]) for name, values in data.items()}
     return from_edges(src, dst, num_users + num_items, **both)

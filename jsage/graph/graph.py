@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import take
-from jsage._internal.checks import INT32, check_edge_rows, check_ids, check_pairs
+from jsage._internal.checks import (
+    INT32,
+    check_edge_rows,
+    check_features,
+    check_ids,
+    check_labels,
+    check_pairs,
+)
 from jsage.graph.adjacency import edges_of_rows
 from jsage.typing import EdgeData, HostArray
 
@@ -104,7 +111,7 @@ def from_edges(
     `src, dst`: `[num_edges]` integers in `0 .. num_nodes - 1`. Each of `edge_data` has one row an edge
     (`"weight"`, `"time"`, `"type"`, ...) and is reordered as the edges are. An undirected graph is given in
     both directions, or made so by `symmetrize`. Raises ValueError for ragged arrays, ids that are no integers
-    or out of range, integer data beyond int32, and 2^31 edges or more.
+    or out of range, data that are no finite numbers or that 32 bits do not hold, and 2^31 edges or more.
 
     >>> graph = from_edges([0, 1, 2, 0], [2, 0, 1, 1], num_nodes=3, weight=[0.1, 0.2, 0.3, 0.4])
     >>> graph.indptr.tolist(), graph.indices.tolist()
@@ -251,8 +258,9 @@ def validate(
     """Check values on the host, where jitted code cannot: raises ValueError that says what is wrong.
 
     The graph: `indptr` int32, from 0 to `num_edges`, never falling; `indices` int32 in
-    `0 .. num_nodes - 1`; `edge_data` one row an edge. `features`: `[num_nodes, ...]`, finite. `labels`:
-    `[num_nodes, ...]`. `seeds`: integers in `0 .. num_nodes - 1`.
+    `0 .. num_nodes - 1`; `edge_data` finite, one row an edge, 32 bits a number at most. `features`:
+    `[num_nodes, d]`, finite. `labels`: classes, 0/1 rows or real values. `seeds`: integers in
+    `0 .. num_nodes - 1`.
 
     >>> graph = from_edges([0], [1], num_nodes=2)
     >>> validate(graph, features=np.zeros((2, 8)), seeds=np.array([1, 2]))
@@ -262,15 +270,15 @@ def validate(
     _check_structure(np.asarray(graph.indptr), np.asarray(graph.indices))
     _check_order(graph)
     for name, values in graph.edge_data.items():
-        check_edge_rows(name, values, graph.num_edges)
-    for name, rows in (("features", features), ("labels", labels)):
-        if rows is not None and (rows.ndim == 0 or rows.shape[0] != graph.num_nodes):
-            raise ValueError(f"{name} must have one row a node, {graph.num_nodes}, got shape {rows.shape}")
-    if features is not None and len(bad := np.argwhere(~np.isfinite(np.asarray(features)))):
-        raise ValueError(
-            f"features must be finite, got {len(bad)} NaN or infinite values, the first in row {bad[0][0]}: "
-            "fill or drop them"
-        )
+        kept, given = check_edge_rows(name, values, graph.num_edges).dtype, np.asarray(values).dtype
+        if kept != given:  # jax would round float64 and wrap integers
+            raise ValueError(
+                f"edge_data {name!r} must be {kept}, got {given}: use from_edges, or astype(np.{kept})"
+            )
+    if features is not None:
+        check_features(features, graph.num_nodes)
+    if labels is not None:
+        check_labels(labels, graph.num_nodes)
     if seeds is not None:
         check_ids(seeds, graph.num_nodes, "seeds")
 

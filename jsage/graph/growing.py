@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import take
-from jsage._internal.checks import check_ids, check_pairs
+from jsage._internal.checks import check_edge_rows, check_features, check_ids, check_pairs
 from jsage._internal.device_mirror import DeviceMirror, pad_rows
 from jsage.graph.adjacency import edges_of_rows
-from jsage.graph.graph import Graph, from_edges
+from jsage.graph.graph import Graph, from_edges, validate
 from jsage.typing import EdgeData, HostArray
 
 Ids: TypeAlias = HostArray | Sequence[int] | Sequence[float]
@@ -57,7 +57,7 @@ class GrowingGraph:
 
     Adding an edge costs constant time on average. Removing edges costs the degrees of their destinations,
     removing nodes a pass over all edges: remove many at once. Ids never change and are not given again: a
-    removed node keeps its id, without edges and with features 0.
+    removed node keeps its id, without edges and with features 0. Features are finite, `[num_nodes, d]`.
 
     `tables()` gives what programs read; its shapes change only when a capacity doubles. The tables given
     before are gone then (jax raises an error where they are used).
@@ -72,9 +72,9 @@ class GrowingGraph:
     (Array([2, 1, 1], dtype=int32), 4)
     """
 
-    def __init__(self, graph: Graph, features: Float[HostArray, "num_nodes d"]) -> None:
-        if len(features) != graph.num_nodes:
-            raise ValueError(f"features must have one row a node, {graph.num_nodes}, got {len(features)}")
+    def __init__(self, graph: Graph, features: HostArray) -> None:
+        features = check_features(features, graph.num_nodes)
+        validate(graph)
         self.num_nodes = graph.num_nodes
         """Ids given so far: those of removed nodes too."""
         capacity = max(16, self.num_nodes + self.num_nodes // 2)
@@ -119,7 +119,7 @@ class GrowingGraph:
 
     def append_nodes(
         self,
-        features: Float[HostArray, "num_new d"],
+        features: HostArray,
         src: Ids = (),
         dst: Ids = (),
         edge_data: dict[str, Any] | None = None,
@@ -129,11 +129,10 @@ class GrowingGraph:
         Raises ValueError as `append_edges` does, and for features of another width or not finite; then
         nothing is added.
         """
-        rows, count = np.asarray(features, np.float32), len(features)
-        if rows.shape != (count, self._features.host.shape[1]) or not np.isfinite(rows).all():
-            raise ValueError(
-                f"features must be finite [num_new, {self._features.host.shape[1]}], got shape {rows.shape}"
-            )
+        rows, width = check_features(features), self._features.host.shape[1]
+        if rows.shape[1] != width:
+            raise ValueError(f"features must be [num_new, {width}], got shape {rows.shape}")
+        count = len(rows)
         edges = self._checked(self.num_nodes + count, src, dst, edge_data or {})
         new = np.arange(self.num_nodes, self.num_nodes + count)
         self.num_nodes += count
@@ -151,7 +150,8 @@ class GrowingGraph:
     def append_edges(self, src: Ids, dst: Ids, edge_data: dict[str, Any] | None = None) -> None:
         """Add edges between nodes that are there, each the last of its destination's.
 
-        Raises ValueError for ids that no node has and for arrays that are ragged or missing.
+        Raises ValueError for ids that no node has, for arrays that are ragged or missing, and for data that
+        the graph's dtypes do not hold.
         """
         self._append(*self._checked(self.num_nodes, src, dst, edge_data or {}))
 
@@ -257,10 +257,10 @@ class GrowingGraph:
         ends = self._ends(limit, src, dst)
         if data.keys() != self._edges.keys() - {""}:
             raise ValueError(f"edge_data must have {sorted(self._edges.keys() - {''})}, got {sorted(data)}")
-        rows = {name: np.asarray(values, self._edges[name].host.dtype) for name, values in data.items()}
-        for name, values in rows.items():
-            if values.shape != (len(ends[0]), *self._edges[name].host.shape[1:]):
-                raise ValueError(f"edge_data {name!r} must have one row an edge, got shape {values.shape}")
+        count = len(ends[0])
+        rows = {
+            name: check_edge_rows(name, v, count, like=self._edges[name].host) for name, v in data.items()
+        }
         return *ends, rows
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jsage._internal.arrays import round_up, take
-from jsage._internal.checks import check_ids, check_pairs
+from jsage._internal.checks import check_edge_rows, check_features, check_ids, check_pairs
 from jsage.graph.adjacency import Adjacency, over_slots
 from jsage.typing import EdgeData, HostArray
 
@@ -127,18 +127,18 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
         jnp.asarray(np.pad(features, ((0, nodes - len(features)), (0, 0)))),
         jnp.asarray(np.pad(src[order], pad)),
         jnp.asarray(np.pad(dst[order], pad, constant_values=NOWHERE)),
-        {name: _padded(name, values, new, order, pad) for name, values in graph.edge_data.items()},
+        {
+            name: _padded(check_edge_rows(name, new.edge_data[name], len(order), like=values)[order], pad)
+            for name, values in graph.edge_data.items()
+        },
     )
 
 
 def _checked(graph: KnownNodes, new: NewNodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features and ends of edges, in which new node `i` is `id_limit + i`."""
-    features = np.asarray(new.features, np.float32)
+    features = check_features(new.features, name="new.features").astype(np.float32)
     if not len(features):
         raise ValueError("no new nodes to embed: new.features has no rows")
-    if not np.isfinite(features).all():
-        row = np.argwhere(~np.isfinite(features))[0, 0]
-        raise ValueError(f"new.features must be finite, got NaN or infinity in row {row}: fill or drop it")
     given, num_new = int(graph.num_nodes), len(features)
     src = check_ids(new.src, given, "new.src", num_new=num_new)
     dst = check_ids(new.dst, given, "new.dst", num_new=num_new)
@@ -152,9 +152,5 @@ def _checked(graph: KnownNodes, new: NewNodes) -> tuple[np.ndarray, np.ndarray, 
     return features, src, dst
 
 
-def _padded(name: str, values: Array, new: NewNodes, order: np.ndarray, pad: tuple[int, int]) -> Array:
-    rows = np.asarray(new.edge_data[name], values.dtype)
-    if rows.shape != (len(order), *values.shape[1:]):
-        shape = (len(order), *values.shape[1:])
-        raise ValueError(f"new.edge_data {name!r} must be {list(shape)}, one row an edge, got {rows.shape}")
-    return jnp.asarray(np.pad(rows[order], [pad] + [(0, 0)] * (rows.ndim - 1)))
+def _padded(rows: np.ndarray, pad: tuple[int, int]) -> Array:
+    return jnp.asarray(np.pad(rows, [pad] + [(0, 0)] * (rows.ndim - 1)))

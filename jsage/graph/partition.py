@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from jsage._internal.checks import check_integer
 from jsage.graph.permutation import permute, restore
 from jsage.typing import HostArray
 
@@ -272,9 +273,8 @@ def _filled(total: np.ndarray, shards: int, most: int) -> tuple[int, ...]:
 def _checked(ids: Any, num_nodes: int) -> np.ndarray:
     """Ids on the host as int64, or a ValueError."""
     ids = np.asarray(ids)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"ids must be integers, got {ids.dtype}: convert them with astype(np.int64)")
     if ids.size:
+        check_integer(ids.dtype, "ids")
         for extreme in (int(ids.min()), int(ids.max())):
             if not 0 <= extreme < num_nodes:
                 raise ValueError(f"ids must be node ids in 0 .. {num_nodes - 1}, got {extreme}")

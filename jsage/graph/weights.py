@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from jsage._internal.checks import check_edge_rows
 from jsage.graph.graph import Graph, edges, in_degrees, out_degrees
 
 
@@ -13,6 +14,7 @@ def symmetric_weights(graph: Graph) -> Graph:
     says less to each of its many neighbors: `aggregate.gcn` is `D^-1/2 (A + I) D^-1/2` of an undirected
     graph (Kipf and Welling, 2017, equation 2). Sampled neighbors stand for all, as in any other mean.
     `edge_data["weight"]`, float32 `[num_edges]`, is set on the host; where there is none it counts as 1.
+    Raises ValueError for weights that are not finite or of another shape.
 
     >>> from jsage.graph import from_edges
     >>> star = from_edges([1, 2, 3, 0, 0, 0], [0, 0, 0, 1, 2, 3], num_nodes=4)
@@ -21,5 +23,6 @@ def symmetric_weights(graph: Graph) -> Graph:
     """
     src, dst = map(np.asarray, edges(graph))
     into, out = (np.sqrt(1 + np.asarray(degrees(graph), np.float32)) for degrees in (in_degrees, out_degrees))
-    weight = into[dst] / out[src] * np.asarray(graph.edge_data.get("weight", 1), np.float32)
+    given = graph.edge_data.get("weight", np.ones(graph.num_edges, np.float32))
+    weight = into[dst] / out[src] * check_edge_rows("weight", given, graph.num_edges).astype(np.float32)
     return graph._replace(edge_data={**graph.edge_data, "weight": jnp.asarray(weight)})

@@ -39,7 +39,7 @@ def save_plots(
     matplotlib.use("Agg")
     _curves(folder / "curves.png", task, runs)
     if task.name == "classification":
-        labels = np.asarray(dataset.labels)[np.asarray(dataset.test)]
+        labels = task.labels[np.asarray(dataset.test)]
         _confusion(folder / "confusion.png", np.asarray(metrics.confusion(outputs, labels)))
 
 

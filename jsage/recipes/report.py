@@ -122,9 +122,7 @@ def print_tables(
     print_scores(scores, f"{len(dataset.test):,} test nodes")
     if task.name != "classification":
         return
-    found = metrics.per_class(
-        metrics.confusion(outputs, np.asarray(dataset.labels)[np.asarray(dataset.test)])
-    )
+    found = metrics.per_class(metrics.confusion(outputs, task.labels[np.asarray(dataset.test)]))
     table = Table("class", *found._fields, title=f"{next(iter(scores))}, last run")
     for label, (*ratios, support) in enumerate(zip(*found, strict=True)):
         table.add_row(str(label), *(f"{ratio:.3f}" for ratio in ratios), f"{int(support):,}")

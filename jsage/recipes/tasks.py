@@ -9,9 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jsage import losses, metrics
+from jsage._internal.checks import check_labels
 from jsage.data import Dataset
 
 TASKS = ("classification", "multilabel", "regression")
+_GAPS = 100
+"""Numbers of classes that no node has, beside one for each that some have."""
 
 
 class Task(NamedTuple):
@@ -38,15 +41,21 @@ def make_task(
     best on validation nodes (and, `@k`, by that of each node's `k` likeliest labels, where `k` is how many
     it has), real values by R². `balanced` weighs rare classes up; classes are learned with `smoothing`.
 
+    With the `name` of a task, labels are read for it by `labels_for`. Raises ValueError for labels that are
+    not the task's, for a class alone, and for codes of classes that leave most numbers out.
+
     >>> from jsage.data import digits
     >>> task = make_task(digits())
     >>> task.name, task.metric, task.width
     ('classification', 'accuracy', 10)
     """
-    labels = np.asarray(dataset.labels)
+    labels = labels_for(check_labels(dataset.labels), name)
     found = "regression" if labels.dtype.kind == "f" else TASKS[labels.ndim - 1]
     if (name or found) != found:
-        raise ValueError(f"--task {name} needs other labels: those of this data set ask for {found}")
+        raise ValueError(
+            f"--task {name} needs other labels: those of this data set ask for {found} (integers are "
+            "classes, 0/1 rows several classes a node, floats real values)"
+        )
     train = np.asarray(dataset.train)
     classes = partial(_classes, smoothing=smoothing)
     return {"classification": classes, "multilabel": _multilabel, "regression": _regression}[found](
@@ -54,7 +63,50 @@ def make_task(
     )
 
 
+def labels_for(labels: np.ndarray, name: str | None) -> np.ndarray:
+    """Labels as the named task has them, where their values say it and their dtype does not; else unchanged.
+
+    For classification, whole numbers as floats (NaN, -1: none) and rows with a single 1 become classes; for
+    multilabel, floats 0 and 1 become 0/1 rows.
+
+    >>> labels_for(np.array([2.0, np.nan]), "classification"), labels_for(np.eye(2), "classification")
+    (array([ 2, -1], dtype=int32), array([0, 1], dtype=int32))
+    """
+    floats = labels.dtype.kind == "f"
+    binary = labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all())
+    if name == "multilabel" and floats and binary:
+        return labels.astype(bool)
+    if name == "classification" and binary and (labels.sum(1) == 1).all():
+        return labels.argmax(1).astype(np.int32)
+    if name == "classification" and floats and labels.ndim == 1:
+        classes = np.where(np.isnan(labels), -1, labels)
+        if ((classes == np.rint(classes)) & (classes >= -1) & (classes < 2**31)).all():
+            return classes.astype(np.int32)
+    return labels
+
+
+def other_task(labels: np.ndarray) -> str | None:
+    """Another task that the labels may be meant for, by their values; None where there is no doubt.
+
+    >>> other_task(np.array([2.0, np.nan])), other_task(np.array([2, -1]))
+    ('classification', None)
+    """
+    return next((name for name in TASKS if labels_for(labels, name) is not labels), None)
+
+
+def _check_classes(labels: np.ndarray) -> None:
+    codes = np.unique(labels[labels >= 0])
+    if len(codes) < 2:
+        raise ValueError(f"labels must have two classes at least, got {len(codes)}: give other labels")
+    if codes[-1] > 2 * len(codes) + _GAPS:
+        raise ValueError(
+            f"labels have {len(codes)} classes, but codes up to {codes[-1]}, an output each: number them "
+            "by y[y >= 0] = np.unique(y[y >= 0], return_inverse=True)[1]"
+        )
+
+
 def _classes(labels: np.ndarray, train: np.ndarray, balanced: bool, smoothing: float) -> Task:
+    _check_classes(labels)
     width = int(labels.max()) + 1
     weights = losses.class_weights(labels[train], width) if balanced else None
 

@@ -1,5 +1,7 @@
 """Edge lists in text: names, headers, columns, and bad rows by line."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,74 @@ def test_delimiters_comments_and_quotes(tmp_path, text, options):
     assert read(tmp_path, text, **options)[2] == [("y z", "x"), ("x", "y z")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id_1,id_2\n0,23\n0,5\n10,2\n",
+        "src,dst\n0,23\n0,5\n10,2\n",
+        "\ufeffsrc,dst\n0,23\n0,5\n10,2\n",
+        "dst,src\n23,0\n5,0\n2,10\n",
+        "target,user\n23,0\n5,0\n2,10\n",
+        "\ufeff0,23\n0,5\n10,2\n",
+        "% sym unweighted\n% 3 6 6\n0 23\n0 5\n10 2\n",
+        "# made\n0  23\n 0 5 \n10\t2\n",
+        "from;to\n0;23\n0;5\n10;2\n",
+        "user friend\n0 23\n0 5\n10 2",
+    ],
+)
+def test_headers_marks_and_delimiters_of_numbers(tmp_path, text):
+    graph, names, pairs = read(tmp_path, text)
+    assert names.tolist() == [0, 2, 5, 10, 23]
+    assert sorted(pairs) == [(0, 5), (0, 23), (10, 2)]
+    assert graph.edge_data == {}
+
+
+def test_the_ends_are_where_the_header_says(tmp_path):
+    graph, _, pairs = read(tmp_path, "weight,dst,year,src\n0.5,ann,1999,bob\n2,bob,2001,ann\n")
+    assert pairs == [("bob", "ann"), ("ann", "bob")]
+    assert {name: rows.tolist() for name, rows in graph.edge_data.items()} == {
+        "weight": [0.5, 2.0],
+        "year": [1999, 2001],
+    }
+
+
+def test_a_header_over_text_alone_is_told_from_numbers_or_said(tmp_path):
+    assert read(tmp_path, "payer,payee,amount\nann,bob,3\n")[2] == [("ann", "bob")]
+    text = "payer,payee\nann,bob\n"
+    assert read(tmp_path, text, header=True)[2] == [("ann", "bob")]
+    assert len(read(tmp_path, text)[2]) == 2
+    assert read(tmp_path, "a,b\n1,2\n", header=False)[2] == [("1", "2"), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("src,dst\n007,12\n7,12\n12,0007\n", ["0007", "007", "12", "7"]),
+        ("1_000,1000\n", ["1000", "1_000"]),
+        ("+1,1\n", ["+1", "1"]),
+        ("99999999999999999999,1\n", ["1", "99999999999999999999"]),
+        ("-1,1\n", [-1, 1]),
+    ],
+)
+def test_names_are_those_of_the_file(tmp_path, text, names):
+    assert read(tmp_path, text)[1].tolist() == names
+
+
+def test_a_file_of_gzip(tmp_path):
+    path = tmp_path / "edges.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\nb,c\n"))
+    assert read_edge_list(path)[1].tolist() == ["a", "b", "c"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"edges\.csv\.gz: a damaged or half-written file of gzip"):
+        read_edge_list(path)
+
+
+def test_times_and_weights_are_those_of_the_file(tmp_path):
+    data = read(tmp_path, "a,b,0.1,1400000001.0\nb,a,1e-3,1400000000\n")[0].edge_data
+    assert sorted(data["time"].tolist()) == [1_400_000_000, 1_400_000_001]
+    assert sorted(data["weight"].tolist()) == np.float32([1e-3, 0.1]).tolist()
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "src,dst\n"])
 def test_no_edges(tmp_path, text):
     graph, names, _ = read(tmp_path, text)
@@ -85,6 +155,15 @@ def test_no_edges(tmp_path, text):
         ("a,b,1,99999999999\n", {}, "'time' must fit int32, got 99999999999"),
         ("0,1\n1,two\n", {"num_nodes": 3}, "line 2: with num_nodes, nodes must be ids 0, 1, ..., got 'two'"),
         ("0,1\n1,-2\n", {"num_nodes": 3}, "line 2: with num_nodes, nodes must be ids .* got '-2'"),
+        ("0,1\n1,01\n", {"num_nodes": 3}, "line 2: with num_nodes, nodes must be ids .* got '01'"),
+        ("0,1\n1,99999999999999999999\n", {"num_nodes": 3}, "nodes must be ids 0, 1, ..., below"),
+        ("a,b,1_000\n", {}, "line 1: weight must be a finite number, got '1_000'"),
+        ("a,b,1,1600000000.25\na,b,1,1600000000.5\n", {}, "'time' lose in float32"),
+        ("a,b;1\n", {}, "commas and semicolons, .* pass delimiter"),
+        ("0 1\n0 1 2\n", {}, r"line 2: expected 2 columns .*the delimiter is"),
+        ("%%MatrixMarket matrix\n3 3 1\n1 2\n", {}, "Matrix Market, no edge list: read it by scipy"),
+        ("src,dst,src\na,b,1\n", {}, "data of edges must have names of their own, got 'src'"),
+        ("src,dst,w,w\na,b,1,2\n", {}, "data of edges must have names of their own, got 'w', 'w'"),
         ("0,1\n1,3\n", {"num_nodes": 3}, r"dst must be node ids in 0 \.\. 2, got 3"),
     ],
 )

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ BASE = {
     "meta": np.array(json.dumps({"nodes": 4})),
     **MASKS,
 }
+SPARSE = {"x": None, "x_data": [1.0], "x_indices": [0], "x_indptr": [0, 1, 1, 1, 1], "x_shape": [4, 2]}
 
 
 def write(folder, **change):
@@ -124,6 +126,12 @@ def test_number_of_nodes_without_labels(tmp_path, change, num_nodes):
         ({"val_mask": np.ones(4, bool)}, "train and val share"),
         ({"y": np.array([[0, 2], [1, 0], [0, 0], [0, 0]])}, "multi-label rows must hold 0 and 1, got 2"),
         ({"y": np.array(["a", "b", "c", "d"])}, "labels must be int32"),
+        ({**SPARSE, "x_indices": [0.5]}, "x_indices must hold integers, got float64"),
+        ({**SPARSE, "x_shape": [3, 2]}, r"x_shape must be \[4, F\], .* got \[3 2\]"),
+        ({**SPARSE, "x_data": [1e39]}, "features must be finite in float32"),
+        ({"edge_src": np.zeros(3)}, "data of edges must have names of their own, got 'src'"),
+        ({"x": np.float32(1)}, "features must have one row a node"),
+        ({"y": np.int32(1)}, "labels must be int32"),
         ({"meta": np.array("{broken")}, "Expecting property name"),
     ],
 )
@@ -177,7 +185,25 @@ def test_refuses_a_pickle_inside(tmp_path):
             return (pytest.fail, ("the pickle was run",))
 
     path = write(tmp_path, y=np.array([Trap(), None, None, None], object))
-    with pytest.raises(ValueError, match=r"cannot be read as an \.npz of plain arrays: Object arrays"):
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz of plain arrays: y has Python objects"):
+        load_npz(path)
+
+
+def test_arrays_that_are_not_used_are_not_read(tmp_path):
+    path = write(tmp_path, huge=np.zeros(3), y_value=np.array([object()] * 4))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (10**13,)}
+        )
+    np.testing.assert_array_equal(load_npz(path).features, BASE["x"])
+
+
+def test_refuses_an_array_that_says_that_it_is_larger_than_it_is(tmp_path):
+    path = write(tmp_path, x=None)
+    with zipfile.ZipFile(path, "a") as archive, archive.open("x.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (4, 10**13)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match=r"graph\.npz: .*x should have 160000000000000 bytes, .* but has 0"):
         load_npz(path)
 
 

@@ -460,6 +460,39 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys):
         assert output.out == ""
 
 
+def test_labels_that_may_be_meant_for_another_task(tmp_path: Path, capsys):
+    """The command says what it takes them for, or ends with one line."""
+    path = write_npz(tmp_path, "classes", features=True)
+    arrays = dict(np.load(path))
+    labels = arrays["y"].astype(float)
+    for y, note in (
+        (labels, "real values"),
+        (np.eye(3, dtype=np.uint8)[arrays["y"]], "several classes a node"),
+    ):
+        np.savez(path, **arrays | {"y": y})
+        assert load(parse(["--dataset", path]))[0].labels.ndim == y.ndim
+        note = f"labels are taken as {note}: pass --task classification if they are not\n"
+        assert capsys.readouterr().err == note
+        dataset, _ = load(named := parse(["--dataset", path, "--task", "classification"]))
+        assert capsys.readouterr().err == ""
+        assert_array_equal(task_of(dataset, named).labels, arrays["y"])
+    for y, message in ((arrays["y"] * 50_000, "number them by y"), (0 * arrays["y"], "two classes at least")):
+        np.savez(path, **arrays | {"y": y})
+        assert classify.run(["--dataset", path]) == 2
+        output = capsys.readouterr()
+        assert message in output.err
+        assert len(output.err.splitlines()) == 1
+
+
+def test_a_directory_is_checked_before_jax_rounds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = load(parse(["--dataset", write_npz(tmp_path, "classes", features=True)]))[0]
+    time = 1.4e9 + np.arange(dataset.graph.num_edges)
+    monkeypatch.setattr("jsage.data.formats.directory.validate", lambda *_: None)  # as others may write it
+    data.save(tmp_path / "graph", dataset._replace(graph=dataset.graph._replace(edge_data={"time": time})))
+    with pytest.raises(ValueError, match=r"'time' must be int32, got float64: use from_edges, or astype"):
+        load(parse(["--dataset", str(tmp_path / "graph")]))
+
+
 def test_the_help_names_every_option(capsys):
     with pytest.raises(SystemExit) as stop:
         classify.run(["--help"])

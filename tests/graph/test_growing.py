@@ -192,14 +192,17 @@ def test_old_tables_are_dead_and_say_so():
         (lambda g: g.append_edges([0], [99], {"weight": [1.0]}), r"dst must be node ids in 0 .. 7, got 99"),
         (lambda g: g.append_edges([0], [], {"weight": [1.0]}), "one entry an edge each, got 1 and 0"),
         (lambda g: g.append_edges([0], [1]), r"edge_data must have \['weight'\], got \[\]"),
-        (lambda g: g.append_edges([0], [1], {"weight": [[1.0]]}), r"one row an edge, got shape \(1, 1\)"),
+        (
+            lambda g: g.append_edges([0], [1], {"weight": [[1.0]]}),
+            r"'weight' must be \[1\], one number an edge, got \(1, 1\)",
+        ),
         (lambda g: g.append_edges([0.5], [1], {"weight": [1.0]}), "src must hold integers, got float64"),
-        (lambda g: g.append_nodes(np.ones((1, 9))), r"finite \[num_new, 3\], got shape \(1, 9\)"),
+        (lambda g: g.append_nodes(np.ones((1, 9))), r"features must be \[num_new, 3\], got shape \(1, 9\)"),
         (lambda g: g.append_nodes(np.full((1, 3), np.nan), (), (), {"weight": []}), "must be finite"),
         (lambda g: g.append_nodes(np.ones((1, 3)), [9], [0], {"weight": [1]}), r"src must be .* 8, got 9"),
         (lambda g: g.remove_nodes([8]), r"nodes must be node ids in 0 .. 7, got 8"),
         (lambda g: g.remove_edges([7, 7], [7, 7]), r"no edge 7 -> 7 left to remove: 2 asked, 0 there"),
-        (lambda g: GrowingGraph(g.graph(), np.ones((3, 3))), "one row a node, 8, got 3"),
+        (lambda g: GrowingGraph(g.graph(), np.ones((3, 3))), "one row a node, 8, got shape"),
     ],
 )
 def test_bad_calls_change_nothing_and_say_why(call, message: str):

@@ -237,7 +237,7 @@ GOOD = NewNodes(np.ones((2, WIDTH), np.float32), [0, -1], [-1, -2])
         ({"dst": [-1]}, r"new.src and new.dst must have one entry an edge each, got 2 and 1"),
         ({"src": [0.5, 1.0]}, r"new.src must hold integers, got float64"),
         ({"src": np.array([[0, 1]])}, r"new.src must have one axis, got shape \(1, 2\)"),
-        ({"features": np.full((2, WIDTH), np.nan)}, r"must be finite, got NaN or infinity in row 0"),
+        ({"features": np.full((2, WIDTH), np.nan)}, r"new.features must be finite in float32, .* in row 0"),
         ({"features": np.ones((2, WIDTH + 1))}, r"must be \[num_new, 3\] as the table is, got \(2, 4\)"),
         ({"features": np.ones((0, WIDTH)), "src": [], "dst": []}, "no new nodes to embed"),
         ({"capacity": (1, 9)}, r"capacity is 1 new nodes and 9 edges, got 2 and 2: raise it"),
@@ -252,7 +252,7 @@ def test_bad_requests_say_what_is_wrong(change: dict, message: str):
 
 
 def test_edge_data_must_have_one_row_an_edge():
-    with pytest.raises(ValueError, match=r"'weight' must be \[2\], one row an edge, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"'weight' must have 2 rows, one an edge, got shape \(3,\)"):
         overlay(graphs(weighted=True)[0], GOOD._replace(edge_data={"weight": [1.0, 2.0, 3.0]}))
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jsage._internal.checks import check_labels
 from jsage._internal.files import flush_directory
 from jsage.data.dataset import Dataset
 from jsage.data.formats.arrays import map_array
-from jsage.graph import Graph
+from jsage.graph import Graph, validate
 from jsage.typing import HostArray
 
 _VERSION = 1
@@ -26,8 +27,8 @@ def save(path: str | Path, dataset: Dataset) -> None:
 
     The files are written and flushed in a hidden directory beside `path`, which is then renamed.
 
-    Raises FileExistsError if `path` exists (unless it is an empty directory), and OSError, leaving nothing
-    behind, if the disk is full.
+    Raises FileExistsError if `path` exists (unless it is an empty directory), ValueError for values that
+    `jsage.graph.validate` refuses, and OSError, leaving nothing behind, if the disk is full.
 
     >>> import tempfile
     >>> from jsage.data import digits
@@ -37,6 +38,7 @@ def save(path: str | Path, dataset: Dataset) -> None:
     460160
     """
     path = Path(path)
+    validate(dataset.graph, dataset.features, dataset.labels)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
     part = path.parent / f".{path.name}.{os.getpid()}.part"
@@ -57,8 +59,8 @@ def save(path: str | Path, dataset: Dataset) -> None:
 def open(path: str | Path) -> Dataset:
     """Open a graph directory; every array is a read-only memory map, read from disk as it is used.
 
-    `jax.device_put(dataset)`, or of one of its fields, places the arrays. Each file is held against
-    `meta.json`.
+    `jax.device_put(dataset)`, or of one of its fields, places the arrays: `validate_dataset` before it says
+    whether jax keeps their values, which `open` does not read. Each file is held against `meta.json`.
 
     Raises FileNotFoundError for a missing directory or file, ValueError for a file that is half-written or of
     another shape or type than `meta.json` says; both name the file.
@@ -92,7 +94,7 @@ def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
     yield from ((f"{_EDGE}{name}.npy", array) for name, array in graph.edge_data.items())
     for field in Dataset._fields[1:]:
         if (array := getattr(dataset, field)) is not None:
-            yield f"{field}.npy", array
+            yield f"{field}.npy", check_labels(array) if field == "labels" else array
 
 
 def _write(path: Path, array: np.ndarray) -> dict:

@@ -1,17 +1,30 @@
 """One graph in one `.npz` file: the format of docs/data.md."""
 
 import json
+import math
 import zipfile
 import zlib
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.lib import format as npy
 
+from jsage._internal.checks import (
+    INT32,
+    check_edge_names,
+    check_features,
+    check_ids,
+    check_integer,
+    check_labels,
+    check_numeric,
+)
 from jsage.data.dataset import Dataset, has_label, validate_dataset
 from jsage.graph import from_edges, validate
 
 _SPLITS = ("train", "val", "test")
+_SPARSE = ("x_data", "x_indices", "x_indptr", "x_shape")
+_USED = {"x", "y", "meta", *_SPARSE, *(f"{split}_mask" for split in _SPLITS)}
 
 
 def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
@@ -20,10 +33,10 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
     `labels` names the array to predict: integers `[num_nodes]` are classes (-1: none), 0/1 rows `[num_nodes,
     num_classes]` any number of classes, floats real values. CSR features become dense; a mask becomes the ids
     of its labeled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
-    `labels=None`; one without masks gives empty splits.
+    `labels=None`; one without masks gives empty splits. No other array of the file is read.
 
     Raises FileNotFoundError, and ValueError that names the file if it is truncated, is no `.npz`, holds
-    pickles, lacks an array, or fails `validate_dataset`.
+    pickles, lacks an array, has values that would not be kept, or fails `validate_dataset`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -32,14 +45,15 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
     >>> dataset.graph.indices.tolist(), dataset.labels.tolist(), dataset.features.shape
     ([1, 0], [0, 1], (2, 2))
     """
-    arrays = _read(Path(path))
+    arrays = _read(Path(path), labels)
     try:
         return _dataset(arrays, labels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, labels: str) -> dict[str, np.ndarray]:
+    """The arrays that are used; those that are not may be of any size."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
@@ -48,36 +62,50 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            used = [name for name in archive.files if name in {*_USED, labels} or name.startswith("edge_")]
+            for name in used:
+                _check_size(archive.zip, name)
+            arrays, has = {name: archive[name] for name in used}, ", ".join(sorted(archive.files)) or "none"
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as an .npz of plain arrays: {error}") from error
+    if "edge_index" not in arrays:
+        raise ValueError(f"{path}: no array 'edge_index': the file has {has} (see docs/data.md)")
+    if labels not in arrays and labels != "y":
+        raise ValueError(f"{path}: no array {labels!r} to use as labels: the file has {has}")
+    return arrays
+
+
+def _check_size(archive: zipfile.ZipFile, name: str) -> None:
+    """ValueError where a member is no array, or says that it is larger than it is."""
+    if f"{name}.npy" not in archive.namelist():
+        raise ValueError(f"{name} is no .npy array: write it by np.savez")
+    with archive.open(f"{name}.npy") as file:
+        read = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}.get(npy.read_magic(file)[0])
+        if read is None:
+            raise ValueError(f"{name} has a header of another version: write it by np.savez")
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} has Python objects, which are pickles: store numbers")
+        held = archive.getinfo(f"{name}.npy").file_size - file.tell()
+    if (said := math.prod(shape) * dtype.itemsize) != held:
+        raise ValueError(f"{name} should have {said} bytes, for {dtype} {list(shape)}, but has {held}")
 
 
 def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
-    if name != "y" and name not in arrays:
-        raise ValueError(f"no array {name!r} to use as labels: the file has {', '.join(sorted(arrays))}")
-    edge_index = _array(arrays, "edge_index")
+    edge_index = arrays["edge_index"]
     if edge_index.ndim != 2 or len(edge_index) != 2:
         raise ValueError(f"edge_index must have shape [2, num_edges], got {edge_index.shape}")
-    labels = _labels(arrays[name]) if name in arrays else None
+    labels = check_labels(arrays[name]) if name in arrays else None
     num_nodes = _num_nodes(arrays, labels)
     graph = from_edges(edge_index[0], edge_index[1], num_nodes, **_edge_data(arrays))
     splits = [_split(arrays, split, num_nodes, labels) for split in _SPLITS]
     placed = None if labels is None else jnp.asarray(labels)
-    dataset = Dataset(graph, _features(arrays), placed, *splits)
+    dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits)
     if any(f"{split}_mask" in arrays for split in _SPLITS):
         validate_dataset(dataset)
     else:
         validate(graph, dataset.features, dataset.labels)
     return dataset
-
-
-def _array(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in arrays:
-        raise ValueError(
-            f"no array {name!r}: the file has {', '.join(sorted(arrays)) or 'none'} (see docs/data.md)"
-        )
-    return arrays[name]
 
 
 def _num_nodes(arrays: dict[str, np.ndarray], labels: np.ndarray | None) -> int:
@@ -87,32 +115,39 @@ def _num_nodes(arrays: dict[str, np.ndarray], labels: np.ndarray | None) -> int:
         return len(labels)
     for name, extra in (("x", 0), ("x_indptr", 1), *((f"{split}_mask", 0) for split in _SPLITS)):
         if name in arrays:
-            return len(arrays[name]) - extra
-    return int(meta.get("nodes", arrays["edge_index"].max(initial=-1) + 1))
+            return arrays[name].size - extra if arrays[name].ndim < 2 else len(arrays[name])
+    if isinstance(meta, dict) and "nodes" in meta:
+        return int(check_ids([meta["nodes"]], INT32, "the nodes of meta", what="a number of nodes")[0])
+    return int(check_ids(arrays["edge_index"].ravel(), INT32 - 1, "edge_index").max(initial=-1)) + 1
 
 
-def _labels(values: np.ndarray) -> np.ndarray:
-    has_label(values if values.ndim < 2 or values.dtype.kind == "f" else values.astype(np.uint8))
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    return values.astype(np.int32 if values.ndim == 1 else bool)
-
-
-def _features(arrays: dict[str, np.ndarray]):
+def _features(arrays: dict[str, np.ndarray], num_nodes: int):
     """Dense float32 features, or None."""
-    if "x" in arrays:
-        return jnp.asarray(arrays["x"].astype(np.float32))
-    if "x_data" not in arrays:
+    if "x" not in arrays and "x_data" not in arrays:
         return None
+    values = arrays["x"] if "x" in arrays else _dense(arrays, num_nodes)
+    return jnp.asarray(check_features(values, num_nodes).astype(np.float32))
+
+
+def _dense(arrays: dict[str, np.ndarray], num_nodes: int) -> np.ndarray:
+    """CSR features as a table of float32; what that does not hold is an infinity."""
     from scipy.sparse import csr_array  # jax brings it
 
-    *parts, shape = (_array(arrays, f"x_{part}") for part in ("data", "indices", "indptr", "shape"))
+    if missing := [name for name in _SPARSE if name not in arrays]:
+        raise ValueError(f"no array {missing[0]!r}: CSR features are {', '.join(_SPARSE)} (see docs/data.md)")
+    values, indices, indptr, shape = (arrays[name] for name in _SPARSE)
+    check_numeric(values.dtype, "x_data")
+    for name in _SPARSE[1:]:
+        check_integer(arrays[name].dtype, name)
+    if shape.shape != (2,) or shape[0] != num_nodes:
+        raise ValueError(f"x_shape must be [{num_nodes}, F], features must have one row a node, got {shape}")
     try:
-        matrix = csr_array((parts[0].astype(np.float32), *parts[1:]), shape=tuple(shape))
+        with np.errstate(over="ignore"):
+            matrix = csr_array((values.astype(np.float32), indices, indptr), shape=tuple(shape))
         matrix.check_format()
-    except ValueError as error:
-        raise ValueError(f"x_data, x_indices, x_indptr, x_shape are no CSR matrix: {error}") from error
-    return jnp.asarray(matrix.toarray())
+        return matrix.toarray()
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"{', '.join(_SPARSE)} are no CSR matrix: {error}") from error
 
 
 def _split(arrays: dict[str, np.ndarray], split: str, num_nodes: int, labels: np.ndarray | None):
@@ -125,16 +160,7 @@ def _split(arrays: dict[str, np.ndarray], split: str, num_nodes: int, labels: np
 
 
 def _edge_data(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each `edge_NAME` as `NAME`; whole float64 numbers, such as times, as int32, which is exact."""
-    data = {}
-    for name, values in arrays.items():
-        if not name.startswith("edge_") or name == "edge_index":
-            continue
-        if (
-            values.dtype == np.float64
-            and (np.abs(values) < 2**31).all()
-            and (values == np.rint(values)).all()
-        ):
-            values = values.astype(np.int32)
-        data[name.removeprefix("edge_")] = values
-    return data
+    """Each `edge_NAME` as `NAME`."""
+    names = [name for name in arrays if name.startswith("edge_") and name != "edge_index"]
+    check_edge_names([name.removeprefix("edge_") for name in names])
+    return {name.removeprefix("edge_"): arrays[name] for name in names}

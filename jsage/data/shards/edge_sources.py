@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jsage._internal.checks import check_integer, host_array
 from jsage.typing import HostArray
 
 _PIECE = 2**18
@@ -102,7 +103,8 @@ class _Arrays:
         for number, array in enumerate(self._arrays):
             name = f"array {number}"
             pair = isinstance(array, tuple) and len(array) == 2
-            edges = _stacked(name, *map(np.asarray, array)) if pair else np.asarray(array)
+            columns = [host_array(column, name) for column in (array if pair else (array,))]
+            edges = _stacked(name, *columns) if pair else columns[0]
             check_edges(name, edges.shape, edges.dtype)
             for first in range(0, len(edges), _PIECE):
                 yield Piece(name, edges[first : first + _PIECE])
@@ -177,8 +179,7 @@ def check_edges(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """
     if len(shape) != 2 or shape[1] != 2:
         raise ValueError(f"{name} must be edges [n, 2], sources and destinations, got shape {shape}")
-    if not np.issubdtype(dtype, np.integer):
-        raise ValueError(f"{name} must hold integers, got {dtype}: convert it with astype(np.int64)")
+    check_integer(dtype, name)
 
 
 def check_range(piece: Piece, num_nodes: int) -> None:

@@ -21,7 +21,7 @@ from jsage.data.shards.writer import (
     write_meta,
     write_tables,
 )
-from jsage.graph import Graph, Placement
+from jsage.graph import Graph, Placement, validate
 
 _EDGES = 2**22
 """Edges that are read at a time."""
@@ -32,7 +32,8 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
 
     The directory appears whole, under its name, or not at all. Edge lists that do not fit memory:
     `shard_edges`, which writes the same bytes. Raises FileExistsError if `path` exists, ValueError for a
-    placement of another number of nodes, and for a shard that would have 2^31 edges or more.
+    placement of another number of nodes, for values that `jsage.graph.validate` refuses, and for a shard that
+    would have 2^31 edges or more.
 
     >>> import tempfile
     >>> from jsage.data import digits, open_shard
@@ -50,6 +51,7 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
         raise ValueError(
             f"the placement is of {placement.num_nodes} nodes, but the graph has {dataset.graph.num_nodes}"
         )
+    validate(dataset.graph)
     refuse_existing(path)
     splits = locate_splits(tables, placement)
     part = path.parent / f".{path.name}.{os.getpid()}.part"

@@ -10,6 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from jsage._internal.checks import (
+    check_finite,
+    check_integer,
+    check_labels,
+    check_numeric,
+    host_array,
+    is_floating,
+)
 from jsage._internal.files import checksum, replaced
 from jsage._internal.host_table import HostTable
 from jsage.data.formats.arrays import ArrayWriter
@@ -76,24 +84,30 @@ class ShardWriter:
 
 
 def checked_tables(tables: Tables, num_nodes: int) -> Tables:
-    """The tables as NumPy arrays; ValueError for one that has not one row a node, or splits that are no ids.
+    """The tables as NumPy arrays; ValueError for one that has not one row a node, for features that are no
+    numbers, for labels that are neither classes nor 0/1 rows nor real values, and for splits that are no ids.
 
     >>> checked_tables(Tables(labels=np.arange(3)), 4)
     Traceback (most recent call last):
     ValueError: labels must have one row a node, 4, got shape (3,)
     """
-    host = Tables(*(None if table is None else np.asanyarray(table) for table in tables))
-    if host.features is not None and host.features.ndim != 2:
-        raise ValueError(f"features must be [num_nodes, width], got shape {host.features.shape}")
+    arrays = {name: table for name, table in tables._asdict().items() if table is not None}
+    for name, table in arrays.items():
+        arrays[name] = table if isinstance(table, np.memmap) else host_array(table, name)
+    host = Tables(**arrays)
+    if host.features is not None:
+        if host.features.ndim != 2 or not host.features.shape[1]:
+            raise ValueError(f"features must be [num_nodes, width], got shape {host.features.shape}")
+        check_numeric(host.features.dtype, "features")  # values: as they are written
     for name in ("features", "labels"):
         if (table := getattr(host, name)) is not None and table.shape[:1] != (num_nodes,):
             raise ValueError(f"{name} must have one row a node, {num_nodes}, got shape {table.shape}")
     for name in SPLITS:
         if (nodes := getattr(host, name)) is not None and nodes.ndim != 1:
             raise ValueError(f"{name} must be one axis of node ids, got shape {nodes.shape}")
-        if nodes is not None and nodes.size and not np.issubdtype(nodes.dtype, np.integer):
-            raise ValueError(f"{name} must be integer node ids, got {nodes.dtype}")
-    return host
+        if nodes is not None and nodes.size:
+            check_integer(nodes.dtype, name)
+    return host if host.labels is None else host._replace(labels=check_labels(host.labels, num_nodes))
 
 
 def locate_splits(tables: Tables, placement: Placement) -> dict[str, Location]:
@@ -136,7 +150,10 @@ def write_tables(
             size = max(memory_bytes // (4 * array.row_bytes + 64), 1)
             for first in range(0, count, size):
                 local = np.arange(first, min(first + size, count))
-                array.append(read(np.asarray(placement.nodes(shard, local))))
+                rows = read(np.asarray(placement.nodes(shard, local)))
+                if name == "features" and is_floating(rows.dtype):
+                    check_finite(rows, f"features of shard {shard}, from its row {first} on,")
+                array.append(rows)
                 yield before + first + len(local)
             before += count
     for name, (owner, local) in splits.items():
