@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +26,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Int, PyTree
 
-from jsage._internal.files import flush_directory
+from jsage._internal.files import new_directory
 from jsage.blocks import as_tree
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
@@ -71,8 +70,9 @@ def save(
 ) -> None:
     """Write an artefact as a new directory; it appears whole, under its name, or not at all.
 
-    Of `graph` and `features` only widths and dtypes are kept. Raises FileExistsError if `path` exists,
-    ValueError for a plan that cannot be, and what tracing `apply` raises.
+    Of `graph` and `features` only widths and dtypes are kept. Raises FileExistsError if `path` exists
+    and is no empty directory, BlockingIOError while another process writes it, ValueError for a plan that
+    cannot be, and what tracing `apply` raises.
 
     >>> import tempfile
     >>> from jsage.serving.runtime import load
@@ -87,13 +87,8 @@ def save(
     >>> embedder.embed([0])
     array([[ 0., 10., 10.]], dtype=float32)
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
     _check(plan, features)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
-    part.mkdir(parents=True)
-    try:
+    with new_directory(Path(path)) as part:
         files: dict[str, dict] = {}
         meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_plan(plan)}
         meta |= {"tables": _tables(graph, features), "params": [], "programs": [], "files": files}
@@ -102,11 +97,6 @@ def save(
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         whole = {"sha256": checksum(meta), "artefact": meta}
         _write(part / META, json.dumps(whole, indent=1, allow_nan=False).encode())
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    flush_directory(path.parent)
 
 
 def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterator[tuple[str, bytes]]:

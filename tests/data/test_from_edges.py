@@ -322,6 +322,26 @@ def test_another_memory_goes_on(left, tmp_path):
     assert set(told) == {"write", "tables"}
 
 
+def test_a_second_call_at_once_is_refused(left, tmp_path):
+    def progress(done):
+        with pytest.raises(BlockingIOError, match="graph is being written already"):
+            shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
+
+    sorting = LEAST._replace(progress=progress)
+    shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=sorting)
+    shard_edges(tmp_path / "once", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
+    assert content(tmp_path / "graph") == content(tmp_path / "once")
+
+
+def test_a_folder_left_beside_a_whole_directory_is_removed(left, tmp_path):
+    (left / "progress.json").unlink()
+    (tmp_path / "graph").mkdir()
+    (tmp_path / "graph" / "meta.json").write_text("")
+    with pytest.raises(FileExistsError, match="graph exists already"):
+        shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+
+
 DAMAGE = {
     "cut": ("edges.duckdb", lambda whole: whole[:-4]),
     "changed": ("edges.duckdb", lambda whole: whole[:12288] + bytes(255 - byte for byte in whole[12288:])),
