@@ -14,7 +14,7 @@ import pytest
 import reference
 from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features
 
-from jsage import aggregate, sample_blocks
+from jsage import aggregate, full_block, sample_blocks
 from jsage.graph import from_edges
 from jsage.infer import StreamOptions, embed_all, embed_to_file, layer
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat, jump_max
@@ -291,6 +291,22 @@ def test_what_another_run_left_is_refused(left):
             read_more(**other)
     read_more()
     assert not folder.exists()
+
+
+def test_other_numbers_in_any_row_are_another_run(tmp_path):
+    """Of more rows than 2^16, where once only some were read."""
+    count, path = 140_000, str(tmp_path / "all.npy")
+    features, graph = np.zeros((count, 1), np.float32), from_edges([1], [0], count)
+    model, options = GraphSAGE(hidden=1, out=1, num_layers=1), StreamOptions(rows=2**15, seconds=0.0)
+    params = model.init(jax.random.key(0), jax.numpy.zeros((3, 1)), (full_block(from_edges([1], [0], 3)),))
+    with pytest.raises(Stop):
+        embed_to_file(path, model, params, graph, features, options._replace(progress=stop_after(2)))
+    for row in (1, count // 2 + 1, count - 1):
+        other = features.copy()
+        other[row] = 1.0
+        with pytest.raises(ValueError, match="left by another run: its values is"):
+            embed_to_file(path, model, params, graph, other, options)
+    embed_to_file(path, model, params, graph, features, options)
 
 
 def test_damage_is_seen(left):
