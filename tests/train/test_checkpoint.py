@@ -1,6 +1,7 @@
 """Round trips, refusals, full disks, and a real run that is killed and resumed."""
 
 import errno
+import gc
 import logging
 import os
 import random
@@ -21,6 +22,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jsage
+from jsage._internal.files import locked
 from jsage.train import init_state, init_stopping
 from jsage.train.checkpoint import latest_step, restore, save, steps
 
@@ -154,6 +156,47 @@ def test_a_damaged_checkpoint_says_so(tmp_path, victim):
         restore(tmp_path, {"w": noise})
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves tasks behind
+def test_a_flipped_bit_anywhere_restores_the_same_numbers_or_none(tmp_path):
+    """Whichever file it is in; the numbers are more than the files' own formats protect."""
+    tree = {"w": jax.random.normal(jax.random.key(0), (100,)), "step": jnp.int32(3)}
+    path = save(tmp_path, 1, tree)
+    refused = total = 0
+    for file in sorted(path.rglob("*")):
+        whole = file.read_bytes() if file.is_file() else b""
+        for at in range(len(whole) // 8, len(whole), max(len(whole) // 3, 1)):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+            total += 1
+            try:
+                assert_identical(restore(tmp_path, jax.tree.map(jnp.zeros_like, tree)), tree)
+            except (ValueError, FileNotFoundError):
+                refused += 1
+        if whole:
+            file.write_bytes(whole)
+    gc.collect()
+    assert total > refused > total / 4
+    assert_identical(restore(tmp_path, tree), tree)
+
+
+def test_other_numbers_are_refused_by_name(tmp_path, monkeypatch):
+    """Even if they come out of whole files."""
+    save(tmp_path, 1, {"w": jnp.arange(4.0), "b": jnp.zeros(2)})
+    read = ocp.CheckpointManager.restore
+    monkeypatch.setattr(
+        ocp.CheckpointManager, "restore", lambda *a, **k: (t := read(*a, **k)) | {"w": t["w"][[1, 0, 2, 3]]}
+    )
+    with pytest.raises(ValueError, match=r"1 is damaged.*at w the checksum is float32\[4\] \w+, expected"):
+        restore(tmp_path, {"w": jnp.zeros(4), "b": jnp.zeros(2)})
+
+
+def test_a_second_save_at_once_is_refused(tmp_path):
+    save(tmp_path, 1, {"w": jnp.zeros(2)})
+    with locked(tmp_path, inside=True), pytest.raises(BlockingIOError, match="is being written already"):
+        save(tmp_path, 2, {"w": jnp.zeros(2)})
+    assert sorted(os.listdir(tmp_path)) == ["1"]
+    save(tmp_path, 2, {"w": jnp.zeros(2)})
+
+
 def leave_nothing_but(folder, step, value):
     assert os.listdir(folder) == [str(step)]
     assert restore(folder, {"w": jnp.zeros(300_000)})["w"][0] == value
@@ -209,7 +252,7 @@ def test_what_a_killed_process_left_is_never_read_and_swept(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(ocp.StandardCheckpointHandler, "finalize", copy)
         save(folder, 2, {"w": jnp.full(3, 2.0)})
-    assert len(os.listdir(killed)) == 2, "something of step 2 is there"
+    assert len(os.listdir(killed)) == 3, "the lock, and something of step 2, are there"
     assert steps(killed) == [1]
     assert restore(killed, {"w": jnp.zeros(3)})["w"].tolist() == [1, 1, 1]
     save(killed, 3, {"w": jnp.ones(3)})
