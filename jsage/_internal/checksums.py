@@ -24,7 +24,7 @@ def checksums(tree: PyTree) -> dict[str, str]:
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): _raw(leaf) for path, leaf in flat}
     sums = np.array([_sum(array) for array in arrays.values()], np.uint64)
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and arrays:
         parts = multihost_utils.process_allgather(sums.view(np.uint32))
         sums = np.asarray(parts).view(np.uint64).sum(0, dtype=np.uint64)
     kinds = [f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in arrays.values()]
