@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -35,7 +36,7 @@ def checksums(tree: PyTree) -> dict[str, str]:
 
 def _raw(leaf: Any) -> jax.Array | np.ndarray:
     if isinstance(leaf, jax.Array):
-        return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     return np.asarray(leaf)
 
 

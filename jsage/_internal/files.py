@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, after a crash too; locks; a record of work to go on with.
 
-Beside `NAME` stand `.NAME.lock`, which the kernel releases when its holder dies, however it does, and what is
-being written, `.NAME.new`. Names hold no process id: they come again, in containers at once. Who holds the
+Next to `NAME` stand `.NAME.lock`, which the kernel releases when its holder ends, however it does, and what
+is being written, `.NAME.new`. Names hold no process id: they come again, in containers at once. Who holds the
 lock removes what a run before it left.
 """
 

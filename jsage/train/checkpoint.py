@@ -94,8 +94,7 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     >>> steps("no/such/folder")
     []
     """
-    with _manager(Path(folder)) as manager:
-        return list(manager.all_steps())
+    return sorted(int(path.name) for path in Path(folder).glob("*/") if path.name.isdecimal())
 
 
 def latest_step(folder: str | os.PathLike[str]) -> int | None:
@@ -249,7 +248,18 @@ def _manager(folder: Path, keep: int | None = None) -> Iterator[ocp.CheckpointMa
         save_root_metadata=False,
     )
     try:
-        with ocp.CheckpointManager(folder, options=options) as manager:
+        with _open(folder, options) as manager:
             yield manager
     finally:
         logger.setLevel(level)
+
+
+def _open(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    """Orbax looks at every checkpoint that it lists, and another process may delete one meanwhile."""
+    while True:
+        present = steps(folder)
+        try:
+            return ocp.CheckpointManager(folder, options=options)
+        except FileNotFoundError:
+            if steps(folder) == present:
+                raise

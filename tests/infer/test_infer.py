@@ -1,11 +1,7 @@
 """Layer-wise inference against Algorithm 1 in NumPy, for every aggregator and option, in both modes."""
 
-import os
-import signal
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -324,27 +320,3 @@ def test_damage_is_seen(left):
             read_more()
     (folder / "progress.json").write_text(progress)
     read_more()
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path):
-    script = Path(__file__).with_name("kill_infer.py")
-
-    def start(name, *more):
-        command = [sys.executable, str(script), str(tmp_path / name), *more]
-        environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    with start("once.npy") as once, start("killed.npy", "slow") as killed:
-        assert killed.stdout is not None
-        for line in killed.stdout:
-            if line.startswith("layer-1 "):
-                killed.send_signal(signal.SIGKILL)
-                break
-        assert killed.wait() == -signal.SIGKILL
-        parts = once.communicate()[0].split("\n")[:-1]
-    assert not (tmp_path / "killed.npy").exists()
-    with start("killed.npy") as resumed:
-        rest = resumed.communicate()[0].split("\n")[:-1]
-    assert 0 < len(rest) < len(parts)
-    assert (tmp_path / "killed.npy").read_bytes() == (tmp_path / "once.npy").read_bytes()
