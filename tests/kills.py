@@ -379,6 +379,7 @@ def command() -> int:
         return 0
     with tempfile.TemporaryDirectory() as cache:  # a killed process may leave half a program there
         jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_traceback_in_locations_limit", 0)  # exports hold the lines that made them
         return main(given.count, given.pairs, given.only, given.seed)
 
