@@ -858,6 +858,77 @@ MUTATIONS = (
         "infer/test_tracing.py::test_on_a_mesh",
         "a hub on a mesh whose edges are read for the first of its reductions alone",
     ),
+    # Locks, checksums, runs that go on
+    Mutation(
+        "_internal/files.py",
+        "if os.path.samestat(os.fstat(file.fileno()), lock.stat()):",
+        "if lock.stat():",
+        "_internal/test_files.py::test_who_waits_comes_in_alone",
+        "a lock that was removed while it was waited for",
+    ),
+    Mutation(
+        "_internal/files.py",
+        "        shutil.rmtree(part, ignore_errors=True)\n        try:\n            part.mkdir()",
+        "        try:\n            part.mkdir(exist_ok=True)",
+        "_internal/test_files.py::test_the_lock_of_a_killed_process_is_free",
+        "what a killed process left of a folder is kept",
+    ),
+    Mutation(
+        "_internal/checksums.py",
+        "        piece += at.astype(np.uint64) * _B\n",
+        "",
+        "_internal/test_checksums.py::test_any_bit_and_any_two_places_count",
+        "a checksum that does not know where a number is",
+    ),
+    Mutation(
+        "_internal/checksums.py",
+        "[i + s for i, s in",
+        "[i for i, s in",
+        "_internal/test_checksums.py::test_parts_add_up_to_the_whole",
+        "a checksum of a part as if it were the first",
+    ),
+    Mutation(
+        "train/checkpoint.py",
+        "            _check_sums(sums, checksums(arrays))\n",
+        "",
+        "train/test_checkpoint.py::test_other_numbers_are_refused_by_name",
+        "a checkpoint's checksums not compared",
+    ),
+    Mutation(
+        "data/formats/directory.py",
+        'verify=verify and "sha256" in entry',
+        "verify=False",
+        "data/test_directory.py::test_a_flipped_bit_anywhere_is_named",
+        "a graph directory's checksums not compared",
+    ),
+    Mutation(
+        "recipes/record.py",
+        "        _check_same(self.folder, about)\n",
+        "",
+        "recipes/test_record.py::test_a_run_goes_on_with_the_same_options_and_data_alone",
+        "a run that goes on with other options",
+    ),
+    Mutation(
+        "recipes/record.py",
+        '[row["epoch"] for row in rows] == list(range(1, epochs + 1))',
+        "True",
+        "recipes/test_record.py::test_damaged_metrics_beside_a_whole_checkpoint_are_refused",
+        "a run that goes on with epochs missing",
+    ),
+    Mutation(
+        "recipes/loop.py",
+        '        _check_finite(row, {"loss", policy.loss}, state)\n',
+        "",
+        "recipes/test_loop.py::test_a_loss_that_is_not_finite_ends_the_run",
+        "a run that trains on after a loss of NaN",
+    ),
+    Mutation(
+        "infer/to_file.py",
+        "values = [(name, x) for",
+        "values = [(name, x[::2]) for",
+        "infer/test_infer.py::test_other_numbers_in_any_row_are_another_run",
+        "a fingerprint of every other row",
+    ),
 )
 
 

@@ -44,6 +44,7 @@ PLACEMENTS: dict[str, Callable[[Graph, int], Placement]] = {
 class RunOptions(recipes.RunOptions):
     """How long runs train, how many there are, and what they write."""
 
+    FREE = recipes.RunOptions.FREE | {"json"}
     json: str | None = option(None, "write the result there; - is standard output")
 
 

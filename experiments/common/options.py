@@ -85,11 +85,11 @@ def shown(default: Any) -> str:
 
 
 def command(job: Callable[[C], dict], read: Callable[[], C]) -> int:
-    """Read the options, do the job, write its JSON: 0, or 2 and one line on standard error for bad input."""
+    """Do the job, write its JSON: 0, or 2 and one line on standard error for bad input or a bad loss."""
     try:
         config: Any = read()
         write_json(job(config), config.json)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,20 +1,19 @@
 """Files that are there whole or not at all, and the JSON that every command prints or keeps."""
 
-import json
-import os
 from pathlib import Path
+
+from jsage._internal.files import replaced, to_json
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)
+    with replaced(path) as file:
+        file.write(text.encode())
 
 
 def write_json(result: dict, target: str | None) -> None:
     """To a file, or (`-`) as the last line of standard output; None: nowhere."""
     if target == "-":
-        print(json.dumps(result))
+        print(to_json(result))
     elif target:
-        write_whole(Path(target), json.dumps(result, indent=1) + "\n")
+        write_whole(Path(target), to_json(result, indent=1) + "\n")

@@ -40,6 +40,8 @@ class Job(NamedTuple):
     """Their ids in the data set."""
     test_tables: Any
     test: np.ndarray
+    data: Any
+    """The arrays that all this was made from, which a resumed run must be given again."""
 
 
 class Results(NamedTuple):
@@ -64,7 +66,9 @@ def train_all(
     same = training_graph is dataset.graph
     everything = tables if same else make_tables(dataset.graph, dataset, task, config)
     val, test = np.asarray(dataset.val), np.asarray(dataset.test)
-    job = Job(task, tables, jnp.asarray(dataset.train), *around(val, tables, config), val, everything, test)
+    data = dataset if same else (training_graph, dataset)
+    train = jnp.asarray(dataset.train)
+    job = Job(task, tables, train, *around(val, tables, config), val, everything, test, data)
     return train_job(name, compile_programs(learner, task, config), job, config)
 
 
@@ -83,7 +87,7 @@ def train_job(name: str, programs: Programs, job: Job, config: SupervisedOptions
         threshold = job.task.threshold(validated, job.val)
         return run, job.task.scores(outputs, job.test, threshold), outputs
 
-    runs, scores, outputs = zip(*train_seeds(name, config, len(job.train), train), strict=True)
+    runs, scores, outputs = zip(*train_seeds(name, config, len(job.train), train, job.data), strict=True)
     return Results(list(runs), list(scores), outputs[-1], programs.traces)
 
 

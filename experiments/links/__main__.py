@@ -28,6 +28,7 @@ from experiments.links.learners import mlp, sage
 from experiments.links.problems import Problem, edge_problem, event_problem, load
 from experiments.links.programs import Programs, compile_programs, fit, predict
 from experiments.links.scores import rate
+from jsage.data import Dataset
 from jsage.recipes.loop import Run
 from jsage.recipes.plots import save_tsne
 from jsage.recipes.record import Record
@@ -58,7 +59,7 @@ def main(config: Config) -> dict:
         for name, maker in makers.items():
             if name not in programs:
                 programs[name] = compile_programs(maker(config, problem.tables), config)
-            run, found = train(name, programs[name], problem, seed, config)
+            run, found = train(name, programs[name], problem, seed, config, dataset)
             runs.setdefault(name, []).append(run)
             scores.setdefault(name, []).append(found)
         size = len(problem.test.positive)
@@ -68,10 +69,12 @@ def main(config: Config) -> dict:
     return summarize_all(config, "auc", scores, runs["GraphSAGE"], programs["GraphSAGE"].traces["epoch"])
 
 
-def train(name: str, programs: Programs, problem: Problem, seed: int, config: Config) -> tuple[Run, dict]:
+def train(
+    name: str, programs: Programs, problem: Problem, seed: int, config: Config, dataset: Dataset
+) -> tuple[Run, dict]:
     """One run and its test scores."""
     pairs = min(config.pairs, problem.tables.pairs.shape[0])
-    with Record(name, seed, config, pairs) as record:
+    with Record(name, seed, config, pairs, dataset) as record:
         run = fit(programs, problem.tables, problem.val, config, record)
     if record.folder:
         value, shade = problem.colors

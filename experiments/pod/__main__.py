@@ -31,6 +31,7 @@ from experiments.pod.processes import together
 from experiments.pod.programs import compile_programs, make_model, measure
 from experiments.pod.tables import Source, make_tables, open_source
 from jsage.data import lanes_of
+from jsage.data.shards.layout import META
 from jsage.parallel import Workload, estimate_memory, make_mesh
 from jsage.recipes.plots import save_plots
 from jsage.recipes.report import baseline, print_tables, summarize
@@ -73,7 +74,8 @@ def learn(source: Source, items: dict[str, int], config: Config, mesh: Mesh) -> 
     print(f"ids for each owner at once, of {len(config.fanouts)} hops and of the features: {capacities}")
     programs = compile_programs(task, tables, capacities, config, mesh)
     train, val, test = (jnp.asarray(nodes) for nodes in (dataset.train, dataset.val, dataset.test))
-    job = Job(task, tables, train, tables, val, np.asarray(val), tables, np.asarray(test))
+    data = source.dataset or np.frombuffer((source.path / META).read_bytes(), np.uint8)
+    job = Job(task, tables, train, tables, val, np.asarray(val), tables, np.asarray(test), data)
     found = train_job("GraphSAGE", programs, job, config)
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores = {"GraphSAGE": found.scores, name: [guess]}

@@ -10,6 +10,15 @@ from jsage.recipes.options import option
 class Config(SupervisedOptions, MeshOptions):
     """Every option; the recipe is that of `experiments.classify`."""
 
+    FREE = SupervisedOptions.FREE | {
+        "devices",
+        "coordinator",
+        "process",
+        "processes",
+        "timeout",
+        "memory",
+        "dry_run",
+    }
     dataset: str = option("communities", "communities, an .npz file, a graph directory or a sharded one")
     placement: str = option(
         "hashed", "which device owns a node; a sharded directory has its own", list(PLACEMENTS)

@@ -62,7 +62,7 @@ def main(config: Config) -> dict:
         problem = make_problem(data, seed, config)
         factors = dict(problem.baselines)
         for name, compiled in programs.items():
-            run = train(name, compiled, problem, seed, config)
+            run = train(name, compiled, problem, seed, config, data)
             runs[name].append(run)
             factors[name] = compiled.factors(run.params, problem.tables)
         for name, found in factors.items():
@@ -96,10 +96,12 @@ def make_problem(data: Interactions, seed: int, config: Config) -> Problem:
     return Problem(tables, val, test, baselines)
 
 
-def train(name: str, programs: Programs, problem: Problem, seed: int, config: Config) -> Run:
+def train(
+    name: str, programs: Programs, problem: Problem, seed: int, config: Config, data: Interactions
+) -> Run:
     """One run."""
     size = problem.tables.users.shape[0]
-    with Record(name, seed, config, size) as record:
+    with Record(name, seed, config, size, data) as record:
         run = fit(programs, problem.tables, problem.val, config, record)
     if record.folder:
         rows = np.asarray(programs.factors(run.params, problem.tables).items)

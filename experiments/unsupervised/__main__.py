@@ -153,7 +153,8 @@ def learn(name: str, method: Method, evaluator: Evaluator, config: Config) -> Re
             save_embeddings(record.folder / "embeddings.npy", rows)
         return run, score, untrained, outputs, rows
 
-    done = train_seeds(name, config, config.steps * config.batch_size, train)
+    data = evaluator.training.graph, evaluator.dataset
+    done = train_seeds(name, config, config.steps * config.batch_size, train, data)
     runs, scores, untrained, outputs, rows = map(list, zip(*done, strict=True))
     return Results(runs, scores, untrained, outputs[-1], rows[-1], programs.traces["epoch"])
 

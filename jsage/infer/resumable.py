@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsage._internal.files import Record
+from jsage._internal.files import Record, flush_directory, locked
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Stage(NamedTuple):
@@ -59,7 +59,8 @@ def write_stages(
     """Run stages, the last of them into `path`; go on with what an earlier, killed call of this run left.
 
     `run` says what the run is: a folder left by another one is refused with ValueError, and so is a file
-    whose checksum is not the recorded one. Progress is recorded every `seconds`.
+    whose checksum is not the recorded one. Raises BlockingIOError while another process writes `path`.
+    Progress is recorded every `seconds`.
 
     >>> import tempfile
     >>> def stages():
@@ -72,8 +73,31 @@ def write_stages(
     array([2., 2., 2., 2.], dtype=float32)
     """
     path = Path(path)
-    folder = path.parent / f".{path.name}.part"
-    record = Record(folder, {"version": _VERSION, **run})
+    folder = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        about = {"version": _VERSION, **run}
+        record = Record(folder, about)
+        if (name := record.state.get("whole")) and not (folder / name).exists():  # it got its name
+            shutil.rmtree(folder)
+            if path.exists():
+                return
+            record = Record(folder, about)  # and was removed since
+        last = _compute(folder, record, stages, seconds, progress)
+        record.write({**record.state, "whole": last.name})
+        last.replace(path)
+        flush_directory(path.parent)
+        shutil.rmtree(folder)
+
+
+def _compute(
+    folder: Path,
+    record: Record,
+    stages: Stages,
+    seconds: float,
+    progress: Callable[[Progress], None] | None,
+) -> Path:
+    """Compute what is missing; the file of the last stage, on disk."""
     array, last = None, None
     while (stage := _next(stages, array)) is not None:
         last = folder / f"{stage.name}.npy"
@@ -81,11 +105,9 @@ def write_stages(
         array = np.load(last, mmap_mode="r", allow_pickle=False)
     if last is None:
         raise ValueError("expected at least one stage, got none")
-    array = None
     with last.open("rb") as file:
         os.fsync(file.fileno())
-    last.replace(path)
-    shutil.rmtree(folder)
+    return last
 
 
 def fingerprint(arrays: Iterator[tuple[str, Any]]) -> str:

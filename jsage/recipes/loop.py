@@ -1,5 +1,6 @@
 """The one training loop: epochs until validation gets no better, from the last checkpoint on."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -81,9 +82,11 @@ def train_until_stopped(
     """Train to the end, or on from the last checkpoint of `record`, and keep the best epoch's variables.
 
     The row of an epoch is its number, its mean training loss, its seconds without validation, and what
-    `validate` says. `record` keeps the rows and the checkpoints; `on_epoch(row)` is called after that. A run
-    that was killed and goes on ends with the very same numbers, if what `advance` draws depends on the state
-    and the epoch's number alone.
+    `validate` says; NaN ranks last there. `record` keeps the rows and the checkpoints; `on_epoch(row)` is
+    called after that. A run that was killed and goes on ends with the very same numbers, if what `advance`
+    draws depends on the state and the epoch's number alone.
+
+    Raises FloatingPointError for a loss that is not finite, and for an infinite score.
 
     >>> import jax, optax
     >>> from jsage.train import init_state
@@ -110,6 +113,7 @@ def train_until_stopped(
         row: Row = {"epoch": number, "loss": float(sums["loss"]) / max(float(sums["weight"]), 1.0)}
         row["seconds"] = time.perf_counter() - began
         row |= validate(state)
+        _check_finite(row, {"loss", policy.loss}, state)
         stopping = observe(stopping, policy.rank(row, (history or [row])[0]), state)
         if policy.loss and row[policy.loss] < min((old[policy.loss] for old in history), default=np.inf):
             stopping = stopping._replace(since=jnp.zeros_like(stopping.since))
@@ -124,16 +128,31 @@ def train_until_stopped(
     return Run(stopping.params, stopping.stats, best, history)
 
 
+def _check_finite(row: Row, losses: set[str | None], state: TrainState) -> None:
+    for name, value in row.items():
+        if math.isinf(value) or (math.isnan(value) and name in losses):
+            raise FloatingPointError(
+                f"{name} is {value} in epoch {row['epoch']} (step {int(state.step)}), expected a finite "
+                "number: lower the learning rate, or look for NaN in features, labels and weights"
+            )
+
+
 def train_seeds(
-    name: str, options: RunOptions, rows_per_epoch: int, train: Callable[[Record], Result]
+    name: str,
+    options: RunOptions,
+    rows_per_epoch: int,
+    train: Callable[[Record], Result],
+    data: PyTree = None,
 ) -> list[Result]:
     """What `train(record)` gives for the seeds `0 .. options.runs - 1`, each with a record of its own.
+
+    `data` are the arrays that are learned from: a resumed run must have the same.
 
     >>> train_seeds("GraphSAGE", RunOptions(runs=3), 1000, lambda record: record.seed)
     [0, 1, 2]
     """
     found = []
     for seed in range(options.runs):
-        with Record(name, seed, options, rows_per_epoch) as record:
+        with Record(name, seed, options, rows_per_epoch, data) as record:
             found.append(train(record))
     return found

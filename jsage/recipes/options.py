@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 def option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
@@ -29,9 +29,11 @@ class DataOptions:
 class RunOptions(DataOptions):
     """How long runs train, how many there are, and where they leave their files."""
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"epochs", "patience", "runs", "out", "resume", "save_every"})
+    """What may be another when a run goes on: it changes no number of an epoch."""
     epochs: int = option(100, "epochs at most")
     patience: int = option(15, "epochs without a better validation score before stopping")
     runs: int = option(1, "how many runs, with seeds 0 .. runs-1")
     out: str | None = option(None, "folder for checkpoints, metrics.jsonl and pictures")
-    resume: bool = option(False, "go on with the runs in --out; give the other options again")
+    resume: bool = option(False, "go on with the runs in --out: the same data and options")
     save_every: int = option(10, "epochs between checkpoints")

@@ -14,9 +14,7 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +26,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Int, PyTree
 
-from jsage._internal.files import flush_directory
+from jsage._internal.files import new_directory
 from jsage.blocks import as_tree
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
@@ -75,8 +73,9 @@ def save(
     """Write an artefact as a new directory; it appears whole, under its name, or not at all.
 
     Of `graph` and `features` only widths and dtypes are kept. What a killed process left of it is removed.
-    Raises FileExistsError if `path` exists or is being written, ValueError for a plan that cannot be or a
-    model that calls foreign code, and what tracing `apply` raises.
+    Raises FileExistsError if `path` exists and is no empty directory, BlockingIOError while another process
+    writes it, ValueError for a plan that cannot be or a model that calls foreign code, and what tracing
+    `apply` raises.
 
     >>> import tempfile
     >>> from jsage.serving.runtime import load
@@ -91,11 +90,8 @@ def save(
     >>> embedder.embed([0])
     array([[ 0., 10., 10.]], dtype=float32)
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
     _check(plan, features)
-    with _part(path) as part:
+    with new_directory(Path(path)) as part:
         files: dict[str, dict] = {}
         meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_plan(plan)}
         meta |= {"tables": _tables(graph, features), "params": [], "programs": [], "files": files}
@@ -104,44 +100,6 @@ def save(
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         whole = {"sha256": checksum(meta), "artefact": meta}
         _write(part / META, json.dumps(whole, indent=1, allow_nan=False).encode())
-        flush_directory(part / "loader")
-        flush_directory(part)
-        part.rename(path)
-    flush_directory(path.parent)
-
-
-@contextmanager
-def _part(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path`, locked, and gone if it was not renamed.
-
-    The lock goes with the process that holds it, however it ends: what a killed one left is taken over.
-    """
-    part = path.parent / f".{path.name}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if not _only_mine(descriptor, part):
-            raise FileExistsError(f"{path} is being written: wait for that process, or choose another name")
-        for left in part.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield part
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _only_mine(descriptor: int, part: Path) -> bool:
-    """Lock a folder: False if another process holds it, or has just renamed it."""
-    import fcntl  # not on Windows, where all but this can be imported
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), part.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterator[tuple[str, bytes]]:

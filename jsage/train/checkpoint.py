@@ -2,16 +2,17 @@
 
 Each is a folder `folder/<step>` in Orbax's format. It appears by one rename once it is complete, so a process
 killed at any moment leaves the earlier ones as they were; what it had begun is removed by the next `save`.
-One run writes to a folder at a time: its processes, where it has several (`jax.distributed`), make every call
-together, and the folder is one that all of them see. Each writes and reads its own parts of arrays that are
-split over devices; `restore` takes any number of devices, however many had written.
+A checksum of every array is kept beside the numbers, and `restore` compares it. One run writes to a folder
+at a time: its processes, where it has several (`jax.distributed`), make every call together, and the folder
+is one that all of them see. Each writes and reads its own parts of arrays that are split over devices;
+`restore` takes any number of devices, however many had written.
 """
 
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from jsage._internal.checksums import checksums
+from jsage._internal.files import locked
+
 _DELETED = "deleted"  # where a whole checkpoint goes by one rename, for no step may be there in half
 
 
@@ -28,8 +32,9 @@ def save(folder: str | os.PathLike[str], step: int, tree: PyTree, *, keep: int =
     """Write `tree` to `folder/<step>` and delete all but the newest `keep`; on return it is on disk.
 
     Leaves are arrays of jax or NumPy, typed random keys included: a state, or a state beside early stopping.
-    Raises ValueError for a step that is not above the latest, and OSError for a failed write (a full disk):
-    nothing of it is left, and earlier checkpoints are intact.
+    Raises ValueError for a step that is not above the latest, BlockingIOError while another process saves
+    there, and OSError for a failed write (a full disk): nothing of it is left, and earlier checkpoints are
+    intact.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -40,17 +45,18 @@ def save(folder: str | os.PathLike[str], step: int, tree: PyTree, *, keep: int =
     Array([0., 1., 2.], dtype=float32)
     """
     folder, leaves = Path(folder).absolute(), _leaves(tree)
-    _check_new(folder, step, keep)
-    arrays = {path: _raw(leaf) for path, leaf in leaves.items() if not _is_empty(leaf)}
-    kinds = {"leaves": _kinds(leaves)}
-    try:
-        _sweep(folder)
-        with _manager(folder, keep) as manager:
-            manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=kinds)
-    except Exception as error:
-        raise OSError(_write_failure(folder, step, arrays, error)) from error
-    finally:
-        _sweep(folder)
+    with _alone(folder):
+        _check_new(folder, step, keep)
+        arrays = {path: _raw(leaf) for path, leaf in leaves.items() if not _is_empty(leaf)}
+        told = {"leaves": _kinds(leaves), "checksums": checksums(arrays)}
+        try:
+            _sweep(folder)
+            with _manager(folder, keep) as manager:
+                manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=told)
+        except Exception as error:
+            raise OSError(_write_failure(folder, step, arrays, error)) from error
+        finally:
+            _sweep(folder)
     return folder / str(step)
 
 
@@ -71,11 +77,13 @@ def restore(folder: str | os.PathLike[str], like: PyTree, *, step: int | None = 
     path, leaves = _find(Path(folder).absolute(), step), _leaves(like)
     with _manager(path.parent) as manager:
         with _damage_explained(path):
-            found = manager.metadata(int(path.name)).custom_metadata["leaves"]
+            told = manager.metadata(int(path.name)).custom_metadata
+            found, sums = told["leaves"], told["checksums"]
         _check_same_model(path, found, _kinds(leaves))
         targets = {name: _target(_raw(leaf)) for name, leaf in leaves.items() if not _is_empty(leaf)}
         with _damage_explained(path):
             arrays = manager.restore(int(path.name), args=ocp.args.StandardRestore(targets))
+            _check_sums(sums, checksums(arrays))
     placed = [_place(arrays[name], leaf) if name in arrays else leaf for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
@@ -86,8 +94,7 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     >>> steps("no/such/folder")
     []
     """
-    with _manager(Path(folder)) as manager:
-        return list(manager.all_steps())
+    return sorted(int(path.name) for path in Path(folder).glob("*/") if path.name.isdecimal())
 
 
 def latest_step(folder: str | os.PathLike[str]) -> int | None:
@@ -181,6 +188,12 @@ def _check_same_model(path: Path, found: dict[str, str], expected: dict[str, str
             )
 
 
+def _check_sums(expected: dict[str, str], found: dict[str, str]) -> None:
+    for name in found:
+        if found[name] != expected.get(name):
+            raise ValueError(f"at {name} the checksum is {found[name]}, expected {expected.get(name)}")
+
+
 @contextmanager
 def _damage_explained(path: Path) -> Iterator[None]:
     try:
@@ -201,6 +214,15 @@ def _write_failure(folder: Path, step: int, arrays: dict[str, Any], error: Excep
         f"could not write checkpoint {step} ({megabytes:.1f} MB) to {folder}; {kept}. Free some space there, "
         f"or use another folder, and resume. Cause: {error}"
     )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Process 0 holds the folder's lock."""
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, inside=True) if jax.process_index() == 0 else nullcontext():
+        yield
 
 
 def _sweep(folder: Path) -> None:
@@ -226,7 +248,18 @@ def _manager(folder: Path, keep: int | None = None) -> Iterator[ocp.CheckpointMa
         save_root_metadata=False,
     )
     try:
-        with ocp.CheckpointManager(folder, options=options) as manager:
+        with _open(folder, options) as manager:
             yield manager
     finally:
         logger.setLevel(level)
+
+
+def _open(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    """Orbax looks at every checkpoint that it lists, and another process may delete one meanwhile."""
+    while True:
+        present = steps(folder)
+        try:
+            return ocp.CheckpointManager(folder, options=options)
+        except FileNotFoundError:
+            if steps(folder) == present:
+                raise

@@ -1,5 +1,6 @@
 """Graph directories: what goes in comes out, damage is named, and a failed write leaves nothing."""
 
+import contextlib
 import json
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from jsage import data
-from jsage.data.formats import directory
+from jsage._internal.files import checksum, locked
+from jsage.data.formats.arrays import ArrayWriter
 from jsage.graph import from_edges
 
 GRAPH = from_edges([0, 1, 2, 2], [1, 0, 0, 1], 3, weight=[1.0, 2.0, 3.0, 4.0], time=[4, 3, 2, 1])
@@ -61,7 +63,8 @@ def test_files_are_as_documented(saved):
     fields = {"indptr", "indices", "features", "labels", "train", "val", "test", "edge_weight", "edge_time"}
     assert names == {f"{field}.npy" for field in fields} | {"meta.json"}
     meta = json.loads((saved / "meta.json").read_text())
-    assert meta["version"] == 1
+    assert meta["version"] == 2
+    assert len(meta["sha256"]) == len(meta["files"]["features.npy"]["sha256"]) == 64
     assert meta["files"]["features.npy"]["shape"] == [3, 2]
     assert meta["files"]["features.npy"]["dtype"] == "float32"
 
@@ -101,16 +104,57 @@ def test_a_file_of_the_right_size_that_is_no_array(saved):
 )
 def test_half_written_meta(saved, text):
     (saved / "meta.json").write_text(text)
-    with pytest.raises(ValueError, match=r"meta\.json is half-written or no graph directory's"):
+    with pytest.raises(ValueError, match=r"meta\.json is half-written, damaged or no graph directory's"):
         data.open(saved)
 
 
 def test_meta_that_lists_too_little(saved):
     meta = json.loads((saved / "meta.json").read_text())
     del meta["files"]["indices.npy"]
-    (saved / "meta.json").write_text(json.dumps(meta))
+    write_meta(saved, meta)
     with pytest.raises(ValueError, match=r"meta\.json does not list indices\.npy"):
         data.open(saved)
+
+
+def write_meta(folder, meta):
+    """With the checksum that belongs to it."""
+    del meta["sha256"]
+    (folder / "meta.json").write_text(json.dumps({"sha256": checksum(meta), **meta}))
+
+
+@pytest.mark.parametrize("name", ["indptr", "indices", "features", "labels", "test", "edge_weight"])
+def test_a_flipped_bit_anywhere_is_named(saved, name):
+    file = saved / f"{name}.npy"
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=rf"{name}\.npy (is damaged|is not a plain|must be)"):
+            data.open(saved)
+    data.open(saved, verify=False)  # as for the last of these, sizes alone do not tell
+
+
+def test_a_flipped_bit_of_meta_never_opens_other_data(saved):
+    file, trees = saved / "meta.json", []
+    whole, expected = file.read_bytes(), jax.tree.leaves(DATASET)
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            trees.append(data.open(saved))  # white space may change
+    assert len(trees) < len(whole) / 4
+    for tree in trees:
+        for new, old in zip(jax.tree.leaves(tree), expected, strict=True):
+            np.testing.assert_array_equal(new, old)
+
+
+def test_a_directory_of_the_first_version_is_opened_without_checksums(saved):
+    meta = json.loads((saved / "meta.json").read_text())
+    del meta["sha256"]
+    for entry in meta["files"].values():
+        del entry["sha256"]
+    for version, opened in ((1, True), (2, False), (3, False)):
+        (saved / "meta.json").write_text(json.dumps({**meta, "version": version}))
+        with contextlib.nullcontext() if opened else pytest.raises(ValueError, match="half-written, damaged"):
+            np.testing.assert_array_equal(data.open(saved).features, DATASET.features)
 
 
 def test_no_graph_directory(tmp_path):
@@ -133,27 +177,38 @@ def test_save_makes_parents_and_fills_an_empty_directory(tmp_path):
         np.testing.assert_array_equal(data.open(path).features, DATASET.features)
 
 
+def test_what_a_killed_save_left_is_removed_and_a_running_one_is_not_disturbed(tmp_path):
+    (tmp_path / ".graph.new").mkdir()
+    (tmp_path / ".graph.new" / "half.npy").write_bytes(b"")
+    with locked(tmp_path / "graph"), pytest.raises(BlockingIOError, match="graph is being written already"):
+        data.save(tmp_path / "graph", DATASET)
+    assert (tmp_path / ".graph.new" / "half.npy").exists()
+    data.save(tmp_path / "graph", DATASET)
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+    assert not (tmp_path / "graph" / "half.npy").exists()
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, error):
-    def full(file, array, **options):
-        file.write(b"half")
-        if array.shape == (3, 2):
+    def full(writer, rows):
+        writer._file.write(b"half")
+        if rows.shape == (3, 2):
             raise error
 
-    monkeypatch.setattr(directory.np, "save", full)
+    monkeypatch.setattr(ArrayWriter, "append", full)
+    monkeypatch.setattr(ArrayWriter, "finish", lambda writer: {})
     with pytest.raises(type(error)):
         data.save(tmp_path / "graph", DATASET)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_directory_appears_only_when_whole(tmp_path, monkeypatch):
-    seen = []
-    flush = directory._flush
+    seen, finish = [], ArrayWriter.finish
     monkeypatch.setattr(
-        directory, "_flush", lambda file: (flush(file), seen.append((tmp_path / "graph").exists()))
+        ArrayWriter, "finish", lambda writer: (seen.append((tmp_path / "graph").exists()), finish(writer))[1]
     )
     data.save(tmp_path / "graph", DATASET)
-    assert seen == [False] * 10
+    assert seen == [False] * 9
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 

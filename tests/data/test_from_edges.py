@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import kill_shards
+import kills
 import numpy as np
 import pytest
 from helpers import AWKWARD
@@ -227,11 +227,11 @@ TABLES_30 = Tables(np.ones((30, 9)), train=np.arange(5))
 
 @pytest.mark.slow
 def test_killed_in_both_passes(tmp_path):
-    script = Path(kill_shards.__file__)
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
     def run(stage: str | None, number: int = 0) -> dict[str, list[int]]:
-        command = [sys.executable, str(script), str(tmp_path / "graph"), "slow" if stage else "quick"]
+        command = [sys.executable, kills.__file__, "--write", "shard_edges", str(tmp_path / "graph")]
+        command += ["--slow"] if stage else []
         told: dict[str, list[int]] = {"read": [], "sort": [], "write": [], "tables": []}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stdout is not None
@@ -244,8 +244,8 @@ def test_killed_in_both_passes(tmp_path):
         assert (tmp_path / "graph").exists() == (stage is None)
         return told
 
-    arrays, tables = np.concatenate(kill_shards.arrays()), kill_shards.tables()
-    placement = balanced(np.bincount(arrays[:, 1], minlength=kill_shards.NODES), 3)
+    arrays, tables = np.concatenate(kills.edge_pieces()), kills.node_tables()
+    placement = balanced(np.bincount(arrays[:, 1], minlength=kills.NODES), 3)
     edges = np.bincount(placement.owner(arrays[:, 1]), minlength=3)
     first, second = run("read", 4), run("write", -(-edges[0] // 64) + 2)
     assert (len(first["read"]), first["sort"]) == (4, [])
@@ -253,7 +253,7 @@ def test_killed_in_both_passes(tmp_path):
     last = run(None)
     assert last["read"] == last["sort"] == []
     assert last["write"][0] > edges[0], "the first shard is not written again"
-    expected = in_memory(tmp_path / "whole", arrays, placement, kill_shards.NODES, tables)
+    expected = in_memory(tmp_path / "whole", arrays, placement, kills.NODES, tables)
     assert content(tmp_path / "graph") == expected
 
 
@@ -320,6 +320,26 @@ def test_another_memory_goes_on(left, tmp_path):
     sorting = Sorting(memory_bytes=10**9, progress=lambda progress: told.append(progress.stage))
     shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=sorting)
     assert set(told) == {"write", "tables"}
+
+
+def test_a_second_call_at_once_is_refused(left, tmp_path):
+    def progress(done):
+        with pytest.raises(BlockingIOError, match="graph is being written already"):
+            shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
+
+    sorting = LEAST._replace(progress=progress)
+    shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=sorting)
+    shard_edges(tmp_path / "once", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
+    assert content(tmp_path / "graph") == content(tmp_path / "once")
+
+
+def test_a_folder_left_beside_a_whole_directory_is_removed(left, tmp_path):
+    (left / "progress.json").unlink()
+    (tmp_path / "graph").mkdir()
+    (tmp_path / "graph" / "meta.json").write_text("")
+    with pytest.raises(FileExistsError, match="graph exists already"):
+        shard_edges(tmp_path / "graph", [HEAVY], hashed(NODES, 3), TABLES, sorting=LEAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
 DAMAGE = {

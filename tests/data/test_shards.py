@@ -9,6 +9,7 @@ import pytest
 from helpers import AWKWARD
 
 from jsage import data
+from jsage._internal.files import locked
 from jsage.data import Dataset, open_shard, open_shards, shard_dataset, verify_shards
 from jsage.data.shards import writer
 from jsage.data.shards.layout import describe_placement, read_placement
@@ -118,6 +119,15 @@ def test_sharded_training_reads_shards_as_they_are(tmp_path, kind):
         edges = np.concatenate([np.flatnonzero(dst == node) for node in placement.globals(number)])
         (words,) = pack(*placement.locate(src[edges]), placement.rows, placement.shards)
         np.testing.assert_array_equal(open_shard(tmp_path / "graph", number).indices, words)
+
+
+def test_what_a_killed_call_left_is_removed_and_a_running_one_is_not_disturbed(tmp_path):
+    (tmp_path / ".graph.new" / "shard-00009").mkdir(parents=True)
+    with locked(tmp_path / "graph"), pytest.raises(BlockingIOError, match="graph is being written already"):
+        shard_dataset(tmp_path / "graph", RANDOM, PLACED)
+    shard_dataset(tmp_path / "graph", RANDOM, PLACED)
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+    assert not (tmp_path / "graph" / "shard-00009").exists()
 
 
 def test_a_graph_directory_gives_the_same_bytes(written, tmp_path):

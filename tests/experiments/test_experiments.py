@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,9 +207,30 @@ def test_a_second_run_into_the_same_folder_is_refused(digits_run, capsys):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_model_is_refused(digits_run, capsys):
-    assert classify.run([*DIGITS, "--out", str(digits_run[1]), "--resume", "--hidden", "9"]) == 2
-    assert "is of another model" in capsys.readouterr().err
+def test_other_options_and_other_data_are_refused_by_name(digits_run, tmp_path, monkeypatch, capsys):
+    again = (*DIGITS, "--out", str(digits_run[1]), "--resume")
+    for option, value, message in (
+        ("--hidden", "9", "hidden was 64, is 9"),
+        ("--lr", "0.02", "lr was 0.01, is 0.02"),
+        ("--dropout", "0.5", "dropout was 0.2, is 0.5"),
+        ("--fanouts", "9,9", r"fanouts was [10, 10], is [9, 9]"),
+        ("--weight-decay", "0", "weight_decay was 0.001, is 0.0"),
+    ):
+        assert classify.run([*again, option, value]) == 2
+        assert f"ValueError: resume: {message}: give what the run in" in capsys.readouterr().err
+    other = data.digits()
+    monkeypatch.setattr(data, "digits", lambda: other._replace(labels=other.labels.at[3].set(0)))
+    assert classify.run([*again]) == 2
+    assert "resume: data/1/labels was int32[1797] " in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
+    path, out = write_npz(tmp_path, "classes", features=True), tmp_path / "out"
+    options = (*SMALL, *BATCHES, "--lr", "1e38", "--epochs", "3", "--save-every", "1", "--out", str(out))
+    assert classify.run(["--dataset", path, *options]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"FloatingPointError: (val_)?loss is (nan|inf) in epoch 1 \(step 2\), .*\n", error)
+    assert not (out / "graphsage-0" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -1,11 +1,7 @@
 """Layer-wise inference against Algorithm 1 in NumPy, for every aggregator and option, in both modes."""
 
-import os
-import signal
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -15,7 +11,7 @@ import pytest
 import reference
 from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features, slow_but
 
-from jsage import aggregate, sample_blocks
+from jsage import aggregate, full_block, sample_blocks
 from jsage.graph import from_edges
 from jsage.infer import StreamOptions, embed_all, embed_to_file, layer
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat, jump_max
@@ -331,6 +327,22 @@ def test_bfloat16_rows_are_written_as_float32(jump, tmp_path):
     np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
 
 
+def test_other_numbers_in_any_row_are_another_run(tmp_path):
+    """Of more rows than 2^16, where once only some were read."""
+    count, path = 140_000, str(tmp_path / "all.npy")
+    features, graph = np.zeros((count, 1), np.float32), from_edges([1], [0], count)
+    model, options = GraphSAGE(hidden=1, out=1, num_layers=1), StreamOptions(rows=2**15, seconds=0.0)
+    params = model.init(jax.random.key(0), jax.numpy.zeros((3, 1)), (full_block(from_edges([1], [0], 3)),))
+    with pytest.raises(Stop):
+        embed_to_file(path, model, params, graph, features, options._replace(progress=stop_after(2)))
+    for row in (1, count // 2 + 1, count - 1):
+        other = features.copy()
+        other[row] = 1.0
+        with pytest.raises(ValueError, match="left by another run: its values is"):
+            embed_to_file(path, model, params, graph, other, options)
+    embed_to_file(path, model, params, graph, features, options)
+
+
 def test_damage_is_seen(left):
     folder, read_more = left
     data = folder / "layer-0.npy"
@@ -346,27 +358,3 @@ def test_damage_is_seen(left):
             read_more()
     (folder / "progress.json").write_text(progress)
     read_more()
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path):
-    script = Path(__file__).with_name("kill_infer.py")
-
-    def start(name, *more):
-        command = [sys.executable, str(script), str(tmp_path / name), *more]
-        environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    with start("once.npy") as once, start("killed.npy", "slow") as killed:
-        assert killed.stdout is not None
-        for line in killed.stdout:
-            if line.startswith("layer-1 "):
-                killed.send_signal(signal.SIGKILL)
-                break
-        assert killed.wait() == -signal.SIGKILL
-        parts = once.communicate()[0].split("\n")[:-1]
-    assert not (tmp_path / "killed.npy").exists()
-    with start("killed.npy") as resumed:
-        rest = resumed.communicate()[0].split("\n")[:-1]
-    assert 0 < len(rest) < len(parts)
-    assert (tmp_path / "killed.npy").read_bytes() == (tmp_path / "once.npy").read_bytes()

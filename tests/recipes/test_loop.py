@@ -23,3 +23,23 @@ def test_the_best_row_is_that_of_the_kept_parameters_whatever_is_nan(scores: tup
     left = iter(scores)
     run = train_until_stopped(state, advance, lambda state: {"val_score": next(left)}, policy)
     assert run.best["epoch"] == int(run.params["w"]) == best
+
+
+@pytest.mark.parametrize(
+    ("loss", "row", "message"),
+    [
+        ([1.0, np.nan], {"val_loss": 1.0}, r"loss is nan in epoch 2 \(step 2\), expected a finite number"),
+        ([1.0, np.inf], {"val_loss": 1.0}, r"loss is inf in epoch 2 \(step 2\)"),
+        ([1.0, 1.0], {"val_loss": np.nan}, r"val_loss is nan in epoch 1 \(step 1\)"),
+        ([1.0, 1.0], {"val_loss": 1.0, "val_score": -np.inf}, r"val_score is -inf in epoch 1 \(step 1\)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_run(loss, row, message):
+    state, left = init_state(jax.random.key(0), {"w": np.float32(0)}, optax.sgd(0.1)), iter(loss)
+
+    def advance(state, number):
+        return state._replace(step=state.step + 1), {"loss": next(left), "weight": 1.0}
+
+    policy = StoppingPolicy(3, 9, rank_by_score("val_score"), "val_loss")
+    with pytest.raises(FloatingPointError, match=message):
+        train_until_stopped(state, advance, lambda state: {"val_score": 0.5} | row, policy)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import reference
 
+from jsage._internal.files import locked
 from jsage.graph import Graph, from_edges
 from jsage.nn import GraphSAGE, Pool, SAGEConv
 from jsage.sampling import sample_blocks_by_node
@@ -484,6 +485,14 @@ class TestSave:
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(FileExistsError, match="exists already: remove it first"):
             self.save(sampled, sampled.path)
+
+    def test_what_a_killed_save_left_is_removed_and_a_running_one_is_not_disturbed(self, sampled, tmp_path):
+        (tmp_path / ".one.new" / "half").mkdir(parents=True)
+        with locked(tmp_path / "one"), pytest.raises(BlockingIOError, match="one is being written already"):
+            self.save(sampled, tmp_path / "one")
+        self.save(sampled, tmp_path / "one", SAMPLED._replace(sizes=(1,), new_sizes=()))
+        assert [path.name for path in tmp_path.iterdir()] == ["one"]
+        assert not (tmp_path / "one" / "half").exists()
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -14,6 +14,8 @@ from jsage.typing import HostArray
 class ArrayWriter:
     """A `.npy` file written a few rows at a time, hashed as it is written; bfloat16 is stored as uint16.
 
+    Raises ValueError for objects, which would be pickled.
+
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> writer = ArrayWriter(folder / "a.npy", (3,), np.int32)
@@ -25,6 +27,8 @@ class ArrayWriter:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        if self.dtype.hasobject:
+            raise ValueError(f"{path.name} would hold Python objects: give numbers")
         stored = np.dtype(np.uint16) if self.dtype == jnp.bfloat16 else self.dtype
         self._file, self._hash = path.open("w+b"), hashlib.sha256()
         header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": shape}
@@ -105,7 +109,7 @@ def map_array(path: Path, entry: dict) -> np.ndarray:
     check_file(path, entry)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except Exception as error:  # a damaged header may say anything
         raise ValueError(f"{path} is not a plain .npy file: {error}") from error
     if entry["dtype"] == "bfloat16" and array.dtype == np.uint16:
         array = array.view(jnp.bfloat16)

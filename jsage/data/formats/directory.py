@@ -1,23 +1,21 @@
 """A graph in a directory of `.npy` files, memory-mapped when opened: the format of docs/data.md."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jsage._internal.checks import check_labels
-from jsage._internal.files import flush_directory
+from jsage._internal.files import checksum, new_directory, replaced
 from jsage.data.dataset import Dataset
-from jsage.data.formats.arrays import map_array
+from jsage.data.formats.arrays import ArrayWriter, check_file, map_array
 from jsage.graph import Graph, validate
 from jsage.typing import HostArray
 
-_VERSION = 1
+_VERSION = 2
+"""1 had no checksums."""
 _META = "meta.json"
 _EDGE = "edge_"
 
@@ -25,10 +23,12 @@ _EDGE = "edge_"
 def save(path: str | Path, dataset: Dataset) -> None:
     """Write a data set as a new graph directory; it appears whole, under its name, or not at all.
 
-    The files are written and flushed in a hidden directory beside `path`, which is then renamed.
+    The files are written and flushed in a hidden directory beside `path`, which is then renamed. What a
+    killed call left of it, the next call removes.
 
-    Raises FileExistsError if `path` exists (unless it is an empty directory), ValueError for values that
-    `jsage.graph.validate` refuses, and OSError, leaving nothing behind, if the disk is full.
+    Raises FileExistsError if `path` exists (unless it is an empty directory), BlockingIOError while another
+    process writes it, ValueError for values that `jsage.graph.validate` refuses, and OSError, leaving nothing
+    behind, if the disk is full.
 
     >>> import tempfile
     >>> from jsage.data import digits
@@ -37,33 +37,23 @@ def save(path: str | Path, dataset: Dataset) -> None:
     ...     Path(folder, "digits", "features.npy").stat().st_size
     460160
     """
-    path = Path(path)
     validate(dataset.graph, dataset.features, dataset.labels)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
-    part.mkdir(parents=True)
-    try:
+    with new_directory(Path(path)) as part:
         described = {name: _write(part / name, np.asarray(array)) for name, array in _arrays(dataset)}
         meta = {"format": "jsage graph directory", "version": _VERSION, "files": described}
-        with (part / _META).open("w") as file:
-            json.dump(meta, file, indent=1)
-            _flush(file)
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    flush_directory(path.parent)
+        with replaced(part / _META) as file:
+            file.write(json.dumps({"sha256": checksum(meta), **meta}, indent=1).encode())
 
 
-def open(path: str | Path) -> Dataset:
+def open(path: str | Path, *, verify: bool = True) -> Dataset:
     """Open a graph directory; every array is a read-only memory map, read from disk as it is used.
 
     `jax.device_put(dataset)`, or of one of its fields, places the arrays: `validate_dataset` before it says
-    whether jax keeps their values, which `open` does not read. Each file is held against `meta.json`.
+    whether jax keeps their values. Each file is held against `meta.json`: its size, shape and type, and by
+    `verify` its SHA-256, for which it is read once.
 
-    Raises FileNotFoundError for a missing directory or file, ValueError for a file that is half-written or of
-    another shape or type than `meta.json` says; both name the file.
+    Raises FileNotFoundError for a missing directory or file, ValueError for a file that is half-written,
+    damaged, or of another shape or type than `meta.json` says; both name the file.
 
     >>> import tempfile
     >>> from jsage.data import digits
@@ -75,6 +65,8 @@ def open(path: str | Path) -> Dataset:
     path = Path(path)
     described = _read_meta(path / _META)
     arrays: dict[str, Any] = {name: map_array(path / name, entry) for name, entry in described.items()}
+    for name, entry in described.items():
+        check_file(path / name, entry, verify=verify and "sha256" in entry)
     for name in ("indptr.npy", "indices.npy", "train.npy", "val.npy", "test.npy"):
         if name not in arrays:
             raise ValueError(f"{path / _META} does not list {name}, which every graph directory has")
@@ -98,12 +90,12 @@ def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
 
 
 def _write(path: Path, array: np.ndarray) -> dict:
-    """Write one array and say what `meta.json` keeps of it; bfloat16, unknown to NumPy, goes as uint16."""
-    stored = array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
-    with path.open("wb") as file:
-        np.save(file, stored, allow_pickle=False)
-        _flush(file)
-    return {"shape": array.shape, "dtype": array.dtype.name, "bytes": path.stat().st_size}
+    writer = ArrayWriter(path, array.shape, array.dtype)
+    try:
+        writer.append(array)
+        return writer.finish()
+    finally:
+        writer.close()
 
 
 def _read_meta(path: Path) -> dict[str, dict]:
@@ -113,16 +105,12 @@ def _read_meta(path: Path) -> dict[str, dict]:
         )
     try:
         meta = json.loads(path.read_text())
-        if meta["version"] != _VERSION:
-            raise ValueError(f"version {meta['version']}, but this jsage reads {_VERSION}")
-        return {
-            name: {key: entry[key] for key in ("shape", "dtype", "bytes")}
-            for name, entry in meta["files"].items()
-        }
+        expected, version = meta.pop("sha256", None), meta["version"]
+        if version not in (1, _VERSION):
+            raise ValueError(f"version {version}, but this jsage reads {_VERSION}")
+        keys = ("shape", "dtype", "bytes", "sha256")[: 3 if version == 1 else 4]
+        if (expected is not None or version > 1) and checksum(meta) != expected:
+            raise ValueError("its SHA-256 is not the one that it names: copy or write the directory again")
+        return {name: {key: entry[key] for key in keys} for name, entry in meta["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is half-written or no graph directory's: {error!r}") from error
-
-
-def _flush(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        raise ValueError(f"{path} is half-written, damaged or no graph directory's: {error!r}") from error

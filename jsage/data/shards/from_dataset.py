@@ -1,13 +1,11 @@
 """A data set in memory, or a graph directory, cut into shards."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from jsage._internal.files import flush_directory
+from jsage._internal.files import new_directory
 from jsage.data.dataset import Dataset
 from jsage.data.formats.directory import open as open_directory
 from jsage.data.shards.layout import EDGE, describe_placement
@@ -17,7 +15,6 @@ from jsage.data.shards.writer import (
     checked_tables,
     indices_writer,
     locate_splits,
-    refuse_existing,
     write_meta,
     write_tables,
 )
@@ -31,8 +28,9 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
     """Cut a data set, or a graph directory, into the shards of a placement (format: `jsage.data.shards`).
 
     The directory appears whole, under its name, or not at all. Edge lists that do not fit memory:
-    `shard_edges`, which writes the same bytes. Raises FileExistsError if `path` exists, ValueError for a
-    placement of another number of nodes, for values that `jsage.graph.validate` refuses, and for a shard that
+    `shard_edges`, which writes the same bytes. Raises FileExistsError if `path` exists, BlockingIOError while
+    another process writes it, ValueError for a placement of another number of nodes, for values that
+    `jsage.graph.validate` refuses, and for a shard that
     would have 2^31 edges or more.
 
     >>> import tempfile
@@ -43,7 +41,6 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
     ...     open_shard(f"{folder}/digits", 3).labels.shape
     (449,)
     """
-    path = Path(path)
     dataset = dataset if isinstance(dataset, Dataset) else open_directory(dataset)
     tables = Tables(dataset.features, dataset.labels, dataset.train, dataset.val, dataset.test)
     tables = checked_tables(tables, dataset.graph.num_nodes)
@@ -52,11 +49,8 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
             f"the placement is of {placement.num_nodes} nodes, but the graph has {dataset.graph.num_nodes}"
         )
     validate(dataset.graph)
-    refuse_existing(path)
     splits = locate_splits(tables, placement)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
-    part.mkdir(parents=True)
-    try:
+    with new_directory(Path(path)) as part:
         for shard in range(placement.shards):
             with ShardWriter(part, shard) as writer:
                 _write_edges(writer, dataset.graph, placement)
@@ -64,11 +58,6 @@ def shard_dataset(path: str | Path, dataset: Dataset | str | Path, placement: Pl
                     pass
                 writer.finish(describe_placement(placement))
         write_meta(part, placement)
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    flush_directory(path.parent)
 
 
 def _write_edges(writer: ShardWriter, graph: Graph, placement: Placement) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jsage._internal.files import Record, checksum, flush_directory
+from jsage._internal.files import Record, checksum, flush_directory, locked, refuse_existing
 from jsage.data.formats.arrays import bytes_of
 from jsage.data.shards.edge_sort import SortedEdges, both_directions, import_duckdb, open_edges
 from jsage.data.shards.edge_sources import EdgeSource, check_range, edge_arrays
@@ -23,7 +23,6 @@ from jsage.data.shards.writer import (
     checked_tables,
     indices_writer,
     locate_splits,
-    refuse_existing,
     write_meta,
     write_tables,
 )
@@ -92,10 +91,10 @@ def shard_edges(
     directory itself, which then gets its name. A call that was killed is gone on with by the same call, with
     more memory if need be: edges that were sorted stay so, and finished shards are not written again.
 
-    Raises FileExistsError if `path` exists; ImportError where DuckDB is missing; ValueError for ids that are
-    no integers or out of range, tables of another number of rows, a shard of 2^31 edges or more, too little
-    memory to sort or to count in-degrees in, and a folder left by a call with other arguments or edges, or
-    damaged; OSError for a full disk.
+    Raises FileExistsError if `path` exists; BlockingIOError while another process writes it; ImportError
+    where DuckDB is missing; ValueError for ids that are no integers or out of range, tables of another number
+    of rows, a shard of 2^31 edges or more, too little memory to sort or to count in-degrees in, and a folder
+    left by a call with other arguments or edges, or damaged; OSError for a full disk.
 
     >>> import tempfile
     >>> from jsage.data import open_shard
@@ -110,15 +109,18 @@ def shard_edges(
     path, source = Path(path), edges if isinstance(edges, EdgeSource) else edge_arrays(edges)
     tables = checked_tables(tables, placement.num_nodes)
     _check_call(placement, tables, sorting)
-    work = path.parent / f".{path.name}.part"
     run = _describe_call(source, placement, tables, symmetrize)
-    if not (work / "progress.json").exists():
-        refuse_existing(path)
-    record = Record(work, run)
-    if record.state.get("whole") and not (work / "out").exists() and not path.exists():
-        shutil.rmtree(work)  # it got its name, and was removed since
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        work = path.with_name(f".{path.name}.part")
+        if not (work / "progress.json").exists():
+            shutil.rmtree(work, ignore_errors=True)
+            refuse_existing(path)
         record = Record(work, run)
-    _finish(_Job(work, record, source, placement, symmetrize, sorting), path, tables)
+        if record.state.get("whole") and not (work / "out").exists() and not path.exists():
+            shutil.rmtree(work)  # it got its name, and was removed since
+            record = Record(work, run)
+        _finish(_Job(work, record, source, placement, symmetrize, sorting), path, tables)
 
 
 @dataclass(frozen=True)

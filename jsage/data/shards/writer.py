@@ -225,17 +225,6 @@ def write_meta(folder: Path, placement: Placement) -> None:
         file.write(json.dumps({"sha256": checksum(meta), **meta}, indent=1).encode())
 
 
-def refuse_existing(path: Path) -> None:
-    """FileExistsError where `path` exists and is no empty directory.
-
-    >>> refuse_existing(Path("."))
-    Traceback (most recent call last):
-    FileExistsError: . exists already: remove it first, or choose another name
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already: remove it first, or choose another name")
-
-
 def _one_row(entry: dict | None) -> dict | None:
     return entry and {"dtype": entry["dtype"], "shape": entry["shape"][1:]}
 
