@@ -15,6 +15,7 @@ from jsage.graph import Graph, edges, in_degrees, induced_subgraph
 from jsage.recipes.scaling import fit_scaling
 from jsage.recipes.tasks import Task, other_task
 from jsage.sampling import full_block
+from jsage.typing import HostArray
 
 MESSAGES = 200_000_000
 """Numbers (edges or slots x width) that inference may hold at once: 0.8 GB."""
@@ -37,13 +38,14 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
         )
     data.validate_dataset(dataset)  # before jax would round what it does not keep
     dataset = scaled(jax.device_put(dataset), config.scale, dataset.train)
-    if not config.task and (other := other_task(np.asarray(dataset.labels))):
-        kind = "several classes a node" if dataset.labels.dtype == bool else "real values"
+    labels = np.asarray(dataset.labels)
+    if not config.task and (other := other_task(labels)):
+        kind = "several classes a node" if labels.dtype == bool else "real values"
         print(f"labels are taken as {kind}: pass --task {other} if they are not")
     return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
 
 
-def scaled(dataset: Dataset, kind: str, nodes: jax.Array | None = None) -> Dataset:
+def scaled(dataset: Dataset, kind: str, nodes: HostArray | None = None) -> Dataset:
     """The data set with its features scaled, columns by these nodes, and a line that says how and why."""
     if dataset.features is None:
         return dataset

@@ -22,7 +22,7 @@ class Scaling(NamedTuple):
     def __call__(self, rows: Float[HostArray, "n num_features"]) -> Float[np.ndarray, "n num_features"]:
         """The rows, scaled; on the host, in float32."""
         wide = np.asarray(rows, np.float64)
-        if self.kind == "columns":
+        if self.center is not None and self.spread is not None:
             wide = (wide - self.center) / self.spread
         elif self.kind == "rows":
             length = np.sqrt((wide**2).sum(1, keepdims=True))
