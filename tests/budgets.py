@@ -19,7 +19,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_benchmarks": 80,
     "test_bits": 260,
     "test_block": 300,
-    "test_checkpoint": 90,
+    "test_checkpoint": 110,
     "test_chunked": 70,
     "test_full": 290,
     "test_compact": 110,

@@ -1,5 +1,6 @@
 """The data sets by their names, and what programs read of them, on the device."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -41,7 +42,7 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
     labels = np.asarray(dataset.labels)
     if not config.task and (other := other_task(labels)):
         kind = "several classes a node" if labels.dtype == bool else "real values"
-        print(f"labels are taken as {kind}: pass --task {other} if they are not")
+        print(f"labels are taken as {kind}: pass --task {other} if they are not", file=sys.stderr)
     return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
 
 

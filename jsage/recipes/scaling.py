@@ -44,8 +44,8 @@ def fit_scaling(
 
     >>> table = np.array([[1.0, 2e5], [2.0, 2e5], [3.0, 1e5], [2.0, 3e5]])
     >>> scaling = fit_scaling(table)
-    >>> scaling.kind, scaling(table)[:, 0].round(1).tolist()
-    ('columns', [-1.4..., 0.0, 1.4..., 0.0])
+    >>> scaling.kind, scaling(table)[:, 0].round(1)
+    ('columns', array([-1.4,  0. ,  1.4,  0. ], dtype=float32))
     """
     if kind not in SCALES:
         raise ValueError(f"features are scaled by one of {', '.join(SCALES)}, got {kind!r}")

@@ -520,8 +520,8 @@ def test_the_help_names_every_option(capsys):
         classify.run(["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for name in Config.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in text
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in text
 
 
 def test_fanouts_follow_the_layers():

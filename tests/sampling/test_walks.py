@@ -225,7 +225,8 @@ def test_one_trace_for_many_calls_and_vmap_equals_a_loop():
 
 def test_edge_data_is_not_read():
     src, dst, _ = AWKWARD["random"]
-    weighted = sort_rows(from_edges(src, dst, NUM_NODES, weight=np.full(len(src), np.nan, np.float32)))
+    weighted = sort_rows(from_edges(src, dst, NUM_NODES))
+    weighted = weighted._replace(edge_data={"weight": np.full(len(src), np.nan, np.float32)})
     got = walks(jax.random.key(11), weighted, STARTS, LENGTH)
     jax.tree.map(
         np.testing.assert_array_equal, got, walks(jax.random.key(11), directed("random"), STARTS, LENGTH)
