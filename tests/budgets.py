@@ -52,7 +52,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_recommend": 200,
     "test_search": 90,
     "test_models": 90,
-    "test_unsupervised": 400,
+    "test_unsupervised": 440,
     "test_variance": 120,
     "test_exact": 70,
     "test_tracing": 80,

@@ -43,6 +43,9 @@ class Gradient(NamedTuple):
     """`(settled, message)`: the message's cotangent, row by row."""
     tally: Callable[[State, Message], Any] | None = None
     """`(state, message)`: rows whose sum over all messages `settle` needs beforehand."""
+    largest: bool = False
+    """Whether the state is the largest message, and `pull` goes to those that are: a table of slots is then
+    read anew for which those are, whatever they are rounded to."""
 
 
 class Reduction(NamedTuple):
@@ -305,6 +308,7 @@ MAX = Reduction(
             lambda top, share, x: jnp.where(x == top, share, 0), *settled, message
         ),
         tally=partial(jax.tree.map, lambda top, x: (x == top).astype(accumulator_dtype(x))),
+        largest=True,
     ),
     columnwise=True,
 )

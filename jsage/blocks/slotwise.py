@@ -117,6 +117,7 @@ def _forward(message, reduction, slots, given):
 def _backward(message, reduction, saved, cotangent):
     slots, (consts, dst, src, own), state = saved
     gradient, cotangent = reduction.gradient, floats(cotangent)
+    picks = None
 
     def again(slot):
         """The rows that a slot reads, those of a valid one in the padding, and its messages."""
@@ -124,18 +125,25 @@ def _backward(message, reduction, saved, cotangent):
         return rows, steady(reduction, message, slot[0].mask.any())(consts, *rows)
 
     tally = None
-    if gradient.tally is not None:
+    if gradient.largest:
+        picks, own_picks, ties = _largest(reduction, again, slots, src, own)
+        share = jax.tree.map(
+            lambda ct, n: ct.astype(accumulator_dtype(ct)) / jnp.maximum(n, 1), cotangent, ties
+        )
+    elif gradient.tally is not None:
         some = lambda slot: where(slot[0].mask, gradient.tally(state, again(slot)[1]), 0)  # noqa: E731
         add = lambda total, slot: (jax.tree.map(jnp.add, total, some(slot)), None)  # noqa: E731
         none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: some(_slot(slots, src, 0))))
         none = start_of(none if own is None else gradient.tally(state, own), slots, state)
         tally, _ = jax.lax.scan(add, none, _slots(slots, src))
-    settled = gradient.settle(state, tally, cotangent)
+    settled = None if gradient.largest else gradient.settle(state, tally, cotangent)
 
     def step(carry, slot):
         d_consts, d_dst, d_src = carry
+        slot, picked = slot
         rows, sent = again(slot)
-        more, *d = pull_back(message, (consts, rows), gradient.pull(settled, sent), slot[0].mask)
+        pulled = where_each(picked, share) if gradient.largest else gradient.pull(settled, sent)
+        more, *d = pull_back(message, (consts, rows), pulled, slot[0].mask)
         to_dst, to_src, to_edge = where_float(slot[0].mask, d)
         carry = add_rows(d_consts, more), add_rows(d_dst, to_dst)
         if slots.src is None:
@@ -144,14 +152,74 @@ def _backward(message, reduction, saved, cotangent):
 
     start = blank(consts), blank(dst), None if slots.src is None else blank(src)
     start = start_of(start, slots, state, cotangent)
-    (d_consts, d_dst, d_table), (d_rows, d_edge) = jax.lax.scan(step, start, _slots(slots, src))
+    read = _slots(slots, src), picks
+    (d_consts, d_dst, d_table), (d_rows, d_edge) = jax.lax.scan(step, start, read)
     d_slots = jax.tree.map(lambda _: None, slots)._replace(edge_data=like(d_edge, slots.edge_data))
     d_src = like(d_rows if slots.src is None else d_table, src)
-    d_own = None if own is None else like(gradient.pull(settled, own), own)
+    d_own = None
+    if own is not None:
+        d_own = like(where_each(own_picks, share) if gradient.largest else gradient.pull(settled, own), own)
     return d_slots, (like(d_consts, consts), like(d_dst, dst), d_src, d_own)
 
 
 _reduced.defvjp(_forward, _backward)
+
+
+def _largest(reduction, again, slots, src, own):
+    """Which slots hold each destination's largest messages (`own`, the last, too), and how many those are.
+
+    Messages are computed once for it, and what was saved of them before is not read: compiled elsewhere they
+    may be rounded otherwise. A slot is among the largest if it rose above all before it and none rose above
+    it after, or was as large since.
+    """
+    count = slots.mask.shape[0]
+
+    def compare(carry, i, mask, sent):
+        top, last = carry
+        up = jax.tree.map(lambda t, x: mask_of(mask, x) & (x > t), top, sent)
+        even = jax.tree.map(lambda t, x: mask_of(mask, x) & (x == t), top, sent)
+        top = jax.tree.map(jnp.where, up, sent, top)
+        return (top, jax.tree.map(lambda u, at: jnp.where(u, i, at), up, last)), even
+
+    def step(carry, slot):
+        (i, slot), sent = slot, again(slot[1])[1]
+        return compare(carry, i, slot[0].mask, sent)
+
+    first = jax.eval_shape(lambda: again(_slot(slots, src, 0))[1])
+    start = reduction.start(first, slots.mask.shape[1])
+    none = jax.tree.map(lambda x: jnp.full(x.shape, -1, jnp.int32), start)
+    carry = start_of((start, none), slots, src, own)
+    numbers = jnp.arange(count, dtype=jnp.int32)
+    carry, even = jax.lax.scan(step, carry, (numbers, _slots(slots, src)))
+    own_even = None
+    if own is not None:
+        carry, own_even = compare(carry, jnp.int32(count), None, own)
+    last = carry[1]
+    at = lambda x: numbers.reshape(-1, *(1,) * (x.ndim - 1))  # noqa: E731
+    picks = jax.tree.map(lambda e, top: (at(e) == top[None]) | (e & (at(e) > top[None])), even, last)
+    ties = jax.tree.map(lambda p: p.sum(0, dtype=jnp.float32), picks)
+    if own is None:
+        return picks, None, ties
+    own_picks = jax.tree.map(lambda e, top: (top == count) | e, own_even, last)
+    return picks, own_picks, jax.tree.map(jnp.add, ties, own_picks)
+
+
+def mask_of(mask: Mask | None, rows: Array) -> Any:
+    """A mask with axes to go with rows; True where there is none.
+
+    >>> mask_of(jnp.array([True]), jnp.ones((1, 2))).shape
+    (1, 1)
+    """
+    return True if mask is None else column(mask, rows)
+
+
+def where_each(flags: PyTree, rows: PyTree) -> PyTree:
+    """Rows where each number's flag is set, else 0.
+
+    >>> where_each(jnp.array([True, False]), jnp.array([1.0, 2.0]))
+    Array([1., 0.], dtype=float32)
+    """
+    return jax.tree.map(lambda flag, x: jnp.where(flag, x, 0), flags, rows)
 
 
 def _slots(slots: Slots, src: PyTree) -> tuple[Slots, PyTree]:
