@@ -117,7 +117,7 @@ def _forward(message, reduction, slots, given):
 def _backward(message, reduction, saved, cotangent):
     slots, (consts, dst, src, own), state = saved
     gradient, cotangent = reduction.gradient, floats(cotangent)
-    picks = None
+    picks = own_picks = share = None
 
     def again(slot):
         """The rows that a slot reads, those of a valid one in the padding, and its messages."""
