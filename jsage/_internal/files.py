@@ -14,6 +14,7 @@ import shlex
 import shutil
 import socket
 import sys
+import textwrap
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ def _take(lock: Path, path: Path, wait: bool) -> IO[Any] | None:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
             file.truncate(0)
-            file.write(f"{shlex.join(sys.orig_argv)} on {socket.gethostname()}")
+            command = textwrap.shorten(shlex.join(sys.orig_argv), 120)
+            file.write(f"{command} on {socket.gethostname()}")
             file.flush()
             return file
     except FileNotFoundError:

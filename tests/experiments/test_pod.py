@@ -64,7 +64,7 @@ def test_the_json_is_that_of_classify_and_says_what_lay_where(whole):
     assert whole.keys() == KEYS | MORE
     assert (whole["devices"], whole["processes"], whole["traces"]) == (8, 1, 1)
     assert (whole["metric"], whole["epochs"], len(whole["capacities"])) == ("accuracy", [6], 3)
-    assert whole["config"].keys() == Config.__dataclass_fields__.keys()
+    assert whole["config"].keys() == {field.name for field in dataclasses.fields(Config)}
     assert {"graph", "features", "exchange", "weights"} <= whole["bytes"].keys()
     assert whole["test_mean"] > whole["baselines"]["majority class"] + 0.2
 

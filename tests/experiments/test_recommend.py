@@ -1,5 +1,6 @@
 """Recommendation, run as its users run it on a small graph, and its parts against plain NumPy."""
 
+import dataclasses
 import json
 from math import log2
 
@@ -101,7 +102,7 @@ def test_tastes_are_found(typed, tmp_path, capsys):
     result = run(*options, "--out", str(tmp_path / "out"), out=tmp_path)
     assert result.keys() == KEYS | {"scores"}
     assert (result["metric"], result["runs"], result["traces"]) == ("ndcg@10", 2, 1)
-    assert result["config"].keys() == Config.__dataclass_fields__.keys()
+    assert result["config"].keys() == {field.name for field in dataclasses.fields(Config)}
     names = {"popularity", "SVD", "matrix factorization"}
     assert set(result["baselines"]) == names
     assert set(result["scores"]) == {"GraphSAGE", *names}

@@ -351,7 +351,8 @@ def chance():
     features = jax.device_put(rng.normal(size=(NODES, 16)).astype(np.float32))
     parts = split_edges(whole, seed=0, val=0.0, test=0.45)
     more = (0, whole.num_edges - parts.graph.num_edges)  # of no node: one program for both graphs
-    kept = parts.graph._replace(indices=jax.device_put(np.pad(parts.graph.indices, more)))
+    indices = jax.device_put(np.pad(parts.graph.indices, more))
+    kept = SortedGraph(parts.graph.indptr, indices, parts.graph.edge_data)
     return whole, parts._replace(graph=kept), features
 
 

@@ -390,11 +390,13 @@ def test_a_kill_blocks_no_later_run_and_leaves_nothing_for_ever(tmp_path, files)
     )
     assert writer.stdout
     assert writer.stdout.readline() == b"here\n"
-    with pytest.raises(FileExistsError, match="artefact is being written: wait for that process"):
-        save(path)
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate()
-    assert [entry.name for entry in tmp_path.iterdir()] == [".artefact.part"]
+    try:
+        with pytest.raises(BlockingIOError, match="artefact is being written already, by "):
+            save(path)
+    finally:
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".artefact.lock", ".artefact.new"]
     save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["artefact"]
     runtime.load(path)
