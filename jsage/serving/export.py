@@ -112,7 +112,7 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
     meta["params"] = [{"name": name, **spec} for name, spec in described(named).items()]
     buffer = io.BytesIO()
     stored = {name: a.view(np.uint16) if a.dtype == jnp.bfloat16 else a for name, a in named.items()}
-    np.savez(buffer, allow_pickle=False, **stored)
+    np.savez(buffer, **stored)  # numpy 2.0 takes `allow_pickle` for one more array
     yield PARAMS, buffer.getvalue()
 
     def whole(params: list, features: Array, blocks: Sequence[Block]) -> Array:
