@@ -17,7 +17,7 @@ from benchmarks.make_graph import SIZES
 from benchmarks.step import Tables, make_step
 from jsage import aggregate
 from jsage.data import whole_lanes
-from jsage.graph import Graph
+from jsage.graph import Graph, SortedGraph
 from jsage.nn import LSTM, Pool, SAGEConv
 from jsage.sampling.negatives import AliasTable, Choice, Uniform
 from jsage.typing import AggregateFn
@@ -185,7 +185,7 @@ def how(case: Case) -> dict[str, Any]:
 
 def nodes_and_edges(case: Case) -> tuple[Graph, Any]:
     """The shapes of a graph and its features."""
-    graph = Graph(shape(case.num_nodes + 1), shape(case.num_edges), {})
+    graph = SortedGraph(shape(case.num_nodes + 1), shape(case.num_edges), {})
     return graph, shape(case.num_nodes, case.width, dtype=jnp.dtype(case.dtype))
 
 
