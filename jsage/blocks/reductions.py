@@ -45,7 +45,7 @@ class Gradient(NamedTuple):
     """`(state, message)`: rows whose sum over all messages `settle` needs beforehand."""
     largest: bool = False
     """Whether the state is the largest message, and `pull` goes to those that are: a table of slots is then
-    read anew for which those are, whatever they are rounded to."""
+    read again for which those are, whatever they are rounded to."""
 
 
 class Reduction(NamedTuple):

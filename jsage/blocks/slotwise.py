@@ -117,14 +117,13 @@ def _forward(message, reduction, slots, given):
 def _backward(message, reduction, saved, cotangent):
     slots, (consts, dst, src, own), state = saved
     gradient, cotangent = reduction.gradient, floats(cotangent)
-    picks = own_picks = share = None
 
     def again(slot):
         """The rows that a slot reads, those of a valid one in the padding, and its messages."""
         rows = filled(slot[0].mask, _read(slot, dst, src))
         return rows, steady(reduction, message, slot[0].mask.any())(consts, *rows)
 
-    tally = None
+    tally = picks = own_picks = share = None
     if gradient.largest:
         picks, own_picks, ties = _largest(reduction, again, slots, src, own)
         share = jax.tree.map(

@@ -112,7 +112,8 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
     meta["params"] = [{"name": name, **spec} for name, spec in described(named).items()]
     buffer = io.BytesIO()
     stored = {name: a.view(np.uint16) if a.dtype == jnp.bfloat16 else a for name, a in named.items()}
-    np.savez(buffer, **stored)  # numpy 2.0 takes `allow_pickle` for one more array
+    # Without allow_pickle=False, which numpy 2.0 takes for one more array.
+    np.savez(buffer, **stored)  # type: ignore[arg-type]
     yield PARAMS, buffer.getvalue()
 
     def whole(params: list, features: Array, blocks: Sequence[Block]) -> Array:
