@@ -252,12 +252,7 @@ def _forward(message, reduction, given, block):
 
 def _backward(message, reduction, saved, cotangent):
     (consts, dst, src, own), block, state = saved
-    gradient = reduction.gradient
-    if gradient is None:
-        raise TypeError(
-            "this reduction has no gradient of its own, and a SlicedBlock keeps no message that JAX could "
-            "differentiate: give the Reduction a Gradient, or train on sampled blocks or full_block(graph)"
-        )
+    gradient = _gradient(reduction)
     tally = _tally(message, reduction, (consts, dst, src, own), block, state)
     settled = gradient.settle(state, tally, floats(cotangent))
     pull = partial(_pulled, message, reduction, consts)
@@ -295,6 +290,16 @@ def _backward(message, reduction, saved, cotangent):
 
 
 _reduced.defvjp(_forward, _backward)
+
+
+def _gradient(reduction):
+    """Its gradient; TypeError for a reduction without one."""
+    if reduction.gradient is None:
+        raise TypeError(
+            "this reduction has no gradient of its own, and a SlicedBlock keeps no message that JAX could "
+            "differentiate: give the Reduction a Gradient, or train on sampled blocks or full_block(graph)"
+        )
+    return reduction.gradient
 
 
 def _some(line):

@@ -116,33 +116,19 @@ def _forward(message, reduction, slots, given):
 
 def _backward(message, reduction, saved, cotangent):
     slots, (consts, dst, src, own), state = saved
-    gradient, cotangent = reduction.gradient, floats(cotangent)
 
     def again(slot):
         """The rows that a slot reads, those of a valid one in the padding, and its messages."""
         rows = filled(slot[0].mask, _read(slot, dst, src))
         return rows, steady(reduction, message, slot[0].mask.any())(consts, *rows)
 
-    tally = picks = own_picks = share = None
-    if gradient.largest:
-        picks, own_picks, ties = _largest(reduction, again, slots, src, own)
-        share = jax.tree.map(
-            lambda ct, n: ct.astype(accumulator_dtype(ct)) / jnp.maximum(n, 1), cotangent, ties
-        )
-    elif gradient.tally is not None:
-        some = lambda slot: where(slot[0].mask, gradient.tally(state, again(slot)[1]), 0)  # noqa: E731
-        add = lambda total, slot: (jax.tree.map(jnp.add, total, some(slot)), None)  # noqa: E731
-        none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: some(_slot(slots, src, 0))))
-        none = start_of(none if own is None else gradient.tally(state, own), slots, state)
-        tally, _ = jax.lax.scan(add, none, _slots(slots, src))
-    settled = None if gradient.largest else gradient.settle(state, tally, cotangent)
+    picks, own_picks, pull = _pull(reduction, again, saved, floats(cotangent))
 
     def step(carry, slot):
         d_consts, d_dst, d_src = carry
         slot, picked = slot
         rows, sent = again(slot)
-        pulled = where_each(picked, share) if gradient.largest else gradient.pull(settled, sent)
-        more, *d = pull_back(message, (consts, rows), pulled, slot[0].mask)
+        more, *d = pull_back(message, (consts, rows), pull(picked, sent), slot[0].mask)
         to_dst, to_src, to_edge = where_float(slot[0].mask, d)
         carry = add_rows(d_consts, more), add_rows(d_dst, to_dst)
         if slots.src is None:
@@ -155,13 +141,30 @@ def _backward(message, reduction, saved, cotangent):
     (d_consts, d_dst, d_table), (d_rows, d_edge) = jax.lax.scan(step, start, read)
     d_slots = jax.tree.map(lambda _: None, slots)._replace(edge_data=like(d_edge, slots.edge_data))
     d_src = like(d_rows if slots.src is None else d_table, src)
-    d_own = None
-    if own is not None:
-        d_own = like(where_each(own_picks, share) if gradient.largest else gradient.pull(settled, own), own)
+    d_own = None if own is None else like(pull(own_picks, own), own)
     return d_slots, (like(d_consts, consts), like(d_dst, dst), d_src, d_own)
 
 
 _reduced.defvjp(_forward, _backward)
+
+
+def _pull(reduction, again, saved, cotangent):
+    """What `pull(picked, message)` takes of each slot and of `own`, and `pull`: a message's cotangent."""
+    (slots, (_, _, src, own), state), gradient, tally = saved, reduction.gradient, None
+    if gradient.largest:
+        picks, own_picks, ties = _largest(reduction, again, slots, src, own)
+        share = jax.tree.map(
+            lambda ct, n: ct.astype(accumulator_dtype(ct)) / jnp.maximum(n, 1), cotangent, ties
+        )
+        return picks, own_picks, lambda picked, sent: where_each(picked, share)
+    if gradient.tally is not None:
+        some = lambda slot: where(slot[0].mask, gradient.tally(state, again(slot)[1]), 0)  # noqa: E731
+        add = lambda total, slot: (jax.tree.map(jnp.add, total, some(slot)), None)  # noqa: E731
+        none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: some(_slot(slots, src, 0))))
+        none = start_of(none if own is None else gradient.tally(state, own), slots, state)
+        tally, _ = jax.lax.scan(add, none, _slots(slots, src))
+    settled = gradient.settle(state, tally, cotangent)
+    return None, None, lambda picked, sent: gradient.pull(settled, sent)
 
 
 def _largest(reduction, again, slots, src, own):

@@ -28,9 +28,7 @@ def sort_rows(graph: Graph) -> SortedGraph:
         return graph
     if has_sorted_rows(graph):
         return SortedGraph(*graph)
-    order = np.argsort(_pairs(graph), kind="stable")
-    data = {name: jax.device_put(np.asarray(values)[order]) for name, values in graph.edge_data.items()}
-    return SortedGraph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
+    return SortedGraph(*_reordered(graph, np.argsort(_pairs(graph), kind="stable")))
 
 
 def sort_by_time(graph: Graph) -> TimeSortedGraph:
@@ -54,8 +52,13 @@ def sort_by_time(graph: Graph) -> TimeSortedGraph:
     order = np.lexsort((np.asarray(graph.edge_data["time"]), row))
     if (order[1:] > order[:-1]).all():
         return TimeSortedGraph(*graph)
+    return TimeSortedGraph(*_reordered(graph, order))
+
+
+def _reordered(graph: Graph, order: np.ndarray) -> Graph:
+    """The edges in another order, each within its row."""
     data = {name: jax.device_put(np.asarray(values)[order]) for name, values in graph.edge_data.items()}
-    return TimeSortedGraph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
+    return Graph(graph.indptr, jax.device_put(np.asarray(graph.indices)[order]), data)
 
 
 def has_sorted_rows(graph: Graph) -> bool:
