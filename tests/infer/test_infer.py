@@ -13,7 +13,7 @@ from helpers import AGGREGATORS, AWKWARD, NUM_NODES, features, slow_but
 
 from jsage import aggregate, full_block, sample_blocks
 from jsage.graph import from_edges
-from jsage.infer import StreamOptions, embed_all, embed_to_file, layer
+from jsage.infer import StreamOptions, embed_all, embed_to_file
 from jsage.nn import LSTM, GraphSAGE, Pool, SAGEConv, jump_concat, jump_max
 
 engine = sys.modules["jsage.infer.embed_all"]
@@ -89,19 +89,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Programs run once here: compiled quickly rather than well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    """Every loop runs more than once, and the hub is wider than a piece."""
-    for size, value in (("ROWS", 32), ("GROUP", 8), ("PIECE", 16), ("SPLIT", 2)):
-        monkeypatch.setattr(layer, size, value)
+pytestmark = pytest.mark.usefixtures("quick_compiles", "small_parts")
 
 
 TO_FILE = [

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from jsage import GraphSAGE, aggregate, embed_all, embed_new, parallel
 from jsage.blocks.reductions import MAX, SOFTMAX_SUM, SUM, Reduction, weighted_source
 from jsage.graph import Graph, NewNodes, contiguous, from_edges
-from jsage.infer import StreamOptions, embed_to_file, layer
+from jsage.infer import StreamOptions, embed_to_file
 from jsage.infer.tracing import TracingBlock, names_read, trace_levels
 from jsage.sampling import full_block
 
@@ -53,19 +53,7 @@ class Linked(nn.Module):
 MODEL = GraphSAGE(hidden=4, out=3, conv=Linked)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Programs run once here: compiled quickly rather than well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    """Every loop runs more than once, and the hub is wider than a piece."""
-    for size, value in (("ROWS", 32), ("GROUP", 8), ("PIECE", 16), ("SPLIT", 2)):
-        monkeypatch.setattr(layer, size, value)
+pytestmark = pytest.mark.usefixtures("quick_compiles", "small_parts")
 
 
 @cache
