@@ -91,6 +91,16 @@ def pytest_terminal_summary(terminalreporter):
                     terminalreporter.write_line(line)
 
 
+LONG = ("docs/train.md", "docs/parallel.md", "docs/infer.md", "docs/nn.md", "jsage/infer/variance.py")
+"""Documents whose examples compile whole models: they run with the slow tests."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.as_posix().endswith(LONG):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
     """Drops programs: many slow compiling down, and Linux ends a process that has 65,530 maps."""

@@ -447,6 +447,7 @@ def test_a_key_gives_the_bits_that_were_recorded(name: str, graph: str, key: str
     assert bits(name, graph, key) == DIGESTS[f"{name}; {graph}; {key}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", slow_but(["threefry2x32"], KEYS))
 def test_a_run_samples_what_was_recorded_and_a_resumed_one_goes_on(key: str, tmp_path):
     run = Run(key)

@@ -60,6 +60,7 @@ def losses():
             yield name, partial(whole, block, layer), X[:6, :4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loss", "params"), [*losses()])
 def test_a_shard_map_of_ones_own_with_its_default_check(name, loss, params):
     """Seeds split over two devices, all else on both: gradients are those of one device."""
@@ -162,6 +163,7 @@ def test_means_of_a_hub_in_float16_do_not_overflow(count, value):
         np.testing.assert_allclose(found, value, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_arrays_of_the_host_and_memory_maps_train_and_embed(tmp_path):
     jsage.data.save(tmp_path / "digits", jsage.data.digits())
     graph, features, _, train, *_ = jsage.data.open(tmp_path / "digits")

@@ -73,6 +73,7 @@ def test_a_row_is_the_closed_form(name: str):
     np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @losses
 def test_what_is_dead_costs_nothing_whatever_it_holds(name: str):
     loss = REFERENCES[name][0]

@@ -41,6 +41,7 @@ def everything(array):
     return np.ones(len(array), bool)
 
 
+@pytest.mark.slow
 def test_cross_entropy_is_the_log_loss():
     rows = losses.cross_entropy(*on_device(LOGITS, CLASSES, everything(CLASSES)))
     expected = -log_softmax(LOGITS.astype(np.float64), axis=1)[np.arange(7), CLASSES]
@@ -65,6 +66,7 @@ def test_smoothed_labels_share_out_a_part_over_all_classes():
             losses.cross_entropy(*given, smoothing=smoothing)
 
 
+@pytest.mark.slow
 def test_binary_cross_entropy_is_the_mean_over_known_classes():
     chance = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
     weights = np.array([1.0, 2.0, 0.5, 3.0])

@@ -115,6 +115,7 @@ def test_capacities_are_the_most_and_four_percent():
     assert exchange.capacities_of(counts, (1000, 1000)) == (104, 8)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_row_a_form_and_a_row_an_exchange(tmp_path):
     sizes = ["--nodes", "400", "--degree", "8", "--seeds", "4", "--shards", "2,4", "--bytes-shards", "4"]
     assert run(exchange.command(), exchange.main, [*sizes, "--json", str(tmp_path / "out.json")]) == 0

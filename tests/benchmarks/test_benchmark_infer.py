@@ -35,6 +35,7 @@ def test_figures_leave_the_first_round_out():
     assert rows[FILE]["seconds_median"] == 2
 
 
+@pytest.mark.slow
 def test_what_could_not_be_run_says_why_and_our_own_failure_is_no_row():
     found = {OURS: answers(9, 1), FILE: answers(9, 1), THEIRS: []}
     lacking = {**dict.fromkeys(found), THEIRS: "MemoryError: too large"}

@@ -57,6 +57,7 @@ def products(jaxpr, times=1) -> Counter:
 
 
 class TestWork:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "way", [aggregate.mean, aggregate.max, aggregate.gcn, Pool(reduce=aggregate.mean), LSTM()]
     )
@@ -101,6 +102,7 @@ def made(request, tables):
 
 
 class TestParts:
+    @pytest.mark.slow
     def test_sampling_makes_the_blocks_of_every_batch(self, tables, made):
         step, seeds, blocks, _ = made
         last, fits = jax.jit(partial(parts.sampling, step))(KEY, tables, seeds)
@@ -124,6 +126,7 @@ class TestParts:
         assert " dot(" in whole
         assert " dot(" not in alone
 
+    @pytest.mark.slow
     def test_compute_is_the_rest_of_the_step(self, tables, made):
         step, seeds, blocks, state = made
         one = jax.tree.map(lambda x: x[0], blocks)

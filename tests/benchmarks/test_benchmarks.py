@@ -112,6 +112,7 @@ class TestTiming:
         common.reset_peak_rss()
         assert risen - common.peak_rss_bytes() > 200e6
 
+    @pytest.mark.slow
     def test_peaks_of_the_machine_are_plausible(self):
         assert 1e8 < common.matmul_rate(256, 128, 64, repetitions=1) < 1e16
         assert 1e7 < common.gather_rate(jnp.ones((1000, 256)), repetitions=1) < 1e14

@@ -135,6 +135,7 @@ def test_a_nan_reaches_its_readers_alone():
     assert reached.tolist() == [v for v, (src, _) in enumerate(neighbors(awkward(False))) if 25 in src]
 
 
+@pytest.mark.slow
 def test_read_is_that_of_segments():
     valid = jnp.arange(NODES) % 3 == 0
     for weighted in (False, True):
@@ -160,6 +161,7 @@ def test_bfloat16_rows_are_summed_in_float32():
         assert float(rows[0, 0]) == 1000  # 999 rounded: adding ones in bfloat16 stops at 256
 
 
+@pytest.mark.slow
 def test_a_tied_maximum_of_a_hub_is_shared_by_all():
     block = sliced_full_block(
         from_edges(np.arange(1, 101), np.zeros(100, int), num_nodes=101), rows=8, limit=7
@@ -225,6 +227,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(["max, concat, normalize, project"], MODELS))
 def test_a_model_is_that_on_segments(name: str):
     """Which is Algorithm 1 in NumPy: tests/test_sage.py."""

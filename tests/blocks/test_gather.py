@@ -179,6 +179,7 @@ def test_padding_is_never_spread():
     np.testing.assert_array_equal(scatter_add_rows(rows, src, mask, 3), [[1.0], [1.0], [0.0]])
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_same_by_copies_and_by_adding():
     """`gather_sum` copies first slots on a CPU where the table is small, and adds all of them elsewhere."""
     src = jnp.asarray(np.random.default_rng(0).integers(0, 9, (6, 4)), jnp.int32)

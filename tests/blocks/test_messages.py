@@ -102,6 +102,7 @@ SQUARES = Reduction(
 """The mean of squares, by the four functions that a reduction needs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_reduction_of_four_functions_runs_on_every_layout(name):
     total = np.zeros((NODES, D))
@@ -121,6 +122,7 @@ def test_a_reduction_of_four_functions_runs_on_every_layout(name):
         np.testing.assert_allclose(grad(H), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_whole_numbers_are_exact_and_have_no_gradient(name):
     """Sums of numbers that float32 does not have, maxima below 0; beside rows that are trained."""
@@ -149,6 +151,7 @@ def test_whole_numbers_are_exact_and_have_no_gradient(name):
         np.testing.assert_array_equal(got, want.astype(np.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_rows_of_several_axes_are_aggregated_as_flat_ones(name):
     block, ids = BLOCKS[name]

@@ -192,6 +192,7 @@ def test_one_node_without_edges_gives_zeros():
         np.testing.assert_array_equal(got, np.zeros((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_the_whole_graph_sorted_by_degree_is_that_of_a_list(name):
     """In chunks of four rows with three slots: hubs are in pieces of pieces."""
@@ -280,6 +281,7 @@ def test_ties_of_a_maximum_of_messages_share_the_gradient(layout):
     close((to_h, to_own), (h / 501, own / 501))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["tree", "segments", "classes", "pieces"])
 def test_bfloat16_is_summed_in_float32(layout):
     """The first half are zeros: the sum, and a softmax of equals. In bfloat16 sums stop at 256."""
@@ -431,6 +433,7 @@ def test_attention_by_layers_on_the_device(right):
     close(embed_all(MODEL, variables(), known(), table, nodes=some), right[some])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_host", [False, True])
 def test_attention_into_a_file(on_host, right, tmp_path):
     """The hub has more edges than a part."""
@@ -460,6 +463,7 @@ def test_attention_exported(right, tmp_path):
     close(found, right[nodes])
 
 
+@pytest.mark.slow
 def test_attention_on_a_mesh(right):
     """Exactly, by turns of 16 edges; and on blocks that are sampled at their owners, whole."""
     mesh, placement, table = parallel.make_mesh(), contiguous(KNOWN, 8), world()[1][:KNOWN]
@@ -486,6 +490,7 @@ def test_attention_on_a_mesh(right):
     close(quick(run)(*sampled), right)
 
 
+@pytest.mark.slow
 def test_attention_trains_on_sampled_blocks():
     """Gradients of all parameters, and of the features, are those of all messages at once."""
     graph, table = known(), jnp.asarray(world()[1][:KNOWN])
@@ -523,6 +528,7 @@ def test_attention_trains_on_sampled_blocks():
     close(found, by_hand, 3e-5)
 
 
+@pytest.mark.slow
 def test_attention_by_node_on_whole_neighborhoods(right):
     graph, table = known(), jnp.asarray(world()[1][:KNOWN])
     blocks = sample_blocks_by_node(jax.random.key(0), graph, jnp.arange(KNOWN), (64, 64))
@@ -541,6 +547,7 @@ class Before(nn.Module):
         return block.reduce(lambda dst, src, edge: src, SUM, None, z) + block.own(z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [WIDTH, WIDTH + 2])
 def test_new_nodes_of_a_convolution_that_transforms_first(hidden):
     """Of the features' width, where mixing transformed rows with others goes unseen, and of another."""

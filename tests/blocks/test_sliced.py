@@ -132,6 +132,7 @@ def test_slots_that_all_rows_have_and_those_that_some_have(more: int):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_own_rows_are_those_of_the_node_in_every_piece():
     """A fold that compares each message with something of the destination's own."""
     indptr, indices = np.array([0, 7, 7, 9, 10]), np.array([0, 1, 2, 3, 0, 1, 2, 3, 2, 0])

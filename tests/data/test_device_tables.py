@@ -59,6 +59,7 @@ def test_whole_lanes():
         whole_lanes(5, 0)
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_same_and_the_columns_of_zeros_get_no_gradient():
     blocks = sample_blocks(jax.random.key(0), graph("random"), jnp.arange(3, dtype=jnp.int32), (3, 2))
     model, narrow, wide = GraphSAGE(6, 2), to_device_table(ROWS), to_device_table(ROWS, lanes=8)

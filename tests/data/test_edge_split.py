@@ -82,6 +82,7 @@ def test_negatives_are_distinct_pairs_that_the_whole_graph_does_not_join(parts):
     assert not val & test
 
 
+@pytest.mark.slow
 def test_parts_and_negatives_are_uniform():
     """Over 1 000 seeds every pair is as often in test as any, every other one as often a negative."""
     small = symmetrize(from_edges([0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 5, 3], 7))

@@ -136,6 +136,7 @@ def test_ids_above_int32(tmp_path, place):
         np.testing.assert_array_equal(ids[span], src[dst == owned[row]])
 
 
+@pytest.mark.slow
 def test_memory_is_bounded():
     """What 5 million edges take beside a quarter of a million, in the peak of a process: not their sort."""
     script = """

@@ -224,6 +224,7 @@ def test_other_options_and_other_data_are_refused_by_name(digits_run, tmp_path, 
     assert "resume: data/1/labels was int32[1797] " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
     path, out = write_npz(tmp_path, "classes", features=True), tmp_path / "out"
     options = (*SMALL, *BATCHES, "--lr", "1e38", "--epochs", "3", "--save-every", "1", "--out", str(out))
@@ -339,6 +340,7 @@ def test_exact_inference_is_the_same_on_edges_in_classes_and_with_every_neighbor
     np.testing.assert_allclose(drawn, edges, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 2])
 def test_validation_reads_all_that_its_nodes_depend_on_and_no_more(layers: int, tmp_path: Path):
     """A ring of 60 nodes: two nodes' outputs are those on the whole graph, from a piece of it."""
@@ -524,6 +526,7 @@ def test_the_help_names_every_option(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
 
 
+@pytest.mark.slow
 def test_fanouts_follow_the_layers():
     assert parse(["--fanouts", "25,10", "--layers", "3"]).fanouts == (25, 10, 10)
     assert parse(["--fanouts", "25,10", "--layers", "1"]).fanouts == (25,)

@@ -32,6 +32,7 @@ def test_on_the_digits_new_nodes_score_as_on_the_rebuilt_graph(tmp_path):
     assert 0 < result["seconds_one_node_p50"] <= result["seconds_one_node_p99"] < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["multilabel", pytest.param("real", marks=pytest.mark.slow)])
 def test_every_task_scores_new_nodes(tmp_path, labels: str):
     path = write_npz(tmp_path, labels, features=True)

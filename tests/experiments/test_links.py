@@ -55,6 +55,7 @@ def run(*arguments: str, out) -> dict:
     return json.loads((out / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_epochs_end_with_scores(tmp_path):
     path = write_communities(tmp_path, times=False)
     result = run("--dataset", path, *TINY, "--epochs", "2", out=tmp_path)
@@ -129,6 +130,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert stop.value.code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_nodes", [30, 2000], ids=["all nodes draw", "seeds draw"])
 def test_no_edge_of_the_batch_is_in_its_neighborhoods(num_nodes: int):
     graph = random_graph(num_nodes, 3 * num_nodes)
@@ -170,6 +172,7 @@ def test_neighbors_are_the_latest_of_the_past():
         assert last.mask[i].tolist() == [slot < len(past) for slot in range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", NEGATIVES)
 def test_no_valid_negative_is_an_edge_to_train_on(noise: str):
     graph = random_graph(12, 60)

@@ -52,6 +52,7 @@ def whole(folder):
     return result
 
 
+@pytest.mark.slow
 def test_two_epochs_end_with_a_score(folder):
     status, result = job(folder, "classes.npz", "--epochs", "2")
     assert status == 0

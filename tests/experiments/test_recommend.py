@@ -64,6 +64,7 @@ def run(*arguments: str, out) -> dict:
     return json.loads((out / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_epochs_end_with_scores(typed, tmp_path):
     result = run("--dataset", typed, *TINY, "--epochs", "2", out=tmp_path)
     assert result.keys() == KEYS | {"scores"}
@@ -331,6 +332,7 @@ def test_losses_are_those_of_lists():
     assert (wide[~valid] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
 def test_metrics_are_those_of_sorted_lists(ties: bool):
     data = small()
@@ -373,6 +375,7 @@ def one_order(scores: np.ndarray, seen: np.ndarray, wanted: np.ndarray, rng) -> 
     return [1 + order.index(item) for item in np.flatnonzero(wanted)]
 
 
+@pytest.mark.slow
 def test_positives_are_drawn_evenly_and_a_quarter_at_most():
     graph = sort_rows(bipartite_graph([0] * 8 + [1], [*range(8), 3], 3, 9))
     users, mask = jnp.array([0, 1, 2, 0]), jnp.array([True, True, True, False])

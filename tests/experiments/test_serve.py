@@ -148,6 +148,7 @@ def samples(text: str) -> dict[str, float]:
 
 
 class TestAnswers:
+    @pytest.mark.slow
     def test_concurrent_requests_get_the_model_s_rows_and_compile_nothing(self, served, server):
         before = server.metrics()
         random = np.random.default_rng(0)

@@ -38,6 +38,7 @@ def easy(tmp_path_factory) -> str:
     return write_npz(tmp_path_factory.mktemp("npz"), "classes", features=True)
 
 
+@pytest.mark.slow
 def test_two_epochs_end_with_a_score(tmp_path, easy: str):
     result = run("--dataset", easy, *TINY, "--epochs", "2", "--steps", "3", out=tmp_path)
     assert result.keys() == KEYS
@@ -125,6 +126,7 @@ def toy() -> Dataset:
     return Dataset(from_edges([0], [1], num_nodes=90), jnp.asarray(rows, jnp.float32), labels, *parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["classes", "two", "labels", "real", "reals"])
 def test_the_probe_is_where_the_penalized_loss_is_least(labels: str):
     """Of the losses that models are trained with; convex, so a gradient of nearly 0 says it all."""
@@ -154,6 +156,7 @@ def test_the_probe_is_where_the_penalized_loss_is_least(labels: str):
             assert_allclose(part, 0, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_the_probe_is_chosen_by_validation_and_reads_no_test_label():
     dataset = toy()
     task = make_task(dataset)

@@ -105,6 +105,7 @@ def test_any_history_leaves_the_graph_of_the_edges_that_are_left(seed: int):
     check(growing, listed)
 
 
+@pytest.mark.slow
 def test_samples_and_embeddings_are_those_of_the_ordinary_graph():
     growing, listed = start(60, 300)
     for _ in range(3):
@@ -148,6 +149,7 @@ def test_nothing_recompiles_until_a_capacity_doubles():
     assert len(traces) == len(shapes) <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", [False, True])
 def test_an_edge_costs_constant_work_on_average(hub: bool, monkeypatch: pytest.MonkeyPatch):
     """Slots written and arrays copied, counted, over edges added one by one."""
@@ -212,6 +214,7 @@ def test_bad_calls_change_nothing_and_say_why(call, message: str):
     check(growing, listed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fanouts", [None, (3, 100)])
 def test_new_nodes_come_beside_a_graph_with_ids_to_spare(fanouts):
     """Three nodes, room for sixteen, and a hub; no id between the two is a node's."""

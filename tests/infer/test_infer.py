@@ -135,6 +135,7 @@ def test_sampling_as_many_as_there_are_gives_the_same():
     close(jax.jit(model.apply)(params, table, blocks), expected[nodes])
 
 
+@pytest.mark.slow
 def test_a_graph_without_edges(tmp_path):
     model, params, table, _ = case("mean", "plain")
     bare = from_edges([], [], NODES, weight=np.zeros(0, np.float32))
@@ -155,6 +156,7 @@ def test_a_subset_computes_no_more_than_it_reads():
     ]
 
 
+@pytest.mark.slow
 def test_programs_do_not_depend_on_degrees_and_hold_no_edge_rows():
     traces = []
 
@@ -181,6 +183,7 @@ def test_programs_do_not_depend_on_degrees_and_hold_no_edge_rows():
     assert memory.temp_size_in_bytes < num_edges * 16  # a quarter of what one row an edge would be
 
 
+@pytest.mark.slow
 def test_subsets_of_about_a_size_share_a_program():
     model, params, table, _ = case("mean", "plain")
     ring = from_edges(np.arange(4096), (np.arange(4096) + 1) % 4096, 4096)
@@ -258,6 +261,7 @@ def left(tmp_path):
     return tmp_path / ".all.npy.part", lambda **other: embed_to_file(path, **{**call, **other})
 
 
+@pytest.mark.slow
 def test_what_another_run_left_is_refused(left):
     folder, read_more = left
     model, params, table, _ = case("sum", "plain")
@@ -278,6 +282,7 @@ def test_what_another_run_left_is_refused(left):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within_jit", [False, True])
 def test_a_run_with_other_constants_is_refused(within_jit, tmp_path):
     """Arrays that a model closes over, which no text of its program shows."""
@@ -297,6 +302,7 @@ def test_a_run_with_other_constants_is_refused(within_jit, tmp_path):
         run(scale.copy(), SMALL._replace(progress=stop_after(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [None, jump_concat])
 def test_bfloat16_rows_are_written_as_float32(jump, tmp_path):
     """Layers in between read bfloat16; what pooling sends is a stage of its own."""
@@ -331,6 +337,7 @@ def test_other_numbers_in_any_row_are_another_run(tmp_path):
     embed_to_file(path, model, params, graph, features, options)
 
 
+@pytest.mark.slow
 def test_damage_is_seen(left):
     folder, read_more = left
     data = folder / "layer-0.npy"

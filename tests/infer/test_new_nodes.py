@@ -114,6 +114,7 @@ def regular(*, gcn: bool) -> tuple[Graph, Graph, np.ndarray]:
     return from_edges(*order, N + M), from_edges(*known, N), edges[:, beside]
 
 
+@pytest.mark.slow
 def test_the_lstm_reads_whole_neighborhoods_by_fanouts():
     graph, rebuilt, _ = graphs()
     table, model = rows(), GraphSAGE(hidden=4, out=2, conv=partial(SAGEConv, aggregate=LSTM()))
@@ -125,6 +126,7 @@ def test_the_lstm_reads_whole_neighborhoods_by_fanouts():
         embed_new(model, params, graph, known, new)
 
 
+@pytest.mark.slow
 def test_sampled_neighbors_are_those_of_the_rebuilt_graph():
     graph, rebuilt, data = graphs(weighted=True)
     table, model, fanouts, key = rows(), MODELS["mean"], (3, 2), jax.random.key(0)
@@ -178,6 +180,7 @@ def test_one_at_a_time_and_many_at_once_are_the_same_for_strangers():
         )
 
 
+@pytest.mark.slow
 def test_a_graph_without_nodes_or_edges_takes_new_ones():
     model = GraphSAGE(hidden=4, out=2)
     edges, table = np.array([[0, 1], [1, 0]]), rows()[:2]
@@ -256,6 +259,7 @@ def test_edge_data_must_have_one_row_an_edge():
         overlay(graphs(weighted=True)[0], GOOD._replace(edge_data={"weight": [1.0, 2.0, 3.0]}))
 
 
+@pytest.mark.slow
 def test_a_model_with_an_embedding_for_each_known_node_is_refused():
     model = GraphSAGE(hidden=4, out=2, identity=(N, 4))
     with pytest.raises(ValueError, match="new nodes have none"):

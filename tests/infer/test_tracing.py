@@ -137,6 +137,7 @@ def test_by_layers_on_the_device():
     close(embed_all(MODEL, variables(), known(), table()[:KNOWN], nodes=some), expected(KNOWN)[some])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_host", [False, True])
 def test_into_a_file(on_host, tmp_path):
     """The hub has more edges than a part."""
@@ -293,6 +294,7 @@ def test_what_may_be_sent_and_closed_over():
     close(found, np.asarray(on_all))
 
 
+@pytest.mark.slow
 def test_a_layer_may_ask_what_edges_have(tmp_path):
     """It decides alike wherever it runs, although no message of its own reads what it asks about."""
 

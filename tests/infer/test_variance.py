@@ -56,6 +56,7 @@ def test_rows_are_those_that_are_read(report):
     assert all(line.seconds > 0 for line in report)
 
 
+@pytest.mark.slow
 def test_trees_of_two_hops_count_the_rows_of_both():
     from jsage.nn import GraphSAGE
     from jsage.sampling import full_block
@@ -88,6 +89,7 @@ def test_fanouts_must_be_as_many_as_layers(setting):
         variance_report(Mean(), {}, *setting, jnp.arange(3), [(5, 5)])
 
 
+@pytest.mark.slow
 def test_the_picture_is_a_picture(tmp_path):
     lines = [Spread((2, 2), 0.3, 0.1, 7.0, 1e-5), Spread(None, 0.0, 0.0, 100.0, 1e-4)]
     plot_variance(lines, tmp_path / "variance.png")

@@ -70,6 +70,7 @@ HEADS = {
 heads = pytest.mark.parametrize("name", HEADS)
 
 
+@pytest.mark.slow
 @heads
 def test_a_score_is_the_closed_form(name: str):
     (params, apply), reference = HEADS[name]

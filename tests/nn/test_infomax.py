@@ -175,6 +175,7 @@ def test_another_key_corrupts_otherwise_and_leaves_the_true_scores():
     assert not np.allclose(one[1], two[1])
 
 
+@pytest.mark.slow
 @shuffles
 def test_padding_changes_neither_scores_nor_gradients(name: str):
     """Rows that padded slots read are poisoned; those of an invalid seed too, which reach no valid score."""

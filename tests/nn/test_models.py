@@ -179,6 +179,7 @@ def test_batch_norm_in_training_takes_valid_rows_alone():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), clean, (grads, (out, stats)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_all_neighbors_sampled_are_the_full_batch(name):
     model, table, seeds = make(name), jax.device_put(features(1, NODES)), np.array([1, 17, 24, 32, 41, 46])
@@ -190,6 +191,7 @@ def test_all_neighbors_sampled_are_the_full_batch(name):
     np.testing.assert_allclose(some, np.asarray(everyone)[seeds], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_frontier_in_any_order_and_any_layout_gives_the_same():
     model, table = make("mean", "jump_concat, residual, batch norm"), jax.device_put(features(1, NODES))
     first, last = jax.tree.map(np.asarray, sampled(2)[0])
@@ -302,6 +304,7 @@ def test_no_features_and_no_identity_is_refused():
         make("mean").init(jax.random.key(0), None, sampled(2)[0])
 
 
+@pytest.mark.slow
 def test_dropout_rates_keys_and_determinism():
     model = make("mean", dropout=0.5, input_dropout=0.1, num_layers=3)
     bound = model.bind({})
@@ -338,6 +341,7 @@ def test_bfloat16_layers_hand_on_bfloat16_and_stay_near_float32():
     np.testing.assert_allclose(np.asarray(out).astype(np.float32), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_it_runs_as_an_nnx_module_with_linens_values_and_gradients():
     (first, *rest), linen = sampled(2)[0], make("max pool", dropout=0.5)
     rows, tree = jax.jit(as_tree)(first)
@@ -363,6 +367,7 @@ def loss_of(model, params, table, graph, seeds, key):
     return (model.apply(params, table, sample_blocks(key, graph, seeds, (3, 2))) ** 2).mean()
 
 
+@pytest.mark.slow
 def test_sampling_and_model_under_vmap_and_grad():
     model, table = make("max pool"), jax.device_put(features(1, NODES))
     seeds = jax.device_put(np.arange(40, 48, dtype=np.int32))
@@ -391,6 +396,7 @@ def test_one_trace_serves_every_batch():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean", "max", "gcn", "max pool", "lstm"])
 def test_the_compiled_steps_temporaries_do_not_grow_with_the_graph(name):
     model, shape = make(name), jax.ShapeDtypeStruct

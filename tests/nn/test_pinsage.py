@@ -84,6 +84,7 @@ def to_table(layout: str, block, grad) -> np.ndarray:
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", AWKWARD)
 def test_it_is_algorithm_1_on_every_layout(of):
     params, run = layer()
@@ -172,6 +173,7 @@ def test_zeros_are_finite():
             assert all((np.abs(x) < 1e4).all() for x in jax.tree.leaves(got))  # NaN is not less
 
 
+@pytest.mark.slow
 def test_graphsage_stacks_it_on_sampled_blocks_and_the_whole_graph():
     src, dst, n = AWKWARD["random"]
     weights = np.abs(features(7, len(src), 1)[:, 0])
@@ -187,6 +189,7 @@ def test_graphsage_stacks_it_on_sampled_blocks_and_the_whole_graph():
     np.testing.assert_allclose(embed_all(model, params, g, table), sampled, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_and_the_dtype_of_the_computation():
     h, block = features(5, 6), Tree(np.ones((2, 2), bool), {"weight": np.ones((2, 2), np.float32)})
     conv = PinSAGEConv(OUT, dropout=0.5, dtype=jnp.bfloat16)

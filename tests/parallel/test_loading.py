@@ -73,6 +73,7 @@ def test_what_is_opened_is_what_the_whole_data_set_gives(tmp_path, mesh, dataset
         np.testing.assert_array_equal(np.stack(nodes.place), np.stack(placement.locate(ids)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [True, False])
 def test_weights_and_copies_are_those_of_the_whole_graph(mesh, dataset, monkeypatch, weighted):
     monkeypatch.setattr(transforms, "BATCH", 11)

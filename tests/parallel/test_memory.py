@@ -92,6 +92,7 @@ def test_exchanges_are_of_what_is_asked_and_of_what_is_answered():
     assert exchange_bytes(load._replace(capacities=())) == exchange_bytes(load._replace(capacities=safe))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_ids", "shards"), [(1024, 256), (26_624, 64), (4000, 8)])
 def test_a_safe_capacity_is_enough_for_ids_spread_at_random_and_not_far_too_much(num_ids, shards):
     """The most of `shards²` counts, in 200 steps: at most one in a hundred may be more."""

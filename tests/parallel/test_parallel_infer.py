@@ -51,6 +51,7 @@ def crowd() -> Graph:
     return from_edges(rng.integers(0, NODES, len(dst)), dst, NODES, weight=weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_rows_are_those_of_one_device(crowd, name: str):
     """Hubs take up to five turns; sources overflow the capacity; shards have unequal numbers of turns."""

@@ -183,6 +183,7 @@ def close(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(["contiguous"], PLACEMENTS))
 def test_updates_on_sharded_tables_are_those_of_one_device(name: str):
     """Ids and numbers of edges slot for slot; losses; parameters after each batch's update."""

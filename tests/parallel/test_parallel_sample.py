@@ -200,6 +200,7 @@ def test_memory_is_that_of_the_batch_with_more_than_32_bits_of_nodes_and_edges(m
     assert found.temp_size_in_bytes < 2**16
 
 
+@pytest.mark.slow
 def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh):
     placement, key, hot = PLACEMENTS["permuted"], jax.random.key(2), np.arange(50)
     graph = shards(crowd, placement, mesh)
@@ -217,6 +218,7 @@ def test_capacities_are_the_most_that_batches_need_and_a_little_more(crowd, mesh
     assert capacities == tuple(expected.astype(int))
 
 
+@pytest.mark.slow
 def test_bad_calls_are_refused(crowd, mesh):
     graph, key = shard_graph(crowd, PLACEMENTS["permuted"], mesh), jax.random.key(0)
     seeds = Location(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32))

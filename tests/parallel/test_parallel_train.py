@@ -113,6 +113,7 @@ def without_key(state):
     return state._replace(key=jax.random.key_data(state.key))
 
 
+@pytest.mark.slow
 def test_an_epoch_with_split_seeds_is_that_of_one_device(mesh, dataset, state, batches, alone):
     """80 seeds in batches of 32: in the last one, devices have nothing but padding."""
     assert not np.asarray(batches[1])[-1].reshape(DEVICES, -1).any(1).all()

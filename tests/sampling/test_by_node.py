@@ -67,6 +67,7 @@ def expected(crowd) -> np.ndarray:
     return subtrees(sample(KEY, crowd, np.arange(NODES, dtype=np.int32), FANOUTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
 def test_a_node_has_the_same_tree_in_batches_of_any_size_and_order(crowd, expected, batch_size: int):
     order = np.random.default_rng(batch_size).permutation(NODES).astype(np.int32)
@@ -76,6 +77,7 @@ def test_a_node_has_the_same_tree_in_batches_of_any_size_and_order(crowd, expect
         np.testing.assert_array_equal(trees, expected[padded])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
 def test_one_device_and_eight_draw_the_same(crowd, impl: str):
     key = jax.random.key(5, impl=impl)
@@ -99,6 +101,7 @@ def test_one_device_and_eight_draw_the_same(crowd, impl: str):
     np.testing.assert_array_equal(own.shape, (64, FANOUTS[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
 def test_embeddings_are_the_same_whatever_the_batch(crowd, table, params, embed, batch_size: int):
     nodes = np.arange(NODES, dtype=np.int32)
@@ -122,6 +125,7 @@ def test_at_one_shape_embeddings_are_the_same_bit_for_bit(crowd, table, params, 
         np.testing.assert_array_equal(rows[known], first[batch[known]])
 
 
+@pytest.mark.slow
 def test_other_keys_and_hops_draw_others(crowd):
     degree = jax.jit(crowd.degrees)(np.arange(NODES))
     seeds = np.flatnonzero(np.asarray(degree) > 20).astype(np.int32)[:100]

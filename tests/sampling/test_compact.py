@@ -159,6 +159,7 @@ def model(options: dict) -> GraphSAGE:
     return GraphSAGE(hidden=6, out=3, conv=lambda **sizes: SAGEConv(**sizes, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", CONVS.values(), ids=CONVS)
 def test_whole_neighborhoods_give_what_trees_give(options: dict):
     """With every neighbor drawn nothing is left to chance: values and gradients agree with the slow form."""

@@ -139,6 +139,7 @@ def test_the_last_entries_of_a_hub_are_reached():
     assert offset[0::2].max() > 2**30 * 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
 @pytest.mark.parametrize("name", DRAWS)
 def test_vmap_and_scan_equal_a_loop(name: str, impl: str):

@@ -23,6 +23,7 @@ def answers(cut, table):
     return block.own(table), block.sum(table), block.max(table), block.degrees()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", AWKWARD)
 def test_pieces_reduce_every_edge(name: str, weighted: bool):

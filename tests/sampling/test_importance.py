@@ -190,6 +190,7 @@ def items(nodes):
     return nodes >= 10
 
 
+@pytest.mark.slow
 def test_blocks_are_read_by_a_model_and_nothing_else_is():
     g, traces = shop(), []
     visit = partial(restart_visits, walks=3, length=6, restart=RESTART)
@@ -349,6 +350,7 @@ def test_the_curriculum_adds_one_hard_negative_an_epoch():
     assert np.asarray(jax.jit(curriculum, static_argnums=1)(jnp.int32(4), 6)).sum() == 3
 
 
+@pytest.mark.slow
 def test_bad_settings_are_refused():
     g, key, seeds = graph("random"), jax.random.key(0), jnp.array([0])
     with pytest.raises(ValueError, match="walks is the number of walks from each start, at least 1, got 0"):

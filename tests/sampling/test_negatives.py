@@ -205,6 +205,7 @@ def test_what_is_left_is_uniform_over_non_edges(name: str):
         np.testing.assert_array_equal(ids[untouched], np.asarray(first)[untouched])
 
 
+@pytest.mark.slow
 def test_exclusion_keeps_the_samplers_own_distribution():
     graph, weights = sort_rows(from_edges(*AWKWARD["random"])), np.arange(NUM_NODES, dtype=float)
     sampler, src = alias_table(weights), np.array([3], np.int32)
@@ -240,6 +241,7 @@ def test_corrupted_triples_are_no_facts():
     assert ((new_src == np.asarray(src)[:, None]) | (new_dst == np.asarray(dst)[:, None])).all()
 
 
+@pytest.mark.slow
 def test_exclusion_under_vmap_and_in_one_trace():
     graph, traces = sort_rows(from_edges(*AWKWARD["random"])), []
     src = jax.device_put(np.arange(NUM_NODES, dtype=np.int32))

@@ -55,6 +55,7 @@ def test_no_slot_holds_what_is_not_yet(draw):
         assert mask.sum() > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [sample_blocks, sample_blocks_by_node])
 def test_samplers_read_the_graph_of_the_edges_before(sample):
     """Under one time for all: what any sampler draws from the graph that was cut there."""

@@ -74,6 +74,7 @@ def test_first_order_steps_are_those_of_the_chain(name: str):
     assert agrees(counts, normalized(multiplicity(graph)) * (counts.sum(1, keepdims=True) > 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "q"), STEPS)
 def test_node2vec_steps_are_those_of_the_paper(p: float, q: float):
     graph = awkward()
@@ -199,6 +200,7 @@ def test_hubs_beyond_what_floats_can_count():
     assert stats.binomtest(int((nodes[:, 2] == 1).sum()), ROWS, back).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_one_trace_for_many_calls_and_vmap_equals_a_loop():
     traces = []
 
@@ -259,6 +261,7 @@ def test_bad_options_are_refused():
         node2vec_walk(key, graph, starts, 1, p=1.0, q=float("nan"))
 
 
+@pytest.mark.slow
 def test_walks_read_any_graph_that_tells_its_edges_by_number():
     graph, starts = awkward(), STARTS[:100]
     tables, _ = GrowingGraph(graph, np.zeros((NUM_NODES, 1))).tables()

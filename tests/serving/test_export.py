@@ -115,6 +115,7 @@ def same(got, expected):
 
 
 class TestEmbed:
+    @pytest.mark.slow
     def test_whole_neighborhoods_are_those_of_float64_numpy(self, whole):
         expected = whole.dense(whole.src, whole.dst, whole.weight, whole.features)
         close(whole.embedder.embed(np.arange(NUM_NODES)), expected)
@@ -217,6 +218,7 @@ class TestEmbedNew:
 
 
 class TestRefresh:
+    @pytest.mark.slow
     def test_a_larger_graph_needs_no_new_export(self, sampled):
         (src, dst, _), features = random_graph(seed=3, num_nodes=31, num_edges=90)
         graph, nodes = sampled.rebuilt(src, dst, None, 31), np.arange(31)
@@ -228,6 +230,7 @@ class TestRefresh:
         assert np.abs(other - found).max() > 0.1
         assert sampled.artefact.compilations == before + 3
 
+    @pytest.mark.slow
     def test_room_is_compiled_once_for_all_graphs_that_fit(self, sampled):
         before = sampled.artefact.compilations
         sizes = [(40, 128), (7, 0)]
@@ -464,6 +467,7 @@ class TestSave:
         nodes = np.arange(NUM_NODES)
         np.testing.assert_array_equal(embedder.embed(nodes), sampled.embedder.embed(nodes))
 
+    @pytest.mark.slow
     def test_bfloat16_goes_there_and_back(self, sampled, tmp_path):
         features = jnp.asarray(sampled.features, jnp.bfloat16)
         half = {"scale": jnp.asarray(0.3, jnp.bfloat16)}
@@ -507,6 +511,7 @@ class TestSave:
         with pytest.raises(ValueError, match=message):
             self.save(sampled, tmp_path / "one", SAMPLED._replace(**change))
 
+    @pytest.mark.slow
     def test_rows_are_refused_that_are_not_one_a_seed(self, sampled, tmp_path):
         with pytest.raises(ValueError, match=r"one row a seed, \[1, width\], got \[\(\)\]"):
             self.save(sampled, tmp_path / "one", apply=lambda variables, h, blocks: h.sum())

@@ -53,6 +53,7 @@ def fresh(*arguments: str, **environment: str) -> tuple[str, int, int, float]:
     return tuple(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(tmp_path):
     first = fresh(str(tmp_path / "programs"))
     second = fresh(str(tmp_path / "programs"))
