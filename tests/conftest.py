@@ -95,6 +95,7 @@ LONG = ("docs/train.md", "docs/parallel.md", "docs/infer.md", "docs/nn.md", "jsa
 """Documents whose examples compile whole models: they run with the slow tests."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.as_posix().endswith(LONG):
