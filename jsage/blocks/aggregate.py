@@ -11,7 +11,7 @@ from jaxtyping import Array, Num
 
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import MAX, SUM, column, weighted_source
-from jsage.typing import HostArray
+from jsage.typing import EdgeData, HostArray
 
 Rows: TypeAlias = Num[HostArray, "num_src *d"]
 Pooled: TypeAlias = Num[Array, "num_dst *d"]
@@ -50,6 +50,53 @@ def max(h: Rows, block: Block) -> Pooled:
     Array([[4.]], dtype=float32)
     """
     return block.reduce(weighted_source, MAX, None, h)
+
+
+def min(h: Rows, block: Block) -> Pooled:
+    """`min_u m_u`, elementwise; ties share the gradient equally.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> min(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
+    Array([[2.]], dtype=float32)
+    """
+    return -max(-jnp.asarray(h), block)
+
+
+def var(h: Rows, block: Block) -> Pooled:
+    """`mean_u (m_u - mean_u m_u)^2`, elementwise, without the cancellation of a difference of squares.
+
+    Gradients do not pass through the mean that is subtracted: theirs is zero.
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> var(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
+    Array([[1.]], dtype=float32)
+    """
+    center = mean(h, block)
+
+    def message(center: Array, h: Array, edge: EdgeData) -> Array:
+        return jnp.square(weighted_source(None, h, edge) - center)
+
+    total = block.reduce(message, SUM, center, h)
+    return _divided(total, jnp.maximum(block.degrees(), 1), h)
+
+
+def std(h: Rows, block: Block) -> Pooled:
+    """The square root of `var`, and 0, with no gradient, where that is at most 1e-5 (Corso et al., 2020).
+
+    >>> import jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> std(jnp.array([[1.0], [2.0], [6.0]]), Tree(jnp.array([[True, True]])))
+    Array([[2.]], dtype=float32)
+    """
+    square = var(h, block)
+    large = square > LEAST_VARIANCE
+    return jnp.where(large, jnp.sqrt(jnp.where(large, square, 1)), 0).astype(square.dtype)
+
+
+LEAST_VARIANCE = 1e-5
+"""Below it a standard deviation counts as 0: the root's derivative grows without end."""
 
 
 def gcn(h: Rows, block: Block) -> Pooled:

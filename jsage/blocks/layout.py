@@ -1,5 +1,6 @@
 """What every layout of one hop answers, and what they share."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -84,6 +85,9 @@ class EdgeNames(Mapping[str, Any]):
 
     def __init__(self, names: Iterable[str]):
         self._names = tuple(names)
+        shapes = names.items() if isinstance(names, Mapping) else ()
+        self.widths = {name: math.prod(rows.shape[1:]) for name, rows in shapes}
+        """How many numbers an edge has in each, where arrays with a row an edge came with the names."""
         self.seen: set[str] = set()
         """Those that were asked about."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from jsage.blocks.block import Indexed, Segments, Tree
+from jsage.blocks.edge_view import EdgeView
 from jsage.blocks.layout import Block
 from jsage.typing import PRNGKey
 
@@ -21,6 +22,9 @@ def shuffle_slots(key: PRNGKey, h: PyTree, block: Block) -> tuple[PyTree, Block]
     >>> shuffle_slots(jax.random.key(4), h, block)[0].ravel()
     Array([1., 3., 2., 9.], dtype=float32)
     """
+    if isinstance(block, EdgeView):
+        h, turned = shuffle_slots(key, h, block.block)
+        return h, block._replace(block=turned)
     if isinstance(block, Segments):
         block = block.in_order()
     if not isinstance(block, Tree | Indexed):

@@ -16,6 +16,7 @@ from jsage.graph.graph import hide_nodes as hide_nodes
 from jsage.graph.graph import in_degrees as in_degrees
 from jsage.graph.graph import induced_subgraph as induced_subgraph
 from jsage.graph.graph import out_degrees as out_degrees
+from jsage.graph.graph import remove_self_loops as remove_self_loops
 from jsage.graph.graph import reverse as reverse
 from jsage.graph.graph import symmetrize as symmetrize
 from jsage.graph.graph import validate as validate
@@ -35,6 +36,7 @@ from jsage.graph.search import has_edge as has_edge
 from jsage.graph.search import has_sorted_rows as has_sorted_rows
 from jsage.graph.search import sort_by_time as sort_by_time
 from jsage.graph.search import sort_rows as sort_rows
+from jsage.graph.weights import gcn_weights as gcn_weights
 from jsage.graph.weights import symmetric_weights as symmetric_weights
 from jsage.graph.without_edges import GraphWithoutEdges as GraphWithoutEdges
 from jsage.graph.without_edges import without_pairs as without_pairs

@@ -232,6 +232,15 @@ def induced_subgraph(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     return _graph(_running(keep)[_running(count)], src[keep], data)
 
 
+def remove_self_loops(graph: Graph) -> Graph:
+    """The graph without its edges `v -> v`.
+
+    >>> remove_self_loops(from_edges([0, 1, 1], [0, 0, 1], num_nodes=2)).indices.tolist()
+    [1]
+    """
+    return _kept(graph, np.asarray(graph.indices) != _destinations(graph))
+
+
 def hide_nodes(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     """The graph without the edges that touch `nodes`: every node keeps its id, and the hidden stand alone.
 
@@ -244,9 +253,13 @@ def hide_nodes(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     hidden = np.zeros(graph.num_nodes, bool)
     hidden[check_ids(nodes, graph.num_nodes, "nodes")] = True
     indices = np.asarray(graph.indices)
-    keep = ~(hidden[indices] | hidden[_destinations(graph)])
+    return _kept(graph, ~(hidden[indices] | hidden[_destinations(graph)]))
+
+
+def _kept(graph: Graph, keep: np.ndarray) -> Graph:
     data = {name: values[keep] for name, values in _host(graph.edge_data).items()}
-    return type(graph)(*_graph(_running(keep)[np.asarray(graph.indptr)], indices[keep], data))
+    indptr = _running(keep)[np.asarray(graph.indptr)]
+    return type(graph)(*_graph(indptr, np.asarray(graph.indices)[keep], data))
 
 
 def validate(

@@ -3,9 +3,17 @@
 from jsage.nn.activation import relu as relu
 from jsage.nn.aggregators import LSTM as LSTM
 from jsage.nn.aggregators import Pool as Pool
+from jsage.nn.aggregators import Several as Several
+from jsage.nn.aggregators import Softmax as Softmax
+from jsage.nn.attention import attention_of as attention_of
+from jsage.nn.conv.gat import GATConv as GATConv
+from jsage.nn.conv.gatv2 import GATv2Conv as GATv2Conv
+from jsage.nn.conv.gcn import GCNConv as GCNConv
+from jsage.nn.conv.gine import GINEConv as GINEConv
 from jsage.nn.conv.pinsage import PinSAGEConv as PinSAGEConv
 from jsage.nn.conv.sage import SAGEConv as SAGEConv
 from jsage.nn.conv.sage import l2_normalize as l2_normalize
+from jsage.nn.conv.transformer import TransformerConv as TransformerConv
 from jsage.nn.decoders import MLP as MLP
 from jsage.nn.decoders import Bilinear as Bilinear
 from jsage.nn.decoders import DistMult as DistMult

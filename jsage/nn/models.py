@@ -39,6 +39,8 @@ class GraphSAGE(nn.Module):
     num_layers: int = 2
     conv: Callable[..., nn.Module] = SAGEConv
     """Makes a layer from `features=` and `dropout=`: `partial(SAGEConv, aggregate=aggregate.max)`."""
+    last_conv: Callable[..., nn.Module] | None = None
+    """Makes the last layer where that is another: `partial(GATConv, heads=8, concat=False)`; None: `conv`."""
     norm: Callable[[], nn.Module] | None = None
     """Makes a normalization: `nn.LayerNorm`, `nn.BatchNorm`. Batch statistics leave padded slots out."""
     act: Callable[[Array], Array] = relu
@@ -59,7 +61,8 @@ class GraphSAGE(nn.Module):
         widths = [self.hidden] * hidden_layers + [self.out] * (self.num_layers - hidden_layers)
         first = self.dropout if self.input_dropout is None else self.input_dropout
         rates = [first] + [self.dropout] * (self.num_layers - 1)
-        self.convs = [self.conv(features=w, dropout=r) for w, r in zip(widths, rates, strict=True)]
+        makes = [self.conv] * (self.num_layers - 1) + [self.last_conv or self.conv]
+        self.convs = [make(features=w, dropout=r) for make, w, r in zip(makes, widths, rates, strict=True)]
         self.norms = [self.norm() for _ in range(hidden_layers)] if self.norm else []
         self.skips = [Skip() for _ in range(hidden_layers * self.residual)]
         self.head = nn.Dense(self.out)

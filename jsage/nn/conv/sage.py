@@ -1,6 +1,7 @@
 """One GraphSAGE layer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,9 +10,12 @@ from flax.core import Scope
 from jaxtyping import Array, DTypeLike, Float
 
 from jsage.blocks import aggregate as aggregates
+from jsage.blocks.edge_view import beside_edges
+from jsage.blocks.edges import edge_rows
 from jsage.blocks.layout import Block
+from jsage.blocks.reductions import SUM, weighted_source
 from jsage.nn.activation import relu
-from jsage.typing import AggregateFn, HostArray
+from jsage.typing import AggregateFn, EdgeData, HostArray
 
 
 class SAGEConv(nn.Module):
@@ -42,6 +46,8 @@ class SAGEConv(nn.Module):
     """Concatenate `W_self h_v` and `W_neigh AGG` instead of adding them, as the 2017 code does."""
     project: bool = False
     """Transform neighbors by a dense layer and ReLU before the aggregation."""
+    edge: str | None = None
+    """The array of `edge_data` that goes beside each neighbor's row, `m_uv = [h_u ; e_uv]`."""
     bias: bool = True
     normalize: bool = False
     """Scale each output row to length 1 (Algorithm 1, line 7); a zero row stays zero."""
@@ -78,10 +84,28 @@ class SAGEConv(nn.Module):
         if self.project:
             rows, block = block.sources(h)
             h = relu(nn.Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
-        elif self.aggregate in LINEAR and block.reads_again(h.shape[0]) and self.features < h.shape[1]:
+        linear = self.aggregate in LINEAR
+        if self.edge and not linear:
+            return dense(drop(self.aggregate(*beside_edges(h, block, self.edge))))
+        of_edges = self._dense("edge")(self._pooled_edges(h, block, self.edge)) if self.edge else None
+        if linear and block.reads_again(h.shape[0]) and self.features < h.shape[1]:
             rows, block = block.sources(h)
-            return self.aggregate(dense(rows), block)
-        return dense(drop(self.aggregate(h, block)))
+            out = self.aggregate(dense(rows), block)
+        else:
+            out = dense(drop(self.aggregate(h, block)))
+        return out if of_edges is None else out + of_edges
+
+    def _pooled_edges(self, h: Array, block: Block, name: str) -> Array:
+        """What a linear aggregator makes of the edges' rows: `W [h ; e] = W_h h + W_e e`."""
+
+        def message(dst: Any, src: Any, edge: EdgeData) -> Array:
+            return weighted_source(dst, edge_rows(edge, name), edge)
+
+        total, count = block.reduce(message, SUM, None, h), block.degrees()
+        if self.aggregate is aggregates.sum:
+            return total
+        count = jnp.maximum(count, 1) if self.aggregate is aggregates.mean else 1 + count
+        return total / count[:, None].astype(total.dtype)
 
     def _dense(self, name: str) -> nn.Dense:
         return nn.Dense(self.features, use_bias=False, dtype=self.dtype, name=name)

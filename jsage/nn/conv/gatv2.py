@@ -1,0 +1,64 @@
+"""Attention that depends on both ends."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jsage.blocks.layout import Block
+from jsage.nn.attention import AttentionConv, drop_inputs, made_rows
+from jsage.typing import EdgeData
+
+
+class GATv2Conv(AttentionConv):
+    """Attention that depends on both ends (Brody, Alon and Yahav, 2022, equation 7); for each head
+
+        h_v' = sum_u alpha_uv W_src h_u + b,
+        alpha_uv = softmax_u a . LeakyReLU(W_src h_u + W_dst h_v + W_e e_uv)
+
+    over the neighbors `u` of `v` and, with `own`, over `v` itself, with the mean of its edges' features `e`.
+    That slot is no edge of the graph: attention weights come in the order of the block's slots, the own
+    ones beside them (`attention_of`). Without anything to read the sum is 0.
+
+    Differs from PyG's `GATv2Conv`: `features` is the width of the output, all heads together; edges `v -> v`
+    of the graph are edges like others (`jsage.graph.remove_self_loops`).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.blocks import Tree
+    >>> h, block = jnp.ones((3, 4)), Tree(jnp.array([[True, True]]))
+    >>> GATv2Conv(8, heads=2).init_with_output(jax.random.key(0), h, block)[0].shape
+    (1, 8)
+    """
+
+    own: bool = True
+    """Whether a node reads itself too."""
+    share: bool = False
+    """`W_dst` is `W_src`."""
+    residual: bool = False
+    """Add `W_res h_v`."""
+    negative_slope: float = 0.2
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+    ) -> Float[Array, "num_dst features"]:
+        """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
+        h, block = drop_inputs(self.dropout, deterministic, h, block)
+        rows = block.own(h)
+        source = self.by_head("src", h.shape[1])
+        asked = (source if self.share else self.by_head("dst", rows.shape[1]))(rows)
+        att = self.param("att", nn.initializers.glorot_uniform(), asked.shape[1:])
+        of_edge = self.of_edges(block)
+
+        def read(asked: Array, value: Array, more: Array | None) -> tuple[Array, Array]:
+            met = asked + value if more is None else asked + value + more
+            met = nn.leaky_relu(met, self.negative_slope).astype(jnp.float32)
+            return (met * att[None]).sum(-1), value
+
+        own = read(asked, source(rows), self.of_own(of_edge, block, h)) if self.own else None
+        sent, make, block = made_rows(source, h, block)
+
+        def message(asked: Array, sent: Array, edge: EdgeData) -> tuple[Array, Array]:
+            return read(asked, make(sent), of_edge(edge))
+
+        out = self.attend(message, block, (asked, sent), own, deterministic)
+        return self.shifted(self.joined(out), rows if self.residual else None)
