@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jsage
+from jsage import parallel
 from jsage.blocks import SOFTMAX_SUM, aggregate, sliced_full_block
 from jsage.graph import SortedGraph, TimeSortedGraph, from_edges, sort_by_time, sort_rows, symmetrize
 from jsage.nn import LSTM, Pool, SAGEConv, l2_normalize
@@ -77,6 +78,47 @@ def test_a_shard_map_of_ones_own_with_its_default_check(name, loss, params):
     expected = jax.jit(jax.grad(loss))(params, given)
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, jax.device_get(found), jax.device_get(expected))
+
+
+def test_a_mesh_as_jax_makes_it_and_keys_of_philox():
+    """Axes are explicit there: tables on it meet ids that are split, by any kind of key."""
+    explicit = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    automatic = parallel.make_mesh(jax.devices()[:2], "x")
+    key = jax.random.key(3, impl="philox4x32")
+
+    @jax.jit
+    def draw(key, graph, seeds):
+        return jsage.sample_blocks(jax.random.fold_in(key, 1), graph, seeds, (3,))[0]
+
+    def told(key, block):
+        total = jax.lax.psum(block.src.sum(), "x")
+        return key, total, jax.random.bits(parallel.per_device_key(key, "x"), (2,))
+
+    seen = []
+    for mesh, other in ((explicit, automatic), (automatic, explicit)):
+        seeds = parallel.split(SEEDS, mesh)
+        given = *parallel.replicate((key, GRAPH), mesh), seeds
+        block = draw(*given)
+        parts = PartitionSpec(), PartitionSpec(), PartitionSpec("x")
+        whole = parallel.on_mesh(told, other, (given[0], block), parts)
+        seen.append((block, jax.jit(whole)(key, block)))  # the key as it came
+    words = jax.random.wrap_key_data(jax.random.key_data(key))
+    expected = DRAWN(jax.random.fold_in(words, 1), GRAPH, SEEDS, (3,))  # hop 0 folds in again, alike
+    for block, (again, total, bits) in seen:
+        np.testing.assert_array_equal(block.src, expected[0].src)
+        assert again == words
+        assert int(total) == int(np.asarray(block.src).sum())
+        own = [jax.random.bits(jax.random.fold_in(words, device), (2,)) for device in range(2)]
+        np.testing.assert_array_equal(bits, np.concatenate(own))
+
+
+def test_arrays_on_no_mesh_are_refused():
+    mesh = parallel.make_mesh()
+    for array in (X, jnp.asarray(X)):
+        with pytest.raises(
+            ValueError, match=r"on a mesh, got one of shape \(40, 6\) .*: pass what replicate"
+        ):
+            parallel.on_mesh(jnp.sum, mesh, (array,))
 
 
 @pytest.mark.parametrize(

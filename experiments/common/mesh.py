@@ -84,9 +84,7 @@ def make_start(init: Callable[[jax.Array], dict], optimizer: optax.GradientTrans
 
     def start(key: jax.Array) -> TrainState:
         stats = init(jax.random.fold_in(key, 0))
-        words = jax.random.key_data(jax.random.fold_in(key, 1)).ravel()[:2]
-        draws = jax.random.wrap_key_data(words, impl="threefry2x32")  # XLA compiles no Philox in shard_map
-        return init_state(draws, stats.pop("params"), optimizer, stats)
+        return init_state(jax.random.fold_in(key, 1), stats.pop("params"), optimizer, stats)
 
     return lambda key, tables: replicate(jax.jit(start)(key), mesh)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
 from jsage._internal.arrays import pad_rows
@@ -118,8 +118,8 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
         return {name: pad_rows(np.asarray(values), max(most, 1)) for name, values in told.items()}
 
     valid = np.arange(most) < np.array(counts)[:, None]
-    everywhere = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    told = {name: np.asarray(x)[valid.ravel()] for name, x in everywhere(assemble(part, mesh)).items()}
+    everywhere = replicate(assemble(part, mesh), mesh)
+    told = {name: np.asarray(x)[valid.ravel()] for name, x in everywhere.items()}
     owner = np.repeat(np.arange(mesh.size, dtype=np.int32), counts)
     ids = np.asarray(shards.placement.nodes(owner, told["local"]))
     order = np.argsort(ids)
