@@ -74,8 +74,9 @@ class _Table(NamedTuple):
     head: bool = False
 
     def bad(self, row: int, message: str) -> ValueError:
-        lines = [i for i, line in enumerate(self.text.split(b"\n"), 1) if line.strip()]
-        return ValueError(f"line {lines[row + self.head]}: {message}")
+        lines = re.split(rb"\r\n|\r|\n", self.text)
+        numbers = [i for i, line in enumerate(lines, 1) if line.strip(b" \t")]
+        return ValueError(f"line {numbers[row + self.head]}: {message}")
 
     def ragged(self, row: int, got: str) -> ValueError:
         return self.bad(row, f"expected {len(self.names)} columns ({', '.join(self.names)}), got {got}")
@@ -99,10 +100,10 @@ def _text(content: bytes) -> bytes:
 
 
 def _read(text: bytes, delimiter: str | None, header: bool | None) -> _Table:
-    found = re.search(rb".+", text)
+    found = re.search(rb"[^\r\n]+", text)
     if found is None:
         return _Table(["src", "dst"], [np.empty(0, object)] * 2, text)
-    first = found[0].decode().strip("\r")
+    first = found[0].decode()
     delimiter = _delimiter(first) if delimiter is None else delimiter
     if delimiter == " ":
         text = re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text)
