@@ -25,6 +25,21 @@ DrawFn: TypeAlias = Callable[
 
 
 @runtime_checkable
+class GraphDraw(Protocol):
+    """A draw that sees more than how many edges a node has: their weights, their sources, which node it is."""
+
+    def offsets(
+        self, key: PRNGKey, graph: Any, nodes: Int[Array, " rows"], k: int, /
+    ) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
+        """`(offset, mask)`: which `k` of each node's edges are drawn, by number; valid slots come first."""
+        ...
+
+
+AnyDraw: TypeAlias = DrawFn | GraphDraw
+"""What says which edges are drawn: samplers take either kind."""
+
+
+@runtime_checkable
 class HopFn(Protocol):
     """One hop of a minibatch, as `jsage.sampling.sample_neighbors` draws it from some graph."""
 

@@ -189,20 +189,20 @@ MUTATIONS = (
     # Draws
     Mutation(
         "sampling/draws.py",
-        "pick = _below(bits[i], last + i + 1)",
-        "pick = _below(bits[i], last + i)",
+        "pick = below(bits[i], last + i + 1)",
+        "pick = below(bits[i], last + i)",
         "sampling/test_draws.py::test_every_subset_is_equally_likely",
         "a draw without replacement that is off by one",
     ),
     Mutation(
-        "sampling/draws.py",
+        "_internal/arrays.py",
         "(low * top + (middle & 0xFFFF) >> 16)",
         "(low * top >> 16)",
         "sampling/test_draws.py::test_a_draw_is_the_high_word_of_a_product",
         "a carry lost in the draw of a large number",
     ),
     Mutation(
-        "sampling/draws.py",
+        "_internal/arrays.py",
         "middle = high * bottom + (low * bottom >> 16)",
         "middle = high * bottom",
         "sampling/test_draws.py::test_a_draw_is_the_high_word_of_a_product",
@@ -238,8 +238,8 @@ MUTATIONS = (
     ),
     Mutation(
         "graph/before.py",
-        'bisect(self.graph.edge_data["time"], start, stop, time) - start',
-        'bisect(self.graph.edge_data["time"], start, stop, time, after=True) - start',
+        'bisect(graph.edge_data["time"], start, stop, time) - start',
+        'bisect(graph.edge_data["time"], start, stop, time, after=True) - start',
         "sampling/test_temporal.py::test_no_slot_holds_what_is_not_yet",
         "edges of the seed's own time",
     ),

@@ -36,6 +36,11 @@ from jsage.graph.search import has_edge as has_edge
 from jsage.graph.search import has_sorted_rows as has_sorted_rows
 from jsage.graph.search import sort_by_time as sort_by_time
 from jsage.graph.search import sort_rows as sort_rows
+from jsage.graph.weighted import AliasGraph as AliasGraph
+from jsage.graph.weighted import RowWeights as RowWeights
+from jsage.graph.weighted import WeightedGraph as WeightedGraph
+from jsage.graph.weighted import alias_tables as alias_tables
+from jsage.graph.weighted import cumulate as cumulate
 from jsage.graph.weights import gcn_weights as gcn_weights
 from jsage.graph.weights import symmetric_weights as symmetric_weights
 from jsage.graph.without_edges import GraphWithoutEdges as GraphWithoutEdges

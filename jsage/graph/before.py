@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int, Num
 from jsage._internal.arrays import take
 from jsage.graph.graph import Graph, TimeSortedGraph
 from jsage.graph.search import bisect
+from jsage.graph.weighted import UNWEIGHTED, RowWeights, WeightedGraph
 from jsage.typing import EdgeData
 
 
@@ -26,7 +27,7 @@ class GraphBefore(NamedTuple):
     Array([2, 0], dtype=int32)
     """
 
-    graph: Graph
+    graph: Graph | WeightedGraph
     time: Num[Array, "*#rows"]
 
     @property
@@ -41,18 +42,25 @@ class GraphBefore(NamedTuple):
 
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of earlier edges into each node: a binary search of its row."""
-        if not isinstance(self.graph, TimeSortedGraph):
+        graph = self.graph.graph if isinstance(self.graph, WeightedGraph) else self.graph
+        if not isinstance(graph, TimeSortedGraph):
             raise TypeError(
                 "a graph is read as of a time in rows sorted by time, and a "
-                f"{type(self.graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made "
+                f"{type(graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made "
                 "once on the host"
             )
-        start, stop = take(self.graph.indptr, nodes), take(self.graph.indptr, nodes + 1)
+        start, stop = take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
         time = jnp.broadcast_to(self.time, nodes.shape)
-        return bisect(self.graph.edge_data["time"], start, stop, time) - start
+        return bisect(graph.edge_data["time"], start, stop, time) - start
 
     def edges_at(
         self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
     ) -> tuple[Int[Array, "..."], EdgeData]:
         """The graph's own: earlier edges come first."""
         return self.graph.edges_at(nodes, offset, valid)
+
+    def row_weights(self, nodes: Int[Array, " rows"]) -> RowWeights:
+        """The weights of the nodes' edges, the earlier ones alone to be drawn: of a graph of `cumulate`."""
+        if not isinstance(self.graph, WeightedGraph):
+            raise TypeError(UNWEIGHTED.format(type(self.graph).__name__))
+        return self.graph.row_weights(nodes)._replace(seen=self.degrees(nodes))

@@ -28,6 +28,7 @@ from jsage.sampling.importance import importance_graph as importance_graph
 from jsage.sampling.importance import importance_neighbors as importance_neighbors
 from jsage.sampling.importance import rank_neighbors as rank_neighbors
 from jsage.sampling.importance import restart_visits as restart_visits
+from jsage.sampling.labor import Labor as Labor
 from jsage.sampling.link_batches import LinkBatch as LinkBatch
 from jsage.sampling.link_batches import sample_link_blocks as sample_link_blocks
 from jsage.sampling.link_batches import split as split
@@ -43,3 +44,6 @@ from jsage.sampling.walks import Walks as Walks
 from jsage.sampling.walks import node2vec_walk as node2vec_walk
 from jsage.sampling.walks import positive_pairs as positive_pairs
 from jsage.sampling.walks import random_walk as random_walk
+from jsage.sampling.weighted import Weighted as Weighted
+from jsage.sampling.weighted import WeightedWithReplacement as WeightedWithReplacement
+from jsage.sampling.weighted import choose_weighted as choose_weighted

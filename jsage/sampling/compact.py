@@ -22,7 +22,7 @@ from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import append_slots, sample_blocks, sample_neighbors, stack_hops
 from jsage.sampling.seeds import epoch
-from jsage.typing import DrawFn, LossFn, Metrics, PRNGKey
+from jsage.typing import AnyDraw, LossFn, Metrics, PRNGKey
 
 Capacities: TypeAlias = Sequence[int | None]
 Loss: TypeAlias = tuple[Float[Array, ""], tuple[Metrics, PyTree]]
@@ -72,7 +72,7 @@ def sample_compact_blocks(
     fanouts: Sequence[int],
     capacities: Capacities,
     *,
-    draw: DrawFn = without_replacement,
+    draw: AnyDraw = without_replacement,
 ) -> tuple[tuple[Block, ...], Bool[Array, ""]]:
     """`sample_blocks` with compacted frontiers, and whether they all fitted: use the blocks only if so.
 
@@ -105,7 +105,7 @@ def deduplicated_loss(
     fanouts: Sequence[int],
     capacities: Capacities,
     *,
-    draw: DrawFn = without_replacement,
+    draw: AnyDraw = without_replacement,
 ) -> LossFn:
     """A loss for `make_update` that samples compacted blocks, and trees when a batch does not fit.
 
@@ -175,7 +175,7 @@ def measure_capacities(
     batch_size: int,
     fanouts: Sequence[int],
     *,
-    draw: DrawFn = without_replacement,
+    draw: AnyDraw = without_replacement,
 ) -> tuple[int | None, ...]:
     """Capacities that random batches of `nodes` fit: the most of 8 batches and 4 %; on the host, once.
 
@@ -223,7 +223,7 @@ class _Rows(NamedTuple):
 
 
 def _sample(
-    key: PRNGKey, graph: Adjacency, seeds: Array, fanouts: Sequence[int], capacities: Capacities, draw: DrawFn
+    key: PRNGKey, graph: Adjacency, seeds: Array, fanouts: Sequence[int], capacities: Capacities, draw: AnyDraw
 ) -> tuple[tuple[Block, ...], list[Array]]:
     """The blocks, and the number of distinct nodes of each frontier that is compacted."""
     counts = []

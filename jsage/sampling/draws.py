@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
-from jsage._internal.arrays import start_of
+from jsage._internal.arrays import below, start_of
 from jsage._internal.checks import check_fanout
 from jsage.typing import PRNGKey
 
@@ -50,7 +50,7 @@ def choose(
     last = jnp.maximum(n - k, 0)
 
     def fill(i, chosen):  # slot-major: one slot of every row at a time
-        pick = _below(bits[i], last + i + 1)
+        pick = below(bits[i], last + i + 1)
         taken = jnp.any(chosen == pick[None], axis=0)
         return chosen.at[i].set(jnp.where(taken, last + i, pick))
 
@@ -77,7 +77,7 @@ def with_replacement(
     check_fanout(k)
     bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
     # A slot at a time, as in `choose`: XLA would draw fused bits again for each array that the slots index.
-    offset = jax.lax.map(lambda word: _below(word, n), bits)
+    offset = jax.lax.map(lambda word: below(word, n), bits)
     return offset.T, jnp.broadcast_to(n > 0, bits.shape).T
 
 
@@ -96,14 +96,3 @@ def latest(
     check_fanout(k)
     offset = n[:, None] - 1 - jnp.arange(k, dtype=jnp.int32)[None]
     return jnp.maximum(offset, 0), offset >= 0
-
-
-def _below(bits: UInt32[Array, "..."], bound: Int[Array, "..."]) -> Int[Array, "..."]:
-    """`floor(bits * bound / 2**32)`, in whole numbers: right for bounds beyond 2^24, where floats are not.
-
-    By halves of words: as fast as `jax.lax.mulhi`, which does not compile for arrays split over devices.
-    """
-    bound = bound.astype(jnp.uint32)
-    high, low, top, bottom = bits >> 16, bits & 0xFFFF, bound >> 16, bound & 0xFFFF
-    middle = high * bottom + (low * bottom >> 16)
-    return (high * top + (middle >> 16) + (low * top + (middle & 0xFFFF) >> 16)).astype(jnp.int32)

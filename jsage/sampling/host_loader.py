@@ -31,7 +31,7 @@ from jsage.sampling.compact import Capacities, distinct_hashed, sample_compact_b
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import sample_blocks
 from jsage.train import TrainState, Update
-from jsage.typing import DrawFn, HostArray, PRNGKey
+from jsage.typing import AnyDraw, HostArray, PRNGKey
 
 SampleFn: TypeAlias = Callable[
     [PRNGKey, Graph, Int[Array, " num_seeds"]], tuple[tuple[Block, ...], Bool[Array, ""]]
@@ -73,7 +73,7 @@ class _Plan(NamedTuple):
 
 
 def sampler(
-    fanouts: Sequence[int], capacities: Capacities | None = None, *, draw: DrawFn = without_replacement
+    fanouts: Sequence[int], capacities: Capacities | None = None, *, draw: AnyDraw = without_replacement
 ) -> BlockSampler:
     """Trees drawn by the loss's own key; with `capacities` the blocks that `jsage.sampling.compacted` draws.
 

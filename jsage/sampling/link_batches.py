@@ -14,7 +14,7 @@ from jsage.blocks.layout import Block
 from jsage.graph import Graph, without_pairs
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import sample_blocks
-from jsage.typing import DrawFn, PRNGKey
+from jsage.typing import AnyDraw, PRNGKey
 
 Nodes = Int[Array, " b"]
 
@@ -55,7 +55,7 @@ def sample_link_blocks(
     fanouts: Sequence[int],
     *,
     exclude: bool = True,
-    draw: DrawFn = without_replacement,
+    draw: AnyDraw = without_replacement,
 ) -> tuple[Block, ...]:
     """`sample_blocks` of a batch's seeds, drawn as if the edges under supervision were not in the graph.
 

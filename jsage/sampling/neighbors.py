@@ -19,7 +19,7 @@ from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import without_replacement
-from jsage.typing import DrawFn, HopFn, HostArray, PRNGKey
+from jsage.typing import AnyDraw, GraphDraw, HopFn, HostArray, PRNGKey
 
 Seeds: TypeAlias = Integer[HostArray, " num_seeds"]
 ExtendFn: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Block]]
@@ -27,7 +27,7 @@ ExtendFn: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Block]]
 
 
 def sample_neighbors(
-    key: PRNGKey, graph: Adjacency, seeds: Seeds, fanout: int, *, draw: DrawFn = without_replacement
+    key: PRNGKey, graph: Adjacency, seeds: Seeds, fanout: int, *, draw: AnyDraw = without_replacement
 ) -> Indexed:
     """Up to `fanout` in-neighbors of each seed, as an indexed block over node ids.
 
@@ -46,7 +46,10 @@ def sample_neighbors(
     Array([2, 0], dtype=int32)
     """
     seeds = as_ids(seeds, "seeds")
-    offset, mask = draw(key, graph.degrees(seeds), fanout)
+    if isinstance(draw, GraphDraw):
+        offset, mask = draw.offsets(key, graph, seeds, fanout)
+    else:
+        offset, mask = draw(key, graph.degrees(seeds), fanout)
     return read_slots(graph, seeds, offset, mask)
 
 
@@ -75,7 +78,7 @@ def sample_blocks(
     seeds: Seeds,
     fanouts: Sequence[int],
     *,
-    draw: DrawFn = without_replacement,
+    draw: AnyDraw = without_replacement,
 ) -> tuple[Block, ...]:
     """The blocks of a minibatch (Hamilton et al., 2017, Algorithm 2), one a hop, in the order layers run.
 

@@ -10,7 +10,7 @@ from jsage.blocks import Block, Indexed
 from jsage.graph import Graph, GraphBefore
 from jsage.sampling.draws import latest
 from jsage.sampling.neighbors import append_slots, sample_neighbors, stack_hops
-from jsage.typing import DrawFn, PRNGKey
+from jsage.typing import AnyDraw, PRNGKey
 
 
 class TimedNodes(NamedTuple):
@@ -21,7 +21,7 @@ class TimedNodes(NamedTuple):
 
 
 def sample_temporal_blocks(
-    key: PRNGKey, graph: Graph, seeds: TimedNodes, fanouts: Sequence[int], *, draw: DrawFn = latest
+    key: PRNGKey, graph: Graph, seeds: TimedNodes, fanouts: Sequence[int], *, draw: AnyDraw = latest
 ) -> tuple[Block, ...]:
     """`sample_blocks` of what was before each seed's own time, in all hops.
 
