@@ -26,7 +26,7 @@ DrawFn: TypeAlias = Callable[
 
 @runtime_checkable
 class GraphDraw(Protocol):
-    """A draw that sees more than how many edges a node has: their weights, their sources, which node it is."""
+    """A draw that sees more than how many edges a node has: their weights, sources, the node's id."""
 
     def offsets(
         self, key: PRNGKey, graph: Any, nodes: Int[Array, " rows"], k: int, /

@@ -15,8 +15,10 @@ from jsage import aggregate
 from jsage.blocks import Indexed, as_segments, as_tree
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import Reduction, weighted_source
-from jsage.graph import Graph, from_edges
-from jsage.sampling import draws, sample_neighbors
+from jsage.graph import Graph, alias_tables, cumulate, from_edges
+from jsage.graph.adjacency import Adjacency
+from jsage.sampling import Labor, Weighted, WeightedWithReplacement, draws, sample_neighbors
+from jsage.typing import AnyDraw
 
 NUM_NODES, FANOUT, WIDTH = 8, 4, 5
 
@@ -52,8 +54,34 @@ AWKWARD: dict[str, Edges] = {
 }
 """name -> (src, dst, num_nodes)"""
 
-DRAWS = {"without_replacement": draws.without_replacement, "with_replacement": draws.with_replacement}
+DRAWS = {
+    "without_replacement": draws.without_replacement,
+    "with_replacement": draws.with_replacement,
+    "latest": draws.latest,
+}
 """name -> DrawFn"""
+
+GRAPH_DRAWS = {
+    "weighted": (cumulate, Weighted()),
+    "weighted by node": (cumulate, Weighted(by_node=True)),
+    "weighted with replacement": (alias_tables, WeightedWithReplacement()),
+    "labor": (None, Labor()),
+    "labor of two candidates": (None, Labor(scan=2)),
+}
+"""name -> (what makes its graph, GraphDraw)"""
+
+ALL_DRAWS: dict[str, AnyDraw] = {**DRAWS, **{name: draw for name, (_, draw) in GRAPH_DRAWS.items()}}
+REPLACES = {"with_replacement", "weighted with replacement"}
+
+
+def for_draw(name: str, graph: Graph) -> Adjacency:
+    """The graph as the draw named reads it: with weights 1, 2 and 3 to draw by, where it does."""
+    prepare = GRAPH_DRAWS[name][0] if name in GRAPH_DRAWS else None
+    if prepare is None:
+        return graph
+    drawn = jax.device_put(1 + np.arange(graph.num_edges, dtype=np.int32) % 3)
+    return prepare(graph._replace(edge_data={**graph.edge_data, "drawn": drawn}), "drawn")
+
 
 AGGREGATORS = {"sum": aggregate.sum, "mean": aggregate.mean, "max": aggregate.max, "gcn": aggregate.gcn}
 """name -> (h, block) -> pooled"""

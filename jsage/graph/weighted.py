@@ -22,8 +22,8 @@ from jsage.typing import EdgeData
 ONE = 2**30
 """What the weights of a row add up to, about."""
 UNWEIGHTED = (
-    "edges are drawn by weight from tables that a {} does not have: pass jsage.graph.cumulate(graph), made once "
-    "on the host"
+    "edges are drawn by weight from tables that a {} does not have: pass jsage.graph.cumulate(graph), made "
+    "once on the host"
 )
 _PART = 2**22
 """Edges that are worked on together on the host."""

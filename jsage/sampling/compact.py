@@ -223,7 +223,12 @@ class _Rows(NamedTuple):
 
 
 def _sample(
-    key: PRNGKey, graph: Adjacency, seeds: Array, fanouts: Sequence[int], capacities: Capacities, draw: AnyDraw
+    key: PRNGKey,
+    graph: Adjacency,
+    seeds: Array,
+    fanouts: Sequence[int],
+    capacities: Capacities,
+    draw: AnyDraw,
 ) -> tuple[tuple[Block, ...], list[Array]]:
     """The blocks, and the number of distinct nodes of each frontier that is compacted."""
     counts = []

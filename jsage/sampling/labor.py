@@ -17,7 +17,7 @@ _LAST = np.uint32(2**32 - 1)
 
 
 class Labor(NamedTuple):
-    """A draw without replacement in which seeds prefer the same neighbors: of LABOR-0's law, in a fixed shape.
+    """A draw without replacement in which seeds prefer the same neighbors: LABOR-0, in a fixed shape.
 
     Each node has one random number a hop, and a seed takes the `k` edges whose sources have the smallest
     (Balin and Çatalyürek, 2023, "Layer-neighbor sampling"; their sequential form, which takes exactly `k`).

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
 from jsage.blocks import Block, Indexed
-from jsage.graph import Graph, GraphBefore
+from jsage.graph import Graph, GraphBefore, WeightedGraph
 from jsage.sampling.draws import latest
 from jsage.sampling.neighbors import append_slots, sample_neighbors, stack_hops
 from jsage.typing import AnyDraw, PRNGKey
@@ -21,12 +21,18 @@ class TimedNodes(NamedTuple):
 
 
 def sample_temporal_blocks(
-    key: PRNGKey, graph: Graph, seeds: TimedNodes, fanouts: Sequence[int], *, draw: AnyDraw = latest
+    key: PRNGKey,
+    graph: Graph | WeightedGraph,
+    seeds: TimedNodes,
+    fanouts: Sequence[int],
+    *,
+    draw: AnyDraw = latest,
 ) -> tuple[Block, ...]:
     """`sample_blocks` of what was before each seed's own time, in all hops.
 
-    By default each node's latest neighbors, the last one first; `jsage.sampling.draws` has uniform draws. No
-    slot holds an edge of the seed's time or later. The graph is one of `sort_by_time`, else TypeError.
+    By default each node's latest neighbors, the last one first; `jsage.sampling.draws` has uniform draws,
+    and `Weighted()` draws by weight from `cumulate(sort_by_time(graph))`. No slot holds an edge of the seed's
+    time or later. The graph is one of `sort_by_time`, else TypeError.
 
     >>> import jax
     >>> from jsage.graph import from_edges, sort_by_time

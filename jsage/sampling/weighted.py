@@ -81,8 +81,8 @@ class WeightedWithReplacement(NamedTuple):
         check_fanout(k)
         if not isinstance(graph, AliasGraph):
             raise TypeError(
-                f"edges are drawn with replacement from alias tables, which a {type(graph).__name__} does not "
-                "have: pass jsage.graph.alias_tables(graph), made once on the host"
+                f"edges are drawn with replacement from alias tables, which a {type(graph).__name__} does "
+                "not have: pass jsage.graph.alias_tables(graph), made once on the host"
             )
         start, size = take(graph.graph.indptr, nodes), graph.degrees(nodes)
         if graph.keep.shape[0] == 0:

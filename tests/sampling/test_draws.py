@@ -9,10 +9,12 @@ import pytest
 from helpers import DRAWS
 from scipy import stats
 
-from jsage.sampling import choose, with_replacement, without_replacement
+from jsage.sampling import choose, latest, with_replacement, without_replacement
 
 ROWS, K = 100_000, 3
 HUBS = [2**24 + 3, 3 * 2**23, 2**30, 2**31 - 1]
+
+RANDOM = [name for name in DRAWS if name != "latest"]
 
 compiled = {name: jax.jit(draw, static_argnums=2) for name, draw in DRAWS.items()}
 
@@ -56,12 +58,13 @@ def test_offsets_are_legal_and_valid_slots_first(name: str, degrees: np.ndarray)
     assert (offset < np.maximum(degrees, 1)[:, None]).all()
     assert (offset[~mask] == 0).all()
     assert (mask[:, 1:] <= mask[:, :-1]).all()
-    valid = {"without_replacement": np.minimum(degrees, K), "with_replacement": np.where(degrees > 0, K, 0)}
-    np.testing.assert_array_equal(mask.sum(1), valid[name])
+    valid = np.where(degrees > 0, K, 0) if name == "with_replacement" else np.minimum(degrees, K)
+    np.testing.assert_array_equal(mask.sum(1), valid)
 
 
-def test_without_replacement_never_repeats(degrees: np.ndarray):
-    offset, mask = draw("without_replacement", degrees)
+@pytest.mark.parametrize("name", ["without_replacement", "latest"])
+def test_without_replacement_never_repeats(name: str, degrees: np.ndarray):
+    offset, mask = draw(name, degrees)
     distinct = np.where(mask, offset, -1 - np.arange(K))  # padded slots apart from everything
     assert (np.diff(np.sort(distinct, 1), axis=1) > 0).all()
 
@@ -71,6 +74,16 @@ def test_a_short_row_is_drawn_whole_and_in_order(n: int):
     offset, mask = draw("without_replacement", n)
     assert (offset[:, :n] == np.arange(n)).all()
     assert (mask == (np.arange(K) < n)).all()
+
+
+def test_the_latest_are_the_last_whatever_the_key(degrees: np.ndarray):
+    for seed in (0, 1):
+        offset, mask = draw("latest", degrees, seed=seed)
+        last = degrees[:, None] - 1 - np.arange(K)
+        np.testing.assert_array_equal(mask, last >= 0)
+        np.testing.assert_array_equal(offset, np.maximum(last, 0))
+    offset, _ = draw("latest", 2**31 - 1)
+    assert (offset == 2**31 - 2 - np.arange(K)).all()
 
 
 @pytest.mark.parametrize("n", [K + 1, K + 2, 7, 9])
@@ -117,7 +130,7 @@ def test_a_draw_is_the_high_word_of_a_product():
 
 
 @pytest.mark.parametrize("n", HUBS)
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", RANDOM)
 def test_hubs_beyond_what_floats_can_count(name: str, n: int):
     offset, mask = draw(name, n)
     offset = offset.astype(np.int64)
@@ -159,7 +172,7 @@ def test_vmap_and_scan_equal_a_loop(name: str, impl: str):
     for got in (mapped, scanned):
         for a, b in zip(got, loop, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(loop[0][0], loop[0][1])  # other keys draw others
+    assert np.array_equal(loop[0][0], loop[0][1]) == (name == "latest")  # other keys draw others
 
 
 @pytest.mark.parametrize("name", DRAWS)
@@ -178,7 +191,7 @@ def test_no_implicit_promotion(name: str, strict_dtypes):
 
 
 @pytest.mark.parametrize("k", [0, -1])
-@pytest.mark.parametrize("draw", [without_replacement, with_replacement])
+@pytest.mark.parametrize("draw", [without_replacement, with_replacement, latest])
 def test_a_fanout_must_be_positive(draw, k: int):
     with pytest.raises(ValueError, match=f"positive number of neighbors, got {k}: leave the hop out"):
         draw(jax.random.key(0), jnp.array([1, 2], jnp.int32), k)

@@ -6,22 +6,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, DRAWS, FANOUT, NUM_NODES, features, graph, listed
+from helpers import (
+    AGGREGATORS,
+    ALL_DRAWS,
+    AWKWARD,
+    FANOUT,
+    NUM_NODES,
+    REPLACES,
+    features,
+    for_draw,
+    graph,
+    listed,
+    slow_but,
+)
 from scipy import stats
 
 from jsage.blocks import Indexed, Tree
 from jsage.blocks.aggregate import mean
-from jsage.graph import Graph, from_edges
-from jsage.sampling import full_block, sample_blocks, sample_neighbors, with_replacement
+from jsage.graph import AliasGraph, Graph, WeightedGraph, from_edges
+from jsage.sampling import full_block, sample_blocks, sample_neighbors
 
 FANOUTS = (3, 2, 4)
 NODES = jax.device_put(np.arange(NUM_NODES, dtype=np.int32))
 
 on_all_graphs = pytest.mark.parametrize("name", AWKWARD)
-with_all_draws = pytest.mark.parametrize("draw", DRAWS)
+ONCE = [name for name in ALL_DRAWS if name not in REPLACES]
+with_all_draws = pytest.mark.parametrize("draw", ALL_DRAWS)
 
 neighbors = {
-    name: jax.jit(partial(sample_neighbors, draw=draw), static_argnums=3) for name, draw in DRAWS.items()
+    name: jax.jit(partial(sample_neighbors, draw=draw), static_argnums=3) for name, draw in ALL_DRAWS.items()
 }
 blocks = jax.jit(sample_blocks, static_argnums=3)
 read_tree = jax.jit(lambda tree, h: (tree.own(h), tree.slot_rows(h)))
@@ -54,26 +67,27 @@ def test_valid_slots_are_edges_into_the_seed(draw: str, name: str):
     seeds = np.concatenate(
         [np.asarray(NODES)[::-1], NODES]
     )  # every node twice, among them those without neighbors
-    block = jax.tree.map(np.asarray, neighbors[draw](key(0), sampled, seeds, FANOUT))
+    block = neighbors[draw](key(0), for_draw(draw, sampled), seeds, FANOUT)
+    block = jax.tree.map(np.asarray, block)
     assert block.src.shape == block.mask.shape == (2 * NUM_NODES, FANOUT)
     np.testing.assert_array_equal(block.dst, seeds)
     for row, seed in enumerate(seeds):
         valid = block.mask[row]
-        whole = min(degrees[seed], FANOUT) if draw == "without_replacement" else FANOUT * (degrees[seed] > 0)
+        whole = FANOUT * (degrees[seed] > 0) if draw in REPLACES else min(degrees[seed], FANOUT)
         assert valid.sum() == whole
         number, ends = block.edge_data["number"][row][valid], block.edge_data["ends"][row][valid]
         assert (ends[:, 1] == seed).all()
         np.testing.assert_array_equal(ends[:, 0], block.src[row][valid])
         np.testing.assert_array_equal(ends, np.asarray(sampled.edge_data["ends"])[number])
         assert (block.src[row][~valid] == seed).all()
-        if draw == "without_replacement":  # parallel edges are slots of their own; no edge comes twice
+        if draw not in REPLACES:  # parallel edges are slots of their own; no edge comes twice
             assert len(set(number)) == len(number)
 
 
 @on_all_graphs
-def test_a_fanout_above_every_degree_takes_every_edge_once(name: str):
-    sampled = numbered(name)
-    block = neighbors["without_replacement"](key(0), sampled, NODES, 16)
+@pytest.mark.parametrize("draw", slow_but(["without_replacement", "weighted"], ONCE))
+def test_a_fanout_above_every_degree_takes_every_edge_once(draw: str, name: str):
+    block = neighbors[draw](key(0), for_draw(draw, numbered(name)), NODES, 16)
     taken = np.asarray(block.edge_data["number"])[np.asarray(block.mask)]
     np.testing.assert_array_equal(np.sort(taken), np.arange(graph(name).num_edges))
 
@@ -133,14 +147,15 @@ def test_rows_go_from_block_to_block(name: str):
     np.testing.assert_array_equal(h[:, 0], seeds)
 
 
-@with_all_draws
+@pytest.mark.parametrize("draw", [name for name in ALL_DRAWS if name != "latest"])
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
 def test_hops_are_drawn_apart(draw: str, impl: str):
     """The same node in the frontier of two hops draws its neighbors again: one in 1000 agrees by chance."""
     hubs, degree, fanout = 64, 1000, 5
     src = np.tile(np.arange(hubs, hubs + degree), hubs)
     star = from_edges(src, np.repeat(np.arange(hubs), degree), hubs + degree)
-    sample = jax.jit(partial(sample_blocks, fanouts=(fanout, fanout), draw=DRAWS[draw]))
+    sample = jax.jit(partial(sample_blocks, fanouts=(fanout, fanout), draw=ALL_DRAWS[draw]))
+    star = for_draw(draw, star)
     first, last = sample(jax.random.key(0, impl=impl), star, np.arange(hubs, dtype=np.int32))
     near = np.asarray(first.dst)[hubs:].reshape(hubs, fanout)
     assert last.mask.all()
@@ -153,9 +168,11 @@ def test_the_key_decides():
     assert not np.array_equal(other[0].src, first[0].src)
 
 
-def test_vmap_and_scan_over_keys_equal_a_loop():
+@pytest.mark.parametrize("name", slow_but(["without_replacement", "weighted", "labor"], ALL_DRAWS))
+def test_vmap_and_scan_over_keys_equal_a_loop(name: str):
     keys = jax.random.split(key(0), 3)
-    cut, draw = graph("random", weighted=True), partial(sample_blocks, fanouts=(2, 2))
+    cut = for_draw(name, graph("random", weighted=True))
+    draw = partial(sample_blocks, fanouts=(2, 2), draw=ALL_DRAWS[name])
 
     @jax.jit
     def together(cut, keys):
@@ -163,38 +180,48 @@ def test_vmap_and_scan_over_keys_equal_a_loop():
         return jax.vmap(draw, (0, None, None))(keys, cut, NODES), scanned
 
     mapped, scanned = together(cut, keys)
-    loop = [blocks(key, cut, NODES, (2, 2)) for key in keys]
+    single = jax.jit(draw)
+    loop = [single(key, cut, NODES) for key in keys]
     loop = jax.tree.map(lambda *x: np.stack(x), *loop)
     jax.tree.map(np.testing.assert_array_equal, mapped, loop)
     jax.tree.map(np.testing.assert_array_equal, scanned, loop)
 
 
-def test_one_trace_for_all_seeds_keys_and_graphs_of_a_shape():
+@with_all_draws
+def test_one_trace_for_all_seeds_keys_and_graphs_of_a_shape(draw: str):
     traces = []
 
     @jax.jit
     def step(key, graph, seeds):
         traces.append(1)
-        return sample_blocks(key, graph, seeds, (2, 2))
+        return sample_blocks(key, graph, seeds, (2, 2), draw=ALL_DRAWS[draw])
 
     turned = jax.device_put(np.asarray(graph("random").indices)[::-1].copy())
     same_shape, ids = [graph("random"), graph("random")._replace(indices=turned)], np.asarray(NODES)
     for i, (cut, seeds) in enumerate([(cut, seeds) for cut in same_shape for seeds in (ids, ids[::-1])]):
-        step(key(i), cut, seeds)
+        step(key(i), for_draw(draw, cut), seeds)
     assert len(traces) == 1
 
 
-def temporaries(num_nodes: int, num_edges: int, draw) -> int:
+def tables(draw: str, cut: Graph, column) -> Graph | WeightedGraph | AliasGraph:
+    """The shapes of the graph that a draw reads."""
+    if draw == "weighted with replacement":
+        return AliasGraph(cut, column(jnp.uint32), column(jnp.int32))
+    return WeightedGraph(cut, column(jnp.int32), column(jnp.int32)) if "weighted" in draw else cut
+
+
+def temporaries(num_nodes: int, num_edges: int, draw: str) -> int:
     """Bytes of scratch of one compiled step: sample, pool the feature table, a dense layer, its gradient."""
     width, num_seeds = 128, 64
 
     def loss(weights, seed, cut, table, seeds):
-        first, last = sample_blocks(key(seed), cut, seeds, (5, 3), draw=draw)
+        first, last = sample_blocks(key(seed), cut, seeds, (5, 3), draw=ALL_DRAWS[draw])
         hidden = jax.nn.relu(mean(table, first) @ weights + first.own(table))
         return mean(hidden, last).sum()
 
     floats, ints = (partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.float32, jnp.int32))
     cut = Graph(ints((num_nodes + 1,)), ints((num_edges,)))
+    cut = tables(draw, cut, partial(jax.ShapeDtypeStruct, (num_edges,)))
     arguments = floats((width, width)), ints(()), cut, floats((num_nodes, width)), ints((num_seeds,))
     compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -202,8 +229,8 @@ def temporaries(num_nodes: int, num_edges: int, draw) -> int:
 
 @with_all_draws
 def test_temporaries_do_not_grow_with_the_graph(draw: str):
-    small = temporaries(10_000, 50_000, DRAWS[draw])
-    assert temporaries(1_000_000, 80_000_000, DRAWS[draw]) <= small + 1024
+    small = temporaries(10_000, 50_000, draw)
+    assert temporaries(1_000_000, 80_000_000, draw) <= small + 1024
     assert small < 10_000 * 128 * 4 / 4  # nowhere near the feature table
 
 
@@ -242,22 +269,27 @@ def test_a_full_block_makes_the_table_of_slots_only_where_asked():
         listed(jnp.asarray(features(0)), full_block(graph("random")), 16)
 
 
-def test_no_implicit_promotion(strict_dtypes):
-    for cut in (graph("random", weighted=True), graph("no edges", weighted=True)):
-        first, last = jax.eval_shape(partial(sample_blocks, fanouts=(2, 2)), key(0), cut, NODES)
+@with_all_draws
+def test_no_implicit_promotion(draw: str, strict_dtypes):
+    for name in ("random", "no edges"):
+        cut = for_draw(draw, graph(name, weighted=True))
+        sample = partial(sample_blocks, fanouts=(2, 2), draw=ALL_DRAWS[draw])
+        first, last = jax.eval_shape(sample, key(0), cut, NODES)
         assert first.src.dtype == first.dst.dtype == jnp.int32
         assert first.mask.dtype == last.mask.dtype == jnp.bool_
         assert first.edge_data["weight"].dtype == last.edge_data["weight"].dtype == jnp.float32
 
 
+@with_all_draws
 @pytest.mark.parametrize("fanout", [0, -3])
-def test_a_fanout_must_be_positive(fanout: int):
+def test_a_fanout_must_be_positive(fanout: int, draw: str):
     message = f"positive number of neighbors, got {fanout}: leave the hop out"
+    cut = for_draw(draw, graph("random"))
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(partial(sample_neighbors, fanout=fanout), key(0), graph("random"), NODES)
-    sample = partial(sample_blocks, fanouts=(fanout, 2), draw=with_replacement)
+        jax.eval_shape(partial(sample_neighbors, fanout=fanout, draw=ALL_DRAWS[draw]), key(0), cut, NODES)
+    sample = partial(sample_blocks, fanouts=(fanout, 2), draw=ALL_DRAWS[draw])
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(sample, key(0), graph("random"), NODES)
+        jax.eval_shape(sample, key(0), cut, NODES)
 
 
 def test_sample_blocks_needs_a_fanout():
