@@ -31,9 +31,17 @@ from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
-from jsage.sampling import deduplicated_loss, epoch, host_loader, measure_capacities, sample_blocks
+from jsage.sampling import (
+    Labor,
+    deduplicated_loss,
+    epoch,
+    host_loader,
+    measure_capacities,
+    sample_blocks,
+    without_replacement,
+)
 from jsage.train import TrainState, init_state, make_update, train_epoch
-from jsage.typing import HostArray
+from jsage.typing import AnyDraw, HostArray
 
 
 class Form(NamedTuple):
@@ -45,6 +53,7 @@ class Form(NamedTuple):
     """Steps a program, on the host; on the device all steps are one program."""
     resident_bytes: int | None = None
     """The most of the feature file that is mapped."""
+    draw: AnyDraw = without_replacement
 
 
 FORMS = {
@@ -55,6 +64,8 @@ FORMS = {
     "host compacted, 2 together": Form(True, True, 2),
     "host compacted, 4 together": Form(True, True, 4),
     "host compacted, few pages": Form(True, True, 1, 2**26),
+    "device compacted, labor": Form(False, True, draw=Labor()),
+    "host compacted, labor": Form(True, True, draw=Labor()),
 }
 OPTIMIZER = optax.adam(0.003)
 
@@ -67,7 +78,7 @@ class Setup(NamedTuple):
     labels: Array
     model: GraphSAGE
     batches: tuple[Array, Array]
-    capacities: tuple[int | None, ...]
+    capacities: Callable[[AnyDraw], tuple[int | None, ...]]
 
 
 def main(options: argparse.Namespace) -> list[dict]:
@@ -77,13 +88,14 @@ def main(options: argparse.Namespace) -> list[dict]:
         return []
     dataset = data.open(options.graph)
     setup = prepare(dataset, options)
-    trainers = {form: trainer(form, setup, options) for form in FORMS}
+    trainers = {form: trainer(form, setup, options) for form in options.forms}
     times = alternate(trainers, options.repetitions)
-    best = min(min(times[name]) for name, form in FORMS.items() if not form.on_host)
+    best = min(min(times[name]) for name in times if not FORMS[name].on_host)
     rows = []
     for form, seconds in times.items():
         rows.append({"form": form, "batch_size": options.batch_size, "fanouts": list(options.fanouts)})
         rows[-1] |= summary(seconds, options.steps) | {"ratio_to_device": min(seconds) / best}
+        rows[-1]["rows_read"] = sum(distinct_rows(form, setup, options)) / 4
         rows[-1]["loss_of_next_epoch"] = float(trainers[form]()["loss"])
         rows[-1] |= {} if options.time_only else ask_memory(form, options)
     return rows
@@ -95,7 +107,7 @@ def prepare(dataset: Dataset, options: argparse.Namespace) -> Setup:
         raise ValueError("training needs features and labels: make a graph with benchmarks.make_graph")
     graph, labels, train = jax.device_put((dataset.graph, dataset.labels, dataset.train))
     key = jax.random.key(1, impl="philox4x32")
-    capacities = measure_capacities(key, graph, train, options.batch_size, options.fanouts)
+    capacities = partial(measure_capacities, key, graph, train, options.batch_size, options.fanouts)
     seeds, mask = epoch(key, train, options.batch_size)
     shape = options.steps, options.batch_size
     model = GraphSAGE(options.hidden, num_classes(dataset), num_layers=len(options.fanouts))
@@ -105,18 +117,32 @@ def prepare(dataset: Dataset, options: argparse.Namespace) -> Setup:
         labels,
         model,
         (jnp.resize(seeds, shape), jnp.resize(mask, shape)),
-        capacities,
+        lambda draw: capacities(draw=draw),
     )
+
+
+def distinct_rows(form: str, setup: Setup, options: argparse.Namespace) -> list[int]:
+    """How many rows of features each of four batches reads, each once."""
+    draw = FORMS[form].draw
+
+    @jax.jit
+    def count(key, graph, seeds):
+        first, *_ = sample_blocks(key, graph, seeds, options.fanouts, draw=draw)
+        ids = jnp.sort(jnp.concatenate([first.dst, first.src.ravel()]))
+        return 1 + (ids[1:] != ids[:-1]).sum()
+
+    keys = jax.random.split(jax.random.key(2, impl="philox4x32"), 4)
+    return [int(count(key, setup.graph, seeds)) for key, seeds in zip(keys, setup.batches[0], strict=False)]
 
 
 def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[], dict[str, Array]]:
     """A function that trains on all batches once more and returns the sums of the metrics."""
-    on_host, compact, together, resident = FORMS[form]
-    capacities = setup.capacities if compact else None
+    on_host, compact, together, resident, draw = FORMS[form]
+    capacities = setup.capacities(draw) if compact else None
     width = setup.features.shape[1]
     state = [jax.jit(partial(start, setup.model, options.fanouts, width))(setup.graph)]
     if on_host:
-        sampler = host_loader.sampler(options.fanouts, capacities)
+        sampler = host_loader.sampler(options.fanouts, capacities, draw=draw)
         rows = host_loader.measure_rows(sampler, state[0].key, setup.graph, setup.batches, together)
         loader = host_loader.Loader(sampler, setup.graph, setup.features, rows, resident_bytes=resident)
         update = jax.jit(partial(host_update, setup.model), donate_argnums=1)
@@ -126,7 +152,8 @@ def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[]
         turn = partial(turn, together=together)
     else:
         tables = Tables(setup.graph, jax.device_put(setup.features), setup.labels)
-        scan = partial(device_epoch, setup.model, options.fanouts, capacities)
+        sample = (options.fanouts, capacities, draw)
+        scan = partial(device_epoch, setup.model, sample)
         turn = partial(jax.jit(scan, donate_argnums=0), tables=tables, batches=setup.batches)
 
     def train() -> dict[str, Array]:
@@ -156,22 +183,25 @@ def host_update(model: GraphSAGE, labels: Array, state: TrainState, group: host_
 
 def device_epoch(
     model: GraphSAGE,
-    fanouts: Sequence[int],
-    capacities: Sequence[int | None] | None,
+    sample: tuple[Sequence[int], Sequence[int | None] | None, AnyDraw],
     state: TrainState,
     tables: Tables,
     batches: tuple[Array, Array],
 ) -> Any:
     """A scan of the same steps on a table on the device."""
+    fanouts, capacities, draw = sample
 
     def on_blocks(params, stats, blocks, batch, key):
         value, sums = loss(model, tables.features, tables.labels, params, blocks, batch)
         return value, (sums, stats)
 
     def trees(params, stats, batch, key):
-        return on_blocks(params, stats, sample_blocks(key, tables.graph, batch[0], fanouts), batch, key)
+        blocks = sample_blocks(key, tables.graph, batch[0], fanouts, draw=draw)
+        return on_blocks(params, stats, blocks, batch, key)
 
-    loss_fn = trees if capacities is None else deduplicated_loss(on_blocks, tables.graph, fanouts, capacities)
+    loss_fn = trees
+    if capacities is not None:
+        loss_fn = deduplicated_loss(on_blocks, tables.graph, fanouts, capacities, draw=draw)
     return train_epoch(make_update(loss_fn, OPTIMIZER), state, batches)
 
 
@@ -249,6 +279,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--hidden", type=int, default=256, help="width of the hidden layers (default: 256)")
     made.add_argument("--steps", type=int, default=16, help="steps a call (default: 16)")
     made.add_argument("--repetitions", type=int, default=7, help="rounds that are timed (default: 7)")
+    made.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="(default: all)")
     made.add_argument("--time-only", action="store_true", help="measure no memory")
     made.add_argument("--memory", choices=FORMS, help=argparse.SUPPRESS)
     return made

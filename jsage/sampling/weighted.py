@@ -123,10 +123,10 @@ def choose_weighted(
         place, weight, chosen, left = state
         point = inside = below(bits[i], left)
 
-        def put_back(j, point):
-            return point + jnp.where(point >= place[i - 1 - j], weight[i - 1 - j], 0)
+        def put_back(j, point):  # slots that are still to be filled have weight 0
+            return point + jnp.where(point >= place[k - 1 - j], weight[k - 1 - j], 0)
 
-        point = jax.lax.fori_loop(0, i, put_back, point)
+        point = jax.lax.fori_loop(0, k, put_back, point, unroll=min(k, 8))
         offset, low, width = weights.locate(point, left > 0)
         place = place.at[i].set(inside - (point - low))
         chosen = chosen.at[i].set(jnp.where(left > 0, offset, -1))

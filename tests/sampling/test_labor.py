@@ -16,18 +16,24 @@ from jsage.sampling import (
     deduplicated_loss,
     distinct_hashed,
     measure_capacities,
-    node_bits,
     sample_blocks,
     sample_compact_blocks,
     sample_neighbors,
     without_replacement,
 )
 from jsage.sampling.host_loader import sampler
+from jsage.sampling.labor import node_numbers
 
 SCANS = [3, 5, 8, 64]
 NODES = np.arange(NUM_NODES, dtype=np.int32)
 
 compiled = jax.jit(lambda draw, k, *given: draw.offsets(*given, k), static_argnums=(0, 1))
+
+
+@jax.jit
+def numbers(key, ids):
+    """The random number of each node that a draw ranks by."""
+    return node_numbers(jax.random.bits(jax.random.fold_in(key, 0x6C61626F), (3, 2), jnp.uint32)[0], ids)
 
 
 def star(degree: int, hubs: int = 1):
@@ -77,7 +83,7 @@ def test_it_is_the_smallest_numbers_by_brute_force(name: str):
     cut, key, k = graph(name), jax.random.key(3), 3
     degrees = np.diff(cut.indptr)
     offset, mask = map(np.asarray, compiled(Labor(64), k, key, cut, NODES))
-    number = np.asarray(node_bits(key, jnp.asarray(NODES), 1))[0]
+    number = np.asarray(numbers(key, NODES))
     indptr, indices = map(np.asarray, cut[:2])
     for v in NODES:
         source = indices[indptr[v] : indptr[v + 1]]
@@ -104,7 +110,7 @@ def test_a_long_row_takes_the_smallest_of_its_candidates():
     assert mask.all()
     assert (np.diff(np.sort(offset, 1), axis=1) > 0).all()
     assert stats.chisquare(np.bincount(offset.ravel() * 20 // n, minlength=20)).pvalue > 1e-3
-    number = np.asarray(node_bits(key, jnp.arange(300, 300 + n), 1))[0][offset] / 2.0**32
+    number = np.asarray(numbers(key, np.arange(300, 300 + n)))[offset] / 2.0**32
     assert (np.diff(number, axis=1) > -(2.0**-26)).all()
     np.testing.assert_allclose(number.mean(0), np.arange(1, k + 1) / (scan + 1), atol=0.03)
 
