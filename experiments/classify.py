@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.config import Config, parse
+from experiments.common.config import DRAWS, Config, parse
 from experiments.common.datasets import load
 from experiments.common.learners import mlp, sage, weigh
 from experiments.common.options import command
@@ -28,7 +28,8 @@ def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
     dataset, training_graph = weigh(*load(config), config)
     task = task_of(dataset, config)
-    learner = sage(config, task.width, dataset.graph.num_nodes, identity=dataset.features is None)
+    draw, identity = DRAWS[config.draw], dataset.features is None
+    learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     scores = {"GraphSAGE": found.scores}
     if dataset.features is not None:

@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.common.config import Config, parse
+from experiments.common.config import DRAWS, Config, parse
 from experiments.common.datasets import load
-from experiments.common.learners import mlp, sage, sage_model
+from experiments.common.learners import check_draw, mlp, sage, sage_model
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
 from jsage import data
@@ -56,7 +56,9 @@ def main(config: Config) -> dict:
     task = task_of(dataset, config)
     hidden = data.inductive(dataset)
     model, split = sage_model(config, task.width), cut(dataset)
-    learner = sage(config, task.width, dataset.graph.num_nodes, identity=False)
+    check_draw(dataset.graph, config)
+    draw = DRAWS[config.draw]
+    learner = sage(config, task.width, dataset.graph.num_nodes, identity=False, draw=draw)
     found = train_all("GraphSAGE", learner, task, dataset, hidden, config)
     plain = train_all("MLP", mlp(config, task.width), task, dataset, hidden, config)
     test, val = np.asarray(dataset.test), np.asarray(dataset.val)

@@ -15,7 +15,8 @@ from jsage.nn import LSTM, Pool
 from jsage.recipes.options import DataOptions, option
 from jsage.recipes.scaling import SCALES
 from jsage.recipes.tasks import TASKS
-from jsage.typing import AggregateFn
+from jsage.sampling import Labor, WeightedWithReplacement, without_replacement
+from jsage.typing import AggregateFn, AnyDraw
 
 AGGREGATORS: dict[str, Callable[[int], AggregateFn]] = {
     "mean": lambda width: aggregate.mean,
@@ -38,6 +39,12 @@ PLACEMENTS: dict[str, Callable[[Graph, int], Placement]] = {
     "balanced": lambda graph, shards: balanced(np.asarray(in_degrees(graph)), shards),
 }
 """name -> the placement of a graph's nodes over so many shards"""
+DRAWS: dict[str, AnyDraw] = {
+    "uniform": without_replacement,
+    "weighted": WeightedWithReplacement(),
+    "labor": Labor(),
+}
+"""name -> how neighbors are drawn in training"""
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,8 @@ class SupervisedOptions(RunOptions, TrainingOptions, ModelOptions, LabelOptions)
 @dataclass(frozen=True)
 class Config(SupervisedOptions, LearnerOptions):
     """Every option of `experiments.classify` and `experiments.inductive`; the defaults are the one recipe."""
+
+    draw: str = option("uniform", "how neighbors are drawn in training", list(DRAWS))
 
 
 def parse(arguments: list[str] | None, name: str, text: str | None) -> Config:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.config import LabelOptions, LearnerOptions
-from experiments.common.learners import Tables
+from experiments.common.config import Config, LabelOptions, LearnerOptions
+from experiments.common.learners import Tables, by_weight
 from jsage import data
 from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
@@ -57,11 +57,13 @@ def scaled(dataset: Dataset, kind: str, nodes: HostArray | None = None) -> Datas
     return dataset._replace(features=jnp.asarray(scaling(dataset.features)))
 
 
-def make_tables(graph: Graph, dataset: Dataset, task: Task, config: LearnerOptions) -> Tables:
+def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> Tables:
     """What the programs read, on the device."""
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     width = config.identity if features is None else features.shape[1]
-    return Tables(graph, features, jnp.asarray(task.labels), whole(graph, max(width, config.hidden), config))
+    full = whole(graph, max(width, config.hidden), config)
+    drawn = by_weight(graph) if config.draw == "weighted" else None
+    return Tables(graph, features, jnp.asarray(task.labels), full, drawn)
 
 
 def around(nodes: np.ndarray, tables: Tables, config: LearnerOptions) -> tuple[Tables, jax.Array]:
@@ -69,7 +71,7 @@ def around(nodes: np.ndarray, tables: Tables, config: LearnerOptions) -> tuple[T
 
     A graph without features stays whole, as its embeddings go by node id; so does one that is mostly read.
     """
-    graph, features, labels, _ = tables
+    graph, features, labels, *_ = tables
     src, dst = map(np.asarray, edges(graph))
     read = np.zeros(graph.num_nodes, bool)
     read[nodes] = True

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.common.config import AGGREGATORS, NORMS, EncoderOptions, LearnerOptions, ModelOptions
+from experiments.common.config import AGGREGATORS, NORMS, Config, LearnerOptions, ModelOptions
 from jsage.blocks import Block
 from jsage.data import Dataset
-from jsage.graph import Graph, symmetric_weights
+from jsage.graph import AliasGraph, Graph, alias_tables, edges, symmetric_weights
 from jsage.nn import GraphSAGE, SAGEConv
-from jsage.sampling import batches, sample_blocks
+from jsage.sampling import batches, sample_blocks, without_replacement
+from jsage.typing import AnyDraw
 
 
 class Tables(NamedTuple):
@@ -26,6 +27,8 @@ class Tables(NamedTuple):
     labels: Array
     full: Block | None
     """The whole graph as one block; None where an LSTM could not read it: then inference samples too."""
+    drawn: AliasGraph | None = None
+    """The graph that training draws from; None: `graph` itself."""
 
 
 class Learner(NamedTuple):
@@ -39,8 +42,9 @@ class Learner(NamedTuple):
     """`(variables, tables, nodes) -> outputs`, deterministic."""
 
 
-def weigh(dataset: Dataset, training_graph: Graph, config: EncoderOptions) -> tuple[Dataset, Graph]:
+def weigh(dataset: Dataset, training_graph: Graph, config: Config) -> tuple[Dataset, Graph]:
     """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalization."""
+    check_draw(dataset.graph, config)
     if config.aggregator != "gcn":
         return dataset, training_graph
     graph = symmetric_weights(unit_weights(dataset.graph))
@@ -57,6 +61,26 @@ def unit_weights(graph: Graph) -> Graph:
     return graph._replace(edge_data={**graph.edge_data, "weight": jnp.asarray(weight / size)})
 
 
+def check_draw(graph: Graph, config: Config) -> None:
+    """Raise ValueError for a draw that this graph, or this training, has no use for."""
+    if config.draw == "weighted" and "weight" not in graph.edge_data:
+        raise ValueError("--draw weighted needs edges with weights, got none: draw uniform, or labor")
+    if config.draw != "uniform" and config.full_batch:
+        raise ValueError(f"--full-batch draws no neighbors, got --draw {config.draw}: leave one of them out")
+
+
+def by_weight(graph: Graph) -> AliasGraph:
+    """The graph with its edges drawn by weight, and each weighing as the mean edge of its row.
+
+    A mean over drawn neighbors is then unbiased for the weighted mean that inference takes of all of them:
+    weights say what is drawn, not what is learned.
+    """
+    weight, dst = np.asarray(graph.edge_data["weight"], np.float64), np.asarray(edges(graph)[1])
+    total, count = (np.bincount(dst, values, graph.num_nodes)[dst] for values in (weight, None))
+    data = {**graph.edge_data, "drawn": graph.edge_data["weight"], "weight": jnp.float32(total / count)}
+    return alias_tables(graph._replace(edge_data=data), "drawn")
+
+
 def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | None = None) -> GraphSAGE:
     """The module; `identity` is the shape of learned embeddings, where there are no features."""
     return GraphSAGE(
@@ -70,7 +94,14 @@ def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | Non
     )
 
 
-def sage(config: LearnerOptions, width: int, num_nodes: int, *, identity: bool) -> Learner:
+def sage(
+    config: LearnerOptions,
+    width: int,
+    num_nodes: int,
+    *,
+    identity: bool,
+    draw: AnyDraw = without_replacement,
+) -> Learner:
     """GraphSAGE: trained on sampled neighbors, exact at inference unless the graph is too large."""
     model = sage_model(config, width, (num_nodes, config.identity) if identity else None)
 
@@ -85,7 +116,7 @@ def sage(config: LearnerOptions, width: int, num_nodes: int, *, identity: bool) 
         if key is None:
             blocks = sample_blocks(jax.random.key(0), tables.graph, seeds, config.fanouts)
             return model.apply(variables, tables.features, blocks, mask=mask), {}
-        draw, drop, order = jax.random.split(key, 3)
+        sample, drop, order = jax.random.split(key, 3)
         options = {
             "deterministic": False,
             "rngs": {"dropout": drop, "order": order},
@@ -94,7 +125,8 @@ def sage(config: LearnerOptions, width: int, num_nodes: int, *, identity: bool) 
         if config.full_batch:
             outputs, stats = whole(variables, tables, **options)
             return outputs[seeds], stats
-        blocks = sample_blocks(draw, tables.graph, seeds, config.fanouts)
+        graph = tables.graph if tables.drawn is None else tables.drawn
+        blocks = sample_blocks(sample, graph, seeds, config.fanouts, draw=draw)
         return model.apply(variables, tables.features, blocks, mask=mask, **options)
 
     def predict(variables, tables, nodes):

@@ -21,18 +21,19 @@ from rich.console import Console
 
 from experiments import classify
 from experiments.common import datasets
-from experiments.common.config import Config
+from experiments.common.config import DRAWS, Config
 from experiments.common.config import parse as parse_config
 from experiments.common.datasets import around, load, make_tables, whole
-from experiments.common.learners import sage, weigh
+from experiments.common.learners import by_weight, sage, weigh
 from experiments.common.programs import compile_programs
 from experiments.common.runs import task_of, train_all
-from jsage import data
+from jsage import aggregate, data
 from jsage.blocks import Segments, SlicedBlock
 from jsage.graph import edges, from_edges, symmetric_weights
 from jsage.recipes import record
 from jsage.recipes.loop import rank_by_score_and_loss
 from jsage.recipes.tasks import make_task
+from jsage.sampling import full_block, sample_neighbors
 from jsage.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -215,6 +216,7 @@ def test_other_options_and_other_data_are_refused_by_name(digits_run, tmp_path, 
         ("--dropout", "0.5", "dropout was 0.2, is 0.5"),
         ("--fanouts", "9,9", r"fanouts was [10, 10], is [9, 9]"),
         ("--weight-decay", "0", "weight_decay was 0.001, is 0.0"),
+        ("--draw", "labor", "draw was uniform, is labor"),
     ):
         assert classify.run([*again, option, value]) == 2
         assert f"ValueError: resume: {message}: give what the run in" in capsys.readouterr().err
@@ -296,6 +298,39 @@ def test_two_epochs_end_with_a_score(tmp_path: Path, capsys):
     assert (result["metric"], result["epochs"], result["traces"]) == ("accuracy", [2], 1)
     assert result["test_mean"] > result["baselines"]["majority class"]
     assert len(read_lines(tmp_path / "out" / "graphsage-0")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregator", ["gcn", "mean"])
+@pytest.mark.parametrize("draw", ["weighted", "labor"])
+def test_every_draw_is_trained_with(draw: str, aggregator: str, tmp_path: Path, capsys):
+    path = write_npz(tmp_path, "classes", features=True)
+    arrays = dict(np.load(path))
+    ring = np.stack([np.arange(60), np.arange(1, 61) % 60])  # between communities, and hardly ever drawn
+    src, dst = arrays["edge_index"] = np.concatenate([arrays["edge_index"], ring], 1)
+    np.savez(path, **arrays, edge_weight=np.where((src - dst) % 3, 0.01, 1.0).astype(np.float32))
+    options = ("--dataset", path, *TINY, *BATCHES, "--aggregator", aggregator, "--draw", draw)
+    assert classify.run([*options, "--epochs", "25", "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["config"]["draw"] == draw
+    assert result["traces"] == 1
+    assert result["test_mean"] > 0.7
+
+
+def test_drawn_by_weight_the_mean_is_that_of_inference():
+    """Over 20,000 draws the mean over slots is the weighted mean of the whole row."""
+    rng = np.random.default_rng(0)
+    graph = from_edges(*rng.integers(0, 6, (2, 30)), 6, weight=rng.exponential(size=30))
+    rows, seeds = rng.normal(size=(6, 2)).astype(np.float32), np.tile(np.arange(6), 20_000)
+
+    @jax.jit
+    def means(drawn, whole):
+        block = sample_neighbors(jax.random.key(0), drawn, seeds, 3, draw=DRAWS["weighted"])
+        return aggregate.mean(rows, block), aggregate.mean(rows, whole)
+
+    sampled, exact = map(np.asarray, means(by_weight(graph), full_block(graph)))
+    sampled = sampled.reshape(20_000, 6, 2)
+    assert (abs(sampled.mean(0) - exact) <= 5 * sampled.std(0) / np.sqrt(20_000) + 1e-5).all()
 
 
 @pytest.mark.slow
@@ -473,6 +508,14 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys):
             "nowhere.npz",
         ): "--dataset nowhere.npz: expected digits, communities, an .npz file or a",
         ("--dataset", path, "--task", "regression"): "--task regression needs other labels",
+        ("--dataset", path, "--draw", "weighted"): "--draw weighted needs edges with weights, got none",
+        (
+            "--dataset",
+            path,
+            "--draw",
+            "labor",
+            "--full-batch",
+        ): "--full-batch draws no neighbors",
         ("--dataset", path, "--labels", "z"): "'z'",
         ("--dataset", str(tmp_path)): "meta.json",
     }
