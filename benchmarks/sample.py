@@ -18,13 +18,29 @@ from jaxtyping import Array
 from benchmarks.common import alternate, parser, peak_rss_bytes, run, summary
 from jsage import data
 from jsage.blocks.layout import Block
-from jsage.graph import Graph
-from jsage.sampling import epoch, sample_blocks, with_replacement, without_replacement
-from jsage.typing import DrawFn
+from jsage.graph import Graph, alias_tables, cumulate
+from jsage.graph.adjacency import Adjacency
+from jsage.sampling import (
+    Labor,
+    Weighted,
+    WeightedWithReplacement,
+    epoch,
+    sample_blocks,
+    with_replacement,
+    without_replacement,
+)
+from jsage.typing import AnyDraw
 
-DRAWS: dict[str, DrawFn] = {
+DRAWS: dict[str, AnyDraw] = {
     "without_replacement": without_replacement,
     "with_replacement": with_replacement,
+    "weighted": Weighted(),
+    "weighted_with_replacement": WeightedWithReplacement(),
+    "labor": Labor(),
+}
+PREPARE: dict[str, Callable[[Graph], Adjacency]] = {
+    "weighted": cumulate,
+    "weighted_with_replacement": alias_tables,
 }
 KEYS = ("threefry2x32", "philox4x32")
 FANOUTS = ((25, 10), (15, 10, 5))
@@ -59,13 +75,17 @@ Way = tuple[tuple[str, ...], tuple[int, Callable[[], Any]]]
 def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
     """`(sampler, draw, key, calls)`, how many batches a call makes, and the call."""
     together, alone = cycle([seeds]), cycle(list(seeds))
+    weights = np.random.default_rng(0).exponential(size=graph.num_edges).astype(np.float32)
     for name, draw in DRAWS.items():
+        read: Adjacency = graph
+        if name in PREPARE:
+            read = PREPARE[name](graph._replace(edge_data={"weight": jnp.asarray(weights)}))
         single = jax.jit(partial(sample, fanouts=fanouts, draw=draw))
         scanned = jax.jit(partial(scan, fanouts=fanouts, draw=draw))
         for impl in KEYS:
             key = jax.random.key(0, impl=impl)
-            yield ("jsage", name, impl, "single"), (1, turn(single, key, graph, alone))
-            yield ("jsage", name, impl, "scan"), (len(seeds), turn(scanned, key, graph, together))
+            yield ("jsage", name, impl, "single"), (1, turn(single, key, read, alone))
+            yield ("jsage", name, impl, "scan"), (len(seeds), turn(scanned, key, read, together))
     host = partial(
         numpy_blocks, np.random.default_rng(0), np.asarray(graph.indptr), np.asarray(graph.indices)
     )
@@ -73,19 +93,21 @@ def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
     yield ("numpy", "with_replacement", "", "single"), (1, lambda: host(next(batch), fanouts))
 
 
-def turn(call: Callable, key: Array, graph: Graph, batch: Iterator[Array]) -> Callable[[], Any]:
+def turn(call: Callable, key: Array, graph: Adjacency, batch: Iterator[Array]) -> Callable[[], Any]:
     """The next batch, under a number of its own, at each call."""
     number = count()
     return lambda: call(key, next(number), graph, next(batch))
 
 
 def sample(
-    key: Array, number: int, graph: Graph, seeds: Array, fanouts: Sequence[int], draw: DrawFn
+    key: Array, number: int, graph: Adjacency, seeds: Array, fanouts: Sequence[int], draw: AnyDraw
 ) -> tuple[Block, ...]:
     return sample_blocks(jax.random.fold_in(key, number), graph, seeds, fanouts, draw=draw)
 
 
-def scan(key: Array, number: int, graph: Graph, seeds: Array, fanouts: Sequence[int], draw: DrawFn) -> Array:
+def scan(
+    key: Array, number: int, graph: Adjacency, seeds: Array, fanouts: Sequence[int], draw: AnyDraw
+) -> Array:
     """Sample batch after batch in one program; the sum keeps every id alive."""
 
     def step(total, batch):

@@ -175,7 +175,7 @@ def alias_tables(graph: Graph, name: str = "weight") -> AliasGraph:
 
     >>> from jsage.graph import from_edges
     >>> graph = alias_tables(from_edges([1, 2, 0], [0, 0, 1], num_nodes=3, weight=[1.0, 3.0, 2.0]))
-    >>> (graph.keep / 2**32).round(2).tolist(), graph.alias.tolist()
+    >>> (graph.keep / 2.0**32).round(2).tolist(), graph.alias.tolist()
     ([0.5, 1.0, 1.0], [1, 1, 0])
     """
     weight, indptr = _weights(graph, name), np.asarray(graph.indptr, np.int64)
