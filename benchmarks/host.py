@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +96,7 @@ def main(options: argparse.Namespace) -> list[dict]:
     for form, seconds in times.items():
         rows.append({"form": form, "batch_size": options.batch_size, "fanouts": list(options.fanouts)})
         rows[-1] |= summary(seconds, options.steps) | {"ratio_to_device": min(seconds) / best}
-        rows[-1]["rows_read"] = sum(distinct_rows(form, setup, options)) / 4
+        rows[-1]["rows_read"] = fmean(distinct_rows(form, setup, options))
         rows[-1]["loss_of_next_epoch"] = float(trainers[form]()["loss"])
         rows[-1] |= {} if options.time_only else ask_memory(form, options)
     return rows
@@ -127,7 +128,7 @@ def distinct_rows(form: str, setup: Setup, options: argparse.Namespace) -> list[
 
     @jax.jit
     def count(key, graph, seeds):
-        first, *_ = sample_blocks(key, graph, seeds, options.fanouts, draw=draw)
+        first: Any = sample_blocks(key, graph, seeds, options.fanouts, draw=draw)[0]
         ids = jnp.sort(jnp.concatenate([first.dst, first.src.ravel()]))
         return 1 + (ids[1:] != ids[:-1]).sum()
 
