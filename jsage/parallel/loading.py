@@ -6,7 +6,6 @@ The same call serves one process and many (`jax.distributed.initialize`).
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped

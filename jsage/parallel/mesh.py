@@ -34,7 +34,8 @@ def make_mesh(devices: Sequence[Any] | None = None, axis: str = AXIS) -> Mesh:
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """The arrays of a tree with a copy on each device: parameters, small tables, keys.
 
-    Philox keys become the Threefry keys of the same words: XLA compiles no Philox for several devices. Where there are several processes, all of them call this with equal values; `split` too.
+    Philox keys become the Threefry keys of the same words: XLA compiles no Philox for several devices. Where
+    there are several processes, all of them call this with equal values; `split` too.
 
     >>> replicate(jax.numpy.ones(3), make_mesh()).is_fully_replicated
     True

@@ -183,5 +183,5 @@ def test_a_binary_file_and_a_missing_one(tmp_path):
 @pytest.mark.parametrize("text", ["\x0b", "a,b\ra", "\x0c,\n"])
 def test_lines_of_odd_characters_are_counted(text, tmp_path):
     (tmp_path / "edges.csv").write_text(text, newline="")
-    with pytest.raises(ValueError, match="line [12]: expected 2 columns"):
+    with pytest.raises(ValueError, match=r"line [12]: expected 2 columns"):
         read_edge_list(tmp_path / "edges.csv")
