@@ -18,7 +18,8 @@ from benchmarks.step import Tables, make_step
 from jsage import aggregate
 from jsage.data import whole_lanes
 from jsage.graph import Graph, SortedGraph
-from jsage.nn import LSTM, Pool, SAGEConv
+from jsage.nn import LSTM, GATConv, GATv2Conv, GINEConv, Pool, SAGEConv, TransformerConv
+from jsage.nn.attention import AttentionConv
 from jsage.sampling.negatives import AliasTable, Choice, Uniform
 from jsage.typing import AggregateFn
 
@@ -34,7 +35,15 @@ AGGREGATORS: dict[str, Callable[[Any], AggregateFn]] = {
     "mean_pool": lambda dtype: Pool(reduce=aggregate.mean, dtype=dtype),
     "lstm": lambda dtype: LSTM(dtype=dtype),
 }
-"""name -> dtype of the computation -> aggregator"""
+"""name -> dtype of the computation -> aggregator of `SAGEConv`"""
+CONVOLUTIONS: dict[str, Any] = {
+    "gat": GATConv,
+    "gatv2": GATv2Conv,
+    "transformer": TransformerConv,
+    "gine": GINEConv,
+}
+"""Other convolutions; attention has `HEADS` heads."""
+HEADS = 8
 
 
 LISTS = ("offenders", "staged", "slots")
@@ -102,7 +111,7 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
     if (size := SIZES.get(str(chosen.graph))) is None:
         raise ValueError(f"no sizes of {chosen.graph}: expected one of {', '.join(SIZES)}")
     num_nodes, num_edges = chosen.num_nodes or size.num_nodes, chosen.num_edges or size.num_edges
-    aggregators = known_aggregators(chosen.aggregators or tuple(AGGREGATORS))
+    aggregators = known_aggregators(chosen.aggregators or (*AGGREGATORS, *CONVOLUTIONS))
     if unknown := [name for name in chosen.kinds if name not in KINDS]:
         raise ValueError(f"no kind {unknown[0]!r}: expected some of {', '.join(KINDS)}")
     most = max(num_nodes, num_edges) * (1 + chosen.double)
@@ -115,8 +124,9 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
 
 def known_aggregators(found: tuple[str, ...]) -> tuple[str, ...]:
     """The names, or ValueError."""
-    if unknown := [name for name in found if name not in AGGREGATORS]:
-        raise ValueError(f"no aggregator {unknown[0]!r}: expected some of {', '.join(AGGREGATORS)}")
+    known = (*AGGREGATORS, *CONVOLUTIONS)
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"no aggregator {unknown[0]!r}: expected some of {', '.join(known)}")
     return found
 
 
@@ -162,7 +172,7 @@ def compile_step(case: Case, device: Any) -> jax.stages.Compiled:
 
 def labels(case: Case) -> tuple[Any, PyTree, tuple]:
     """The step on labels, and the shapes of its tables and batches."""
-    step = make_step(FANOUTS, case.num_classes, **how(case))
+    step = make_step(FANOUTS, case.num_classes, layers=layers(case.aggregator, case.dtype))
     tables = Tables(*nodes_and_edges(case), shape(case.num_nodes))
     return step, tables, (shape(STEPS, BATCH), shape(STEPS, BATCH, dtype=jnp.bool_))
 
@@ -170,17 +180,22 @@ def labels(case: Case) -> tuple[Any, PyTree, tuple]:
 def linked(case: Case) -> tuple[Any, PyTree, tuple]:
     """A step on pairs, and the shapes of its tables and batches; every node has an edge."""
     sizes = pairs.Sizes(FANOUTS, BATCH)
-    step = pairs.make_pair_step(case.kind, sizes, partial(SAGEConv, **how(case)))
+    step = pairs.make_pair_step(case.kind, sizes, layers(case.aggregator, case.dtype)["conv"])
     noise = AliasTable(shape(case.num_nodes, dtype=jnp.uint32), shape(case.num_nodes))
     starts: Any = Choice(shape(case.num_nodes), Uniform(shape(), shape()))
     edges = (pairs.KINDS[case.kind].count(BATCH), 2) if case.kind.startswith("links") else ()
     return step, pairs.PairTables(*nodes_and_edges(case), starts, noise), (shape(STEPS, *edges),)
 
 
-def how(case: Case) -> dict[str, Any]:
-    """Options of the layers."""
-    dtype = None if case.dtype == "float32" else jnp.dtype(case.dtype)
-    return {"aggregate": AGGREGATORS[case.aggregator](dtype), "dtype": dtype}
+def layers(name: str, dtype: str) -> dict[str, Any]:
+    """Options of the model: what makes its layers, and its last one, whose heads are averaged."""
+    found = None if dtype == "float32" else jnp.dtype(dtype)
+    if name in AGGREGATORS:
+        return {"conv": partial(SAGEConv, aggregate=AGGREGATORS[name](found), dtype=found)}
+    conv = partial(CONVOLUTIONS[name], dtype=found)
+    if not issubclass(CONVOLUTIONS[name], AttentionConv):
+        return {"conv": conv}
+    return {"conv": partial(conv, heads=HEADS), "last_conv": partial(conv, heads=HEADS, concat=False)}
 
 
 def nodes_and_edges(case: Case) -> tuple[Graph, Any]:

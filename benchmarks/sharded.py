@@ -19,7 +19,7 @@ from benchmarks.make_graph import SIZES
 from jsage.blocks import Tree
 from jsage.graph import Location
 from jsage.losses import cross_entropy, masked_mean
-from jsage.nn import GraphSAGE, SAGEConv
+from jsage.nn import GraphSAGE
 from jsage.parallel import (
     ShardedFeatures,
     ShardedGraph,
@@ -61,9 +61,8 @@ class Case(NamedTuple):
 
     @property
     def model(self) -> GraphSAGE:
-        dtype = None if self.dtype == "float32" else jnp.dtype(self.dtype)
-        conv = partial(SAGEConv, aggregate=ahead.AGGREGATORS[self.aggregator](dtype), dtype=dtype)
-        return GraphSAGE(HIDDEN, self.num_classes, num_layers=len(self.load.fanouts), conv=conv)
+        layers = ahead.layers(self.aggregator, self.dtype)
+        return GraphSAGE(HIDDEN, self.num_classes, num_layers=len(self.load.fanouts), **layers)
 
     @property
     def table_sizes(self) -> set[int]:

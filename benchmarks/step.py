@@ -8,7 +8,7 @@ epoch = jax.jit(step.epoch, donate_argnums=0)
 state, metrics = epoch(state, tables, *jsage.epoch(key, train, 1024))
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,15 +18,14 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from jsage import aggregate
 from jsage.blocks.layout import Block
 from jsage.data import Dataset, to_device_table
 from jsage.graph import Graph
 from jsage.losses import cross_entropy, masked_mean
-from jsage.nn import GraphSAGE, SAGEConv
+from jsage.nn import GraphSAGE
 from jsage.sampling import Capacities, deduplicated_loss, sample_blocks, sample_compact_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
-from jsage.typing import AggregateFn, PRNGKey
+from jsage.typing import PRNGKey
 
 Blocks = tuple[Block, ...]
 
@@ -58,16 +57,14 @@ def make_step(
     num_classes: int,
     *,
     hidden: int = 256,
-    aggregate: AggregateFn = aggregate.mean,
-    dtype: Any = None,
+    layers: Mapping[str, Any] = {},
     capacities: Capacities | None = None,
 ) -> Step:
     """One layer a fanout, on trees, or on compacted frontiers where there are `capacities`.
 
-    `dtype` is that of the computation; parameters and sums are float32.
+    `layers` are options of `GraphSAGE`, such as `conv`.
     """
-    conv = partial(SAGEConv, aggregate=aggregate, dtype=dtype)
-    model = GraphSAGE(hidden, num_classes, num_layers=len(fanouts), conv=conv)
+    model = GraphSAGE(hidden, num_classes, num_layers=len(fanouts), **layers)
     optimizer = optax.adam(0.003)
 
     def start(key: PRNGKey, tables: Tables) -> TrainState:

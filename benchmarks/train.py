@@ -35,7 +35,7 @@ from benchmarks.common import (
 )
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import aggregate, data
-from jsage.nn import LSTM, Pool
+from jsage.nn import LSTM, Pool, SAGEConv
 from jsage.sampling import Capacities, epoch, measure_capacities
 from jsage.typing import AggregateFn
 
@@ -66,10 +66,8 @@ class Setting(NamedTuple):
 
     def make(self, fanouts: Sequence[int], capacities: Capacities | None) -> Step:
         dtype = None if self.dtype == "float32" else self.dtype
-        way = AGGREGATORS[self.aggregate]
-        return make_step(
-            fanouts, self.num_classes, hidden=self.hidden, aggregate=way, dtype=dtype, capacities=capacities
-        )
+        layers = {"conv": partial(SAGEConv, aggregate=AGGREGATORS[self.aggregate], dtype=dtype)}
+        return make_step(fanouts, self.num_classes, hidden=self.hidden, layers=layers, capacities=capacities)
 
     def batches(self) -> tuple[Array, Array]:
         seeds, mask = epoch(KEY(0), self.train, self.batch_size)

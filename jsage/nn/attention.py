@@ -58,10 +58,13 @@ class AttentionConv(nn.Module):
         return self.features // self.heads if self.concat else self.features
 
     def by_head(self, name: str, width: int, bias: bool = True) -> MadeRows:
-        """A dense layer of this name as a function: `[rows, width]` to `[rows, heads, head_width]`."""
+        """A dense layer of this name as a function: `[rows, width]` to `[rows, heads * head_width]`."""
         size = self.heads * self.head_width()
-        made = alone(nn.Dense(size, use_bias=bias, dtype=self.dtype, name=name), jnp.zeros((1, width)))
-        return lambda rows: made(rows).reshape(rows.shape[0], self.heads, -1)
+        return alone(nn.Dense(size, use_bias=bias, dtype=self.dtype, name=name), jnp.zeros((1, width)))
+
+    def split(self, rows: Float[Array, "rows d"]) -> Float[Array, "rows heads width"]:
+        """Rows as one part a head."""
+        return rows.reshape(rows.shape[0], self.heads, -1)
 
     def of_edges(self, block: Block) -> MadeRows:
         """What an edge's features add, as a function of its `edge_data`; None where there are none."""
@@ -125,6 +128,17 @@ class AttentionConv(nn.Module):
 
 def _times(value: Array, scale: Array) -> Array:
     return value * column(scale, value).astype(value.dtype)
+
+
+def head_sums(rows: Float[Array, "rows d"], weights: Float[Array, "heads width"]) -> Array:
+    """`sum_c weights[k, c] rows[:, k, c]` in float32, `[rows, heads]`: a product with a matrix of blocks.
+
+    >>> head_sums(jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.ones((2, 2)))
+    Array([[3., 7.]], dtype=float32)
+    """
+    heads, width = weights.shape
+    blocks = (jnp.eye(heads)[:, None] * weights[:, :, None].astype(jnp.float32)).reshape(heads * width, heads)
+    return jnp.dot(rows.astype(jnp.float32), blocks, precision=jax.lax.Precision.HIGHEST)
 
 
 def drop_inputs(rate: float, deterministic: bool, h: Array, block: Block) -> tuple[Array, Block]:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import common, make_graph, parts, plot, report, scaling, train
 from benchmarks.step import make_step, place
 from jsage import aggregate, data, sample_blocks
-from jsage.nn import LSTM, Pool
+from jsage.nn import LSTM, Pool, SAGEConv
 
 TINY = make_graph.Size(300, 3_000, 8, 4, 2.4, 100, 50)
 FANOUTS, BATCH, HIDDEN = (4, 3), 25, 16
@@ -62,7 +62,7 @@ class TestWork:
         "way", [aggregate.mean, aggregate.max, aggregate.gcn, Pool(reduce=aggregate.mean), LSTM()]
     )
     def test_flops_are_those_of_the_program(self, tables, way):
-        step = make_step(FANOUTS, 4, hidden=HIDDEN, aggregate=way)
+        step = make_step(FANOUTS, 4, hidden=HIDDEN, layers={"conv": partial(SAGEConv, aggregate=way)})
         seeds, mask = jnp.arange(BATCH), jnp.ones(BATCH, bool)
         blocks = sample_blocks(KEY, tables.graph, seeds, FANOUTS)
         state = jax.eval_shape(step.start, KEY, tables)

@@ -1,11 +1,12 @@
 """Attention as a sum of what both ends say."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsage.blocks.layout import Block
-from jsage.nn.attention import AttentionConv, drop_inputs, made_rows
+from jsage.nn.attention import AttentionConv, drop_inputs, head_sums, made_rows
 from jsage.typing import EdgeData
 
 
@@ -44,9 +45,9 @@ class GATConv(AttentionConv):
         rows = block.own(h)
         values = self.by_head("dense", h.shape[1], bias=False)
         mine = values(rows)
-        to_source, to_dst = self._logit("att_src", mine), self._logit("att_dst", mine)
+        to_source, to_dst = self._logit("att_src"), self._logit("att_dst")
         of_edge = self.of_edges(block)
-        to_edge = self._logit("att_edge", mine) if self.edge else None
+        to_edge = self._logit("att_edge") if self.edge else None
 
         def make(rows: Array) -> tuple[Array, Array]:
             value = values(rows)
@@ -57,16 +58,20 @@ class GATConv(AttentionConv):
             return nn.leaky_relu(total, self.negative_slope)
 
         asked = to_dst(mine)
-        own = (logit(asked, to_source(mine), self.of_own(of_edge, block, h)), mine) if self.own else None
+        own = (
+            (logit(asked, to_source(mine), self.of_own(of_edge, block, h)), self.split(mine))
+            if self.own
+            else None
+        )
         sent, made, block = made_rows(make, h, block)
 
         def message(asked: Array, sent: Array, edge: EdgeData) -> tuple[Array, Array]:
             said, value = made(sent)
-            return logit(asked, said, of_edge(edge)), value
+            return logit(asked, said, of_edge(edge)), self.split(value)
 
         out = self.attend(message, block, (asked, sent), own, deterministic)
         return self.shifted(self.joined(out), rows if self.residual else None)
 
-    def _logit(self, name: str, like: Array):
-        att = self.param(name, nn.initializers.glorot_uniform(), like.shape[1:])
-        return lambda value: (value.astype(jnp.float32) * att[None]).sum(-1)
+    def _logit(self, name: str) -> Callable[[Array], Array]:
+        att = self.param(name, nn.initializers.glorot_uniform(), (self.heads, self.head_width()))
+        return lambda rows: head_sums(rows, att)

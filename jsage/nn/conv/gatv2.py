@@ -1,11 +1,10 @@
 """Attention that depends on both ends."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsage.blocks.layout import Block
-from jsage.nn.attention import AttentionConv, drop_inputs, made_rows
+from jsage.nn.attention import AttentionConv, drop_inputs, head_sums, made_rows
 from jsage.typing import EdgeData
 
 
@@ -46,13 +45,12 @@ class GATv2Conv(AttentionConv):
         rows = block.own(h)
         source = self.by_head("src", h.shape[1])
         asked = (source if self.share else self.by_head("dst", rows.shape[1]))(rows)
-        att = self.param("att", nn.initializers.glorot_uniform(), asked.shape[1:])
+        att = self.param("att", nn.initializers.glorot_uniform(), (self.heads, self.head_width()))
         of_edge = self.of_edges(block)
 
         def read(asked: Array, value: Array, more: Array | None) -> tuple[Array, Array]:
             met = asked + value if more is None else asked + value + more
-            met = nn.leaky_relu(met, self.negative_slope).astype(jnp.float32)
-            return (met * att[None]).sum(-1), value
+            return head_sums(nn.leaky_relu(met, self.negative_slope), att), self.split(value)
 
         own = read(asked, source(rows), self.of_own(of_edge, block, h)) if self.own else None
         sent, make, block = made_rows(source, h, block)

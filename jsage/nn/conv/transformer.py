@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsage.blocks.layout import Block
-from jsage.nn.attention import AttentionConv, drop_inputs, made_rows
+from jsage.nn.attention import AttentionConv, drop_inputs, head_sums, made_rows
 from jsage.typing import EdgeData
 
 
@@ -41,7 +41,8 @@ class TransformerConv(AttentionConv):
         if self.beta and not self.self_term:
             raise ValueError("beta gates between neighbors and the node's own row: it needs self_term=True")
         h, block = drop_inputs(self.dropout, deterministic, h, block)
-        rows, scale = block.own(h), self.head_width() ** -0.5
+        rows, width = block.own(h), self.head_width()
+        scale = jnp.full((self.heads, width), width**-0.5)
         asked = self.by_head("query", rows.shape[1], bias=self.bias)(rows)
         key, value = (self.by_head(name, h.shape[1], bias=self.bias) for name in ("key", "value"))
         of_edge = self.of_edges(block)
@@ -51,7 +52,8 @@ class TransformerConv(AttentionConv):
             (key, value), more = made(sent), of_edge(edge)
             if more is not None:
                 key, value = key + more, value + more
-            return (asked.astype(jnp.float32) * key.astype(jnp.float32)).sum(-1) * scale, value
+            met = asked.astype(jnp.float32) * key.astype(jnp.float32)
+            return head_sums(met, scale), self.split(value)
 
         out = self.joined(self.attend(message, block, (asked, sent), None, deterministic))
         if not self.self_term:
