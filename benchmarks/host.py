@@ -31,7 +31,7 @@ from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
-from jsage.sampling import deduplicated_loss, epoch, host_loader, measure_capacities, sample_blocks
+from jsage.sampling import deduplicated_loss, epoch, fast_key, host_loader, measure_capacities, sample_blocks
 from jsage.train import TrainState, init_state, make_update, train_epoch
 from jsage.typing import HostArray
 
@@ -94,7 +94,7 @@ def prepare(dataset: Dataset, options: argparse.Namespace) -> Setup:
     if dataset.features is None or dataset.labels is None:
         raise ValueError("training needs features and labels: make a graph with benchmarks.make_graph")
     graph, labels, train = jax.device_put((dataset.graph, dataset.labels, dataset.train))
-    key = jax.random.key(1, impl="philox4x32")
+    key = fast_key(1)
     capacities = measure_capacities(key, graph, train, options.batch_size, options.fanouts)
     seeds, mask = epoch(key, train, options.batch_size)
     shape = options.steps, options.batch_size
@@ -138,7 +138,7 @@ def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[]
 
 def start(model: GraphSAGE, fanouts: Sequence[int], width: int, graph: Graph) -> TrainState:
     """The same parameters for every form."""
-    key = jax.random.key(0, impl="philox4x32")
+    key = fast_key(0)
     blocks = sample_blocks(key, graph, jnp.zeros(1, jnp.int32), fanouts)
     params = model.init(key, jnp.zeros((1, width)), blocks)
     return init_state(jax.random.fold_in(key, 1), params, OPTIMIZER)

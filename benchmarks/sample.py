@@ -19,14 +19,13 @@ from benchmarks.common import alternate, parser, peak_rss_bytes, run, summary
 from jsage import data
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
-from jsage.sampling import epoch, sample_blocks, with_replacement, without_replacement
-from jsage.typing import DrawFn
+from jsage.sampling import epoch, fast_key, sample_blocks, with_replacement, without_replacement
+from jsage.typing import DrawFn, PRNGKey
 
 DRAWS: dict[str, DrawFn] = {
     "without_replacement": without_replacement,
     "with_replacement": with_replacement,
 }
-KEYS = ("threefry2x32", "philox4x32")
 FANOUTS = ((25, 10), (15, 10, 5))
 
 
@@ -56,14 +55,18 @@ def measure(graph: Graph, seeds: Array, fanouts: tuple[int, ...], repetitions: i
 Way = tuple[tuple[str, ...], tuple[int, Callable[[], Any]]]
 
 
+def keys() -> dict[str, PRNGKey]:
+    """The kinds of keys: every jax has Threefry."""
+    return {str(jax.random.key_impl(key)): key for key in (jax.random.key(0), fast_key(0))}
+
+
 def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
     """`(sampler, draw, key, calls)`, how many batches a call makes, and the call."""
     together, alone = cycle([seeds]), cycle(list(seeds))
     for name, draw in DRAWS.items():
         single = jax.jit(partial(sample, fanouts=fanouts, draw=draw))
         scanned = jax.jit(partial(scan, fanouts=fanouts, draw=draw))
-        for impl in KEYS:
-            key = jax.random.key(0, impl=impl)
+        for impl, key in keys().items():
             yield ("jsage", name, impl, "single"), (1, turn(single, key, graph, alone))
             yield ("jsage", name, impl, "scan"), (len(seeds), turn(scanned, key, graph, together))
     host = partial(

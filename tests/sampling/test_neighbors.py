@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, DRAWS, FANOUT, NUM_NODES, features, graph, listed
+from helpers import AGGREGATORS, AWKWARD, DRAWS, FANOUT, KEY_KINDS, NUM_NODES, features, graph, listed
 from scipy import stats
 
 from jsage.blocks import Indexed, Tree
 from jsage.blocks.aggregate import mean
 from jsage.graph import Graph, from_edges
-from jsage.sampling import full_block, sample_blocks, sample_neighbors, with_replacement
+from jsage.sampling import fast_key, full_block, sample_blocks, sample_neighbors, with_replacement
 
 FANOUTS = (3, 2, 4)
 NODES = jax.device_put(np.arange(NUM_NODES, dtype=np.int32))
@@ -29,7 +29,7 @@ read_tree = jax.jit(lambda tree, h: (tree.own(h), tree.slot_rows(h)))
 
 def key(seed: int) -> jax.Array:
     """A key whose bits compile fast."""
-    return jax.random.key(seed, impl="philox4x32")
+    return fast_key(seed)
 
 
 @cache
@@ -134,7 +134,7 @@ def test_rows_go_from_block_to_block(name: str):
 
 
 @with_all_draws
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("impl", KEY_KINDS)
 def test_hops_are_drawn_apart(draw: str, impl: str):
     """The same node in the frontier of two hops draws its neighbors again: one in 1000 agrees by chance."""
     hubs, degree, fanout = 64, 1000, 5
