@@ -12,7 +12,11 @@ except ImportError:  # jax 0.7
 
 
 def make_varying(x: Any, axes: tuple[Any, ...]) -> Any:
-    """An array that varies over more mesh axes, within a `shard_map`."""
+    """An array that varies over more mesh axes, within a `shard_map`.
+
+    >>> make_varying(jax.numpy.ones(2), ())
+    Array([1., 1.], dtype=float32)
+    """
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, axes, to="varying")
     return jax.lax.pvary(x, axes)  # pyright: ignore[reportAttributeAccessIssue]
