@@ -20,6 +20,7 @@ from jsage.data import whole_lanes
 from jsage.graph import Graph, SortedGraph
 from jsage.nn import LSTM, GATConv, GATv2Conv, GINEConv, Pool, SAGEConv, TransformerConv
 from jsage.nn.attention import AttentionConv
+from jsage.sampling import fast_key
 from jsage.sampling.negatives import AliasTable, Choice, Uniform
 from jsage.typing import AggregateFn
 
@@ -164,7 +165,7 @@ def measure(case: Case, device: Any, look: Callable[[str, Case], dict[str, list[
 def compile_step(case: Case, device: Any) -> jax.stages.Compiled:
     """The epoch of `benchmarks.step`, or of `benchmarks.pairs`, on trees, for one device."""
     step, tables, batches = labels(case) if case.kind == "labels" else linked(case)
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="philox4x32"))
+    key = jax.eval_shape(lambda: fast_key(0))
     state = jax.eval_shape(step.start, key, tables)
     arguments = on_device((state, tables, *batches), device)
     return jax.jit(step.epoch, donate_argnums=0).lower(*arguments).compile()

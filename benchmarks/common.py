@@ -20,6 +20,7 @@ from benchmarks.peers.process import peak_rss_bytes as peak_rss_bytes
 from benchmarks.peers.process import reset_peak_rss as reset_peak_rss
 from experiments.common.output import write_json
 from jsage._internal.arrays import take
+from jsage.typing import PRNGKey
 
 Name = TypeVar("Name")
 PACKAGES = ("jsage", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "libtpu", "jax-cuda12-plugin")
@@ -160,8 +161,8 @@ def random_reads(table: Array, chunk: int = 8192) -> tuple[Callable[[], Array], 
     return lambda: loop(table, ids), chunks * chunk
 
 
-def random_rate(impl: str = "philox4x32", size: int = 2**18, repetitions: int = 5) -> float:
-    """32-bit random words/s of a key of this kind, drawn `size` at a time."""
+def random_rate(key: PRNGKey, size: int = 2**18, repetitions: int = 5) -> float:
+    """32-bit random words/s of a key's kind, drawn `size` at a time."""
 
     @jax.jit
     def loop(key):
@@ -170,7 +171,6 @@ def random_rate(impl: str = "philox4x32", size: int = 2**18, repetitions: int = 
 
         return jax.lax.fori_loop(0, 20, draw, jnp.zeros(size, jnp.uint32))
 
-    key = jax.random.key(0, impl=impl)
     return 20 * size / min(alternate({"bits": lambda: loop(key)}, repetitions)["bits"])
 
 

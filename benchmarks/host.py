@@ -36,6 +36,7 @@ from jsage.sampling import (
     Labor,
     deduplicated_loss,
     epoch,
+    fast_key,
     host_loader,
     measure_capacities,
     sample_blocks,
@@ -107,7 +108,7 @@ def prepare(dataset: Dataset, options: argparse.Namespace) -> Setup:
     if dataset.features is None or dataset.labels is None:
         raise ValueError("training needs features and labels: make a graph with benchmarks.make_graph")
     graph, labels, train = jax.device_put((dataset.graph, dataset.labels, dataset.train))
-    key = jax.random.key(1, impl="philox4x32")
+    key = fast_key(1)
     capacities = partial(measure_capacities, key, graph, train, options.batch_size, options.fanouts)
     seeds, mask = epoch(key, train, options.batch_size)
     shape = options.steps, options.batch_size
@@ -132,7 +133,7 @@ def distinct_rows(form: str, setup: Setup, options: argparse.Namespace) -> list[
         ids = jnp.sort(jnp.concatenate([first.dst, first.src.ravel()]))
         return 1 + (ids[1:] != ids[:-1]).sum()
 
-    keys = jax.random.split(jax.random.key(2, impl="philox4x32"), 4)
+    keys = jax.random.split(fast_key(2), 4)
     return [int(count(key, setup.graph, seeds)) for key, seeds in zip(keys, setup.batches[0], strict=False)]
 
 
@@ -166,7 +167,7 @@ def trainer(form: str, setup: Setup, options: argparse.Namespace) -> Callable[[]
 
 def start(model: GraphSAGE, fanouts: Sequence[int], width: int, graph: Graph) -> TrainState:
     """The same parameters for every form."""
-    key = jax.random.key(0, impl="philox4x32")
+    key = fast_key(0)
     blocks = sample_blocks(key, graph, jnp.zeros(1, jnp.int32), fanouts)
     params = model.init(key, jnp.zeros((1, width)), blocks)
     return init_state(jax.random.fold_in(key, 1), params, OPTIMIZER)

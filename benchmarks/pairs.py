@@ -2,7 +2,7 @@
 
 tables = place(data.open(folder))
 step = make_pair_step("skip_gram", Sizes())
-state = jax.jit(step.start)(jax.random.key(0, impl="philox4x32"), tables)
+state = jax.jit(step.start)(fast_key(0), tables)
 epoch = jax.jit(step.epoch, donate_argnums=0)
 state, metrics = epoch(state, tables, jnp.arange(16))  # a batch of walks is drawn from the state's key alone
 """

@@ -25,11 +25,12 @@ from jsage.sampling import (
     Weighted,
     WeightedWithReplacement,
     epoch,
+    fast_key,
     sample_blocks,
     with_replacement,
     without_replacement,
 )
-from jsage.typing import AnyDraw
+from jsage.typing import AnyDraw, PRNGKey
 
 DRAWS: dict[str, AnyDraw] = {
     "without_replacement": without_replacement,
@@ -42,7 +43,6 @@ PREPARE: dict[str, Callable[[Graph], Adjacency]] = {
     "weighted": cumulate,
     "weighted_with_replacement": alias_tables,
 }
-KEYS = ("threefry2x32", "philox4x32")
 FANOUTS = ((25, 10), (15, 10, 5))
 
 
@@ -72,6 +72,11 @@ def measure(graph: Graph, seeds: Array, fanouts: tuple[int, ...], repetitions: i
 Way = tuple[tuple[str, ...], tuple[int, Callable[[], Any]]]
 
 
+def keys() -> dict[str, PRNGKey]:
+    """The kinds of keys: every jax has Threefry."""
+    return {str(jax.random.key_impl(key)): key for key in (jax.random.key(0), fast_key(0))}
+
+
 def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
     """`(sampler, draw, key, calls)`, how many batches a call makes, and the call."""
     together, alone = cycle([seeds]), cycle(list(seeds))
@@ -82,8 +87,7 @@ def ways(graph: Graph, seeds: Array, fanouts: tuple[int, ...]) -> Iterator[Way]:
             read = PREPARE[name](graph._replace(edge_data={"weight": jnp.asarray(weights)}))
         single = jax.jit(partial(sample, fanouts=fanouts, draw=draw))
         scanned = jax.jit(partial(scan, fanouts=fanouts, draw=draw))
-        for impl in KEYS:
-            key = jax.random.key(0, impl=impl)
+        for impl, key in keys().items():
             yield ("jsage", name, impl, "single"), (1, turn(single, key, read, alone))
             yield ("jsage", name, impl, "scan"), (len(seeds), turn(scanned, key, read, together))
     host = partial(

@@ -14,7 +14,6 @@ All other kinds are on `--graph`, on trees and compacted.
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +33,7 @@ from benchmarks.common import (
 from benchmarks.step import Tables, make_step, num_classes, place
 from jsage import data
 from jsage.graph import Graph
-from jsage.sampling import Capacities, epoch, measure_capacities
+from jsage.sampling import Capacities, epoch, fast_key, measure_capacities
 
 BASE = (1024, (25, 10))
 VARIED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
@@ -43,7 +42,6 @@ VARIED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
     "depth": [(1024, (5,) * depth) for depth in (1, 2, 3, 4)],
 }
 CLASSES, STEPS = 40, 16
-KEY = partial(jax.random.key, impl="philox4x32")
 
 
 class Case(NamedTuple):
@@ -72,7 +70,7 @@ def vary(options: argparse.Namespace) -> Iterator[dict]:
             reset_peak_rss()
             cases = {"trees": Case(tables, train, classes, batch_size, fanouts)}
             if len(fanouts) > 1:
-                found = measure_capacities(KEY(1), tables.graph, train, batch_size, fanouts)
+                found = measure_capacities(fast_key(1), tables.graph, train, batch_size, fanouts)
                 cases["compacted"] = cases["trees"]._replace(capacities=found)
             programs = {form: compiled(case, options.hidden) for form, case in cases.items()}
             times = alternate({form: call for form, (call, _) in programs.items()}, options.repetitions)
@@ -125,9 +123,9 @@ def explain(rows: list[dict]) -> list[dict]:
 def compiled(case: Case, hidden: int) -> tuple[Callable[[], Any], dict]:
     """A call that trains `STEPS` steps on from where the last one left off, and what is known before."""
     tables, train, classes, batch_size, fanouts, capacities = case
-    seeds, mask = (jnp.resize(x, (STEPS, batch_size)) for x in epoch(KEY(0), train, batch_size))
+    seeds, mask = (jnp.resize(x, (STEPS, batch_size)) for x in epoch(fast_key(0), train, batch_size))
     step = make_step(fanouts, classes, hidden=hidden, capacities=capacities)
-    states = [jax.jit(step.start)(KEY(0), tables)]
+    states = [jax.jit(step.start)(fast_key(0), tables)]
     program = jax.jit(step.epoch, donate_argnums=0).lower(states[0], tables, seeds, mask).compile()
 
     def call():

@@ -3,7 +3,7 @@
 tables = place(data.open(folder))
 capacities = measure_capacities(key, tables.graph, train, 1024, (25, 10))
 step = make_step((25, 10), num_classes, capacities=capacities)
-state = jax.jit(step.start)(jax.random.key(0, impl="philox4x32"), tables)
+state = jax.jit(step.start)(fast_key(0), tables)
 epoch = jax.jit(step.epoch, donate_argnums=0)
 state, metrics = epoch(state, tables, *jsage.epoch(key, train, 1024))
 """

@@ -36,7 +36,7 @@ from benchmarks.common import (
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import aggregate, data
 from jsage.nn import LSTM, Pool, SAGEConv
-from jsage.sampling import Capacities, epoch, measure_capacities
+from jsage.sampling import Capacities, epoch, fast_key, measure_capacities
 from jsage.typing import AggregateFn
 
 AGGREGATORS: dict[str, AggregateFn] = {
@@ -49,7 +49,6 @@ AGGREGATORS: dict[str, AggregateFn] = {
 }
 FORMS = ("trees", "compacted")
 PARTS = ("sampling", "gathering", "compute")
-KEY = partial(jax.random.key, impl="philox4x32")
 
 
 class Setting(NamedTuple):
@@ -70,7 +69,7 @@ class Setting(NamedTuple):
         return make_step(fanouts, self.num_classes, hidden=self.hidden, layers=layers, capacities=capacities)
 
     def batches(self) -> tuple[Array, Array]:
-        seeds, mask = epoch(KEY(0), self.train, self.batch_size)
+        seeds, mask = epoch(fast_key(0), self.train, self.batch_size)
         shape = (self.steps, self.batch_size)
         return jnp.resize(seeds, shape), jnp.resize(mask, shape)
 
@@ -98,7 +97,7 @@ def measure(
     train, size = setting.train, setting.batch_size
     capacities: dict[str, Capacities | None] = {"trees": None}
     if "compacted" in forms:
-        capacities["compacted"] = measure_capacities(KEY(1), setting.tables.graph, train, size, fanouts)
+        capacities["compacted"] = measure_capacities(fast_key(1), setting.tables.graph, train, size, fanouts)
     trials = {form: Trial(setting, fanouts, capacities[form]) for form in forms}
     calls = {(form, name): call for form, trial in trials.items() for name, call in trial.calls().items()}
     times = alternate(calls, repetitions)
@@ -120,10 +119,10 @@ class Trial:
     def __init__(self, setting: Setting, fanouts: tuple[int, ...], capacities: Capacities | None):
         self.setting, self.step = setting, setting.make(fanouts, capacities)
         self.batches = setting.batches()
-        self.state = jax.jit(self.step.start)(KEY(0), setting.tables)
+        self.state = jax.jit(self.step.start)(fast_key(0), setting.tables)
         seeds, mask = self.batches
         first = self.first_step(seeds[:1], mask[:1])
-        blocks, fits = self.jit(parts.all_blocks)(KEY(2), setting.tables, seeds)
+        blocks, fits = self.jit(parts.all_blocks)(fast_key(2), setting.tables, seeds)
         widths = [setting.tables.features.shape[1]] + [setting.hidden] * (len(fanouts) - 1)
         widths.append(setting.num_classes)
         way = AGGREGATORS[setting.aggregate]
@@ -164,7 +163,7 @@ class Trial:
 
         return {
             "step": step,
-            "sampling": lambda: sample(KEY(2), tables, seeds),
+            "sampling": lambda: sample(fast_key(2), tables, seeds),
             "gathering": lambda: gather(params, tables, self.blocks),
             "compute": update,
         }
@@ -178,7 +177,7 @@ class Rates:
 
     def __init__(self, tables: Tables):
         self.dtype = tables.features.dtype
-        self.bytes, self.words = gather_rate(tables.features), random_rate()
+        self.bytes, self.words = gather_rate(tables.features), random_rate(fast_key(0))
         self.flops: dict[parts.Shape, float] = {}
 
     def floor(self, work: parts.Work) -> dict[str, Any]:

@@ -24,10 +24,9 @@ from benchmarks.common import alternate, integers, parser, peak_rss_bytes, run, 
 from benchmarks.pairs import KINDS, PairTables, Sizes, make_pair_step
 from benchmarks.step import Tables, num_classes
 from jsage import data
-from jsage.sampling import LinkBatch
+from jsage.sampling import LinkBatch, fast_key
 from jsage.typing import PRNGKey
 
-KEY = train.KEY
 Call = Callable[[], Any]
 
 
@@ -73,8 +72,8 @@ class Trial:
         self.batches = jnp.arange(steps)
         if kind.startswith("links"):
             self.batches = pairs.some_edges(tables.graph, sizes.seeds, steps)
-        self.state = jax.jit(self.step.start)(KEY(0), tables)
-        self.drawn, self.blocks = jax.jit(partial(all_drawn, self.step))(KEY(2), tables, self.batches)
+        self.state = jax.jit(self.step.start)(fast_key(0), tables)
+        self.drawn, self.blocks = jax.jit(partial(all_drawn, self.step))(fast_key(2), tables, self.batches)
         traces: list[str] = []
 
         def epoch(*arguments):
@@ -117,7 +116,7 @@ class Trial:
             return states["b"]
 
         calls = {
-            name: partial(jax.jit(partial(drawing, part)), KEY(2), tables, batches)
+            name: partial(jax.jit(partial(drawing, part)), fast_key(2), tables, batches)
             for name, (part, batches) in draw.items()
         }
         gathering = partial(gather, self.state.params, tables, self.blocks)

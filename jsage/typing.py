@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 
 PRNGKey: TypeAlias = Key[Array, ""]
-"""One typed key, as `jax.random.key` makes it; `philox4x32` keys are the fastest on a CPU."""
+"""One typed key, as `jax.random.key` or `jsage.sampling.fast_key` makes it."""
 
 HostArray: TypeAlias = np.ndarray | Array
 """An array on the host or on a device; host functions take either."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jsage import aggregate
+from jsage._internal.versions import has_key_kind
 from jsage.blocks import Indexed, as_segments, as_tree
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import Reduction, weighted_source
@@ -85,6 +86,9 @@ def for_draw(name: str, graph: Graph) -> Adjacency:
 
 AGGREGATORS = {"sum": aggregate.sum, "mean": aggregate.mean, "max": aggregate.max, "gcn": aggregate.gcn}
 """name -> (h, block) -> pooled"""
+
+KEY_KINDS = ["threefry2x32", *filter(has_key_kind, ["philox4x32"])]
+"""The kinds of keys that this jax has."""
 
 REFERENCES = {
     "sum": lambda own, messages: messages.sum(0),

@@ -39,7 +39,7 @@ from jsage import GraphSAGE, data, from_edges, full_block  # noqa: E402
 from jsage.data import Balanced, Sorting, Tables, edge_arrays, shard_dataset, shard_edges  # noqa: E402
 from jsage.graph import hashed  # noqa: E402
 from jsage.infer import StreamOptions, embed_to_file  # noqa: E402
-from jsage.sampling import epoch  # noqa: E402
+from jsage.sampling import epoch, fast_key  # noqa: E402
 from jsage.serving import export  # noqa: E402
 from jsage.train import (  # noqa: E402
     checkpoint,
@@ -140,7 +140,7 @@ def loss_fn(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
 
 def beginning() -> tuple[Any, Any, optax.GradientTransformation]:
     """The data and the state that training begins with."""
-    rng, key = np.random.default_rng(0), jax.random.key(0, impl="philox4x32")
+    rng, key = np.random.default_rng(0), fast_key(0)
     x = rng.normal(size=(500, 16)).astype(np.float32)
     y = np.sin(x[:, 0]) + rng.normal(scale=0.1, size=500).astype(np.float32)
     params = {"hidden": np.float32(rng.normal(size=(16, 32)) / 4), "out": np.float32(rng.normal(size=32) / 6)}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import slow_but
+from helpers import KEY_KINDS, slow_but
 
 from jsage.data import digits
 from jsage.graph import Graph, GrowingGraph, NewNodes, from_edges, overlay, sort_rows, without_pairs
@@ -67,7 +67,7 @@ def heavy_tailed() -> Graph:
 
 
 GRAPHS: dict[str, Callable[[], Graph]] = {"digits": cache(lambda: digits().graph), "heavy": heavy_tailed}
-KEYS = {name: cache(partial(jax.random.key, 5, impl=name)) for name in ("threefry2x32", "philox4x32")}
+KEYS = {name: cache(partial(jax.random.key, 5, impl=name)) for name in KEY_KINDS}
 
 
 def nodes(graph: Graph, count: int = 64) -> np.ndarray:

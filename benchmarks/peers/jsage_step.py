@@ -21,7 +21,7 @@ from benchmarks.common import versions
 from benchmarks.peers.process import peak_rss_bytes, serve
 from benchmarks.step import Step, Tables, make_step, num_classes, place
 from jsage import data
-from jsage.sampling import epoch, measure_capacities
+from jsage.sampling import epoch, fast_key, measure_capacities
 
 FORMS = ("scan", "trees", "calls")
 
@@ -50,7 +50,7 @@ class Trainer:
         fanouts, batch_size = request["fanouts"], request["batch_size"]
         capacities = None
         if request["form"] != "trees":
-            key = jax.random.key(0, impl="philox4x32")
+            key = fast_key(0)
             capacities = measure_capacities(key, self._tables.graph, self._train, batch_size, fanouts)
         step = make_step(fanouts, self._num_classes, hidden=request["hidden"], capacities=capacities)
         return Run(step, self._tables, self._train, batch_size)
@@ -60,7 +60,7 @@ class Run:
     """One training run: its state, and the batches of the epoch that it is in."""
 
     def __init__(self, step: Step, tables: Tables, train: Array, batch_size: int):
-        self._key = jax.random.key(0, impl="philox4x32")
+        self._key = fast_key(0)
         self._tables, self._train = tables, train
         self._state = jax.jit(step.start)(self._key, tables)
         self._epoch = jax.jit(step.epoch, donate_argnums=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
+from jsage._internal.versions import make_varying, varying_axes
 from jsage.typing import HostArray
 
 IN_BOUNDS: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
@@ -65,7 +66,7 @@ def aligned(*trees: Any) -> Any:
         missing = tuple(sorted(axes - _axes(x)))
         if isinstance(x, jax.ShapeDtypeStruct) or not missing:
             return x
-        return jax.lax.pcast(x, missing, to="varying")
+        return make_varying(x, missing)
 
     return jax.tree.map(cast, trees)
 
@@ -81,8 +82,7 @@ def start_of(start: Any, *read: Any) -> Any:
 
 def _axes(x: Any) -> frozenset[Any]:
     kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    manual = getattr(kind, "manual_axis_type", None)
-    return frozenset() if manual is None else manual.varying
+    return varying_axes(kind)
 
 
 def lowest(dtype: Any) -> Any:

@@ -12,9 +12,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jsage._internal.versions import get_opaque_trace_state
 from jsage.blocks.layout import EdgeNames, Size, check_reduce, few_rows
 from jsage.blocks.reductions import (
     MAX,

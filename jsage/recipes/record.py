@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jsage._internal.checksums import checksums
 from jsage._internal.files import checksum, locked, replaced, to_json
 from jsage.recipes.options import RunOptions
+from jsage.sampling import fast_key
 from jsage.train import EarlyStopping, TrainState, checkpoint
 from jsage.typing import PRNGKey
 
@@ -68,7 +69,7 @@ class Record:
     @property
     def key(self) -> PRNGKey:
         """The random key of the run's seed."""
-        return jax.random.key(self.seed, impl="philox4x32")
+        return fast_key(self.seed)
 
     def restore(
         self, state: TrainState, stopping: EarlyStopping

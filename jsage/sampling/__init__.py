@@ -28,6 +28,7 @@ from jsage.sampling.importance import importance_graph as importance_graph
 from jsage.sampling.importance import importance_neighbors as importance_neighbors
 from jsage.sampling.importance import rank_neighbors as rank_neighbors
 from jsage.sampling.importance import restart_visits as restart_visits
+from jsage.sampling.keys import fast_key as fast_key
 from jsage.sampling.labor import Labor as Labor
 from jsage.sampling.link_batches import LinkBatch as LinkBatch
 from jsage.sampling.link_batches import sample_link_blocks as sample_link_blocks

@@ -14,11 +14,12 @@ from benchmarks import common, make_graph, parts, plot, report, scaling, train
 from benchmarks.step import make_step, place
 from jsage import aggregate, data, sample_blocks
 from jsage.nn import LSTM, Pool, SAGEConv
+from jsage.sampling import fast_key
 
 TINY = make_graph.Size(300, 3_000, 8, 4, 2.4, 100, 50)
 FANOUTS, BATCH, HIDDEN = (4, 3), 25, 16
 WIDTHS = (8, HIDDEN, 4)
-KEY = jax.random.key(0, impl="philox4x32")
+KEY = fast_key(0)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ class TestTrain:
     def test_a_row_has_the_step_its_parts_and_its_floor(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: 1e9)
         monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
-        monkeypatch.setattr(train, "random_rate", lambda: 1e7)
+        monkeypatch.setattr(train, "random_rate", lambda key: 1e7)
         cleared = []
         monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))  # keeps the suite's programs
         options = ["--fanouts=10,3", "--batch-size=100", "--steps=2", "--forms=compacted"]
@@ -177,7 +178,7 @@ class TestTrain:
         rates = {(9000, 8, 16): 1e9, (4096, 8, 16): 2e9, (100, 8, 16): 3e9}
         monkeypatch.setattr(train, "matmul_rate", lambda m, k, n, dtype: rates[m, k, n])
         monkeypatch.setattr(train, "gather_rate", lambda table: 1e8)
-        monkeypatch.setattr(train, "random_rate", lambda: 1e7)
+        monkeypatch.setattr(train, "random_rate", lambda key: 1e7)
         work = parts.Work(Counter({(9000, 8, 16): 2, (100, 8, 16): 1}), 1e6, 10**5)
         floor = train.Rates(tables).floor(work)
         matmul = 2 * 9000 * 8 * 16 * 2 / 2e9 + 2 * 100 * 8 * 16 / 3e9

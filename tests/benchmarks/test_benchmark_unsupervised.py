@@ -13,11 +13,11 @@ from benchmarks import ahead, common, hlo, make_graph, pairs, parts, report, tra
 from benchmarks.pairs import KINDS, Sizes, make_pair_step
 from jsage import data
 from jsage.graph import in_degrees
-from jsage.sampling import LinkBatch
+from jsage.sampling import LinkBatch, fast_key
 
 TINY = make_graph.Size(300, 3_000, 8, 4, 2.4, 100, 50)
 SIZES = Sizes((4, 3), seeds=62, hidden=16)
-KEY = jax.random.key(0, impl="philox4x32")
+KEY = fast_key(0)
 
 
 @pytest.fixture(scope="module")

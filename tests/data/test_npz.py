@@ -43,7 +43,8 @@ def test_reads_what_was_written(tmp_path):
 
 
 def test_sparse_features_become_dense(tmp_path):
-    matrix = scipy.sparse.random_array((4, 7), density=0.4, format="csr", rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    matrix = scipy.sparse.csr_array(rng.random((4, 7)) * (rng.random((4, 7)) < 0.4))
     parts = {"x_data": matrix.data, "x_indices": matrix.indices, "x_indptr": matrix.indptr, "x_shape": [4, 7]}
     dataset = load_npz(write(tmp_path, x=None, **parts))
     assert dataset.features.dtype == jnp.float32
@@ -115,11 +116,11 @@ def test_number_of_nodes_without_labels(tmp_path, change, num_nodes):
                 "x_indptr": [0, 1, 1, 1, 1],
                 "x_shape": [4, 2],
             },
-            "x_indptr, x_shape are no CSR matrix: indices must be < 2",
+            "x_indptr, x_shape are no CSR matrix: .*must be < 2",
         ),
         (
             {"x": None, "x_data": np.ones(1), "x_indices": [0], "x_indptr": [0, 1, 1], "x_shape": [4, 2]},
-            "x_indptr, x_shape are no CSR matrix: index pointer size 3 should be 5",
+            "x_indptr, x_shape are no CSR matrix: index pointer size .*3.* should be .*5",
         ),
         ({"train_mask": np.ones(4, int)}, r"train_mask must be bool \[4\], got int64"),
         ({"train_mask": None}, "train must hold at least one node"),

@@ -7,13 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AWKWARD, FANOUT, NUM_NODES, graph
+from helpers import AWKWARD, FANOUT, KEY_KINDS, NUM_NODES, graph
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
 
 from jsage.graph import Graph, from_edges
 from jsage.nn import GraphSAGE
-from jsage.sampling import choose, node_bits, sample_blocks, sample_blocks_by_node, sample_neighbors_by_node
+from jsage.sampling import (
+    choose,
+    fast_key,
+    node_bits,
+    sample_blocks,
+    sample_blocks_by_node,
+    sample_neighbors_by_node,
+)
 
 NODES, WIDTH, FANOUTS = 600, 6, (4, 3)
 KEY = jax.random.key(3)
@@ -78,7 +85,7 @@ def test_a_node_has_the_same_tree_in_batches_of_any_size_and_order(crowd, expect
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("impl", KEY_KINDS)
 def test_one_device_and_eight_draw_the_same(crowd, impl: str):
     key = jax.random.key(5, impl=impl)
     seeds = np.random.default_rng(2).permutation(NODES)[:64].astype(np.int32)
@@ -222,7 +229,7 @@ def test_ids_beyond_32_bits_have_words_of_their_own():
 
 def test_a_fanout_above_every_degree_reads_the_same_edges_as_any_sampler(crowd):
     nodes = np.arange(50, dtype=np.int32)
-    key = jax.random.key(3, impl="philox4x32")
+    key = fast_key(3)
     by_draw = jax.jit(sample_blocks, static_argnums=3)
     keyed, plain = sample(key, crowd, nodes, (41,))[0], by_draw(key, crowd, nodes, (41,))[0]
     jax.tree.map(np.testing.assert_array_equal, keyed, plain)

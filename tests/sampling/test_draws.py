@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DRAWS
+from helpers import DRAWS, KEY_KINDS
 from scipy import stats
 
 from jsage.sampling import choose, latest, with_replacement, without_replacement
@@ -153,7 +153,7 @@ def test_the_last_entries_of_a_hub_are_reached():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("impl", KEY_KINDS)
 @pytest.mark.parametrize("name", DRAWS)
 def test_vmap_and_scan_equal_a_loop(name: str, impl: str):
     keys = jax.random.split(jax.random.key(3, impl=impl), 4)

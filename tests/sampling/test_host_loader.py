@@ -13,11 +13,11 @@ from jsage import data
 from jsage.graph import from_edges
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
-from jsage.sampling import deduplicated_loss, epoch, host_loader, sample_blocks
+from jsage.sampling import deduplicated_loss, epoch, fast_key, host_loader, sample_blocks
 from jsage.train import init_state, make_update, train_epoch
 
 NODES, WIDTH, CLASSES, FANOUTS = 400, 6, 3, (4, 3)
-KEY = jax.random.key(7, impl="philox4x32")
+KEY = fast_key(7)
 MODEL = GraphSAGE(8, CLASSES, dropout=0.3, input_dropout=0.0)
 OPTIMIZER = optax.adam(0.01)
 

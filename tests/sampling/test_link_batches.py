@@ -20,6 +20,7 @@ from jsage.sampling import (
     LinkBatch,
     batches,
     epoch,
+    fast_key,
     sample_blocks,
     sample_blocks_by_node,
     sample_link_blocks,
@@ -48,7 +49,7 @@ by_node = jax.jit(partial(sample_blocks_by_node, fanouts=(3,)))
 
 def key(seed: int) -> jax.Array:
     """A key whose bits compile fast."""
-    return jax.random.key(seed, impl="philox4x32")
+    return fast_key(seed)
 
 
 def numbered(src: np.ndarray, dst: np.ndarray, number: np.ndarray, num_nodes: int, room: int) -> Graph:

@@ -11,6 +11,7 @@ from helpers import (
     ALL_DRAWS,
     AWKWARD,
     FANOUT,
+    KEY_KINDS,
     NUM_NODES,
     REPLACES,
     features,
@@ -24,7 +25,7 @@ from scipy import stats
 from jsage.blocks import Indexed, Tree
 from jsage.blocks.aggregate import mean
 from jsage.graph import AliasGraph, Graph, WeightedGraph, from_edges
-from jsage.sampling import full_block, sample_blocks, sample_neighbors
+from jsage.sampling import fast_key, full_block, sample_blocks, sample_neighbors
 
 FANOUTS = (3, 2, 4)
 NODES = jax.device_put(np.arange(NUM_NODES, dtype=np.int32))
@@ -42,7 +43,7 @@ read_tree = jax.jit(lambda tree, h: (tree.own(h), tree.slot_rows(h)))
 
 def key(seed: int) -> jax.Array:
     """A key whose bits compile fast."""
-    return jax.random.key(seed, impl="philox4x32")
+    return fast_key(seed)
 
 
 @cache
@@ -148,7 +149,7 @@ def test_rows_go_from_block_to_block(name: str):
 
 
 @pytest.mark.parametrize("draw", [name for name in ALL_DRAWS if name != "latest"])
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("impl", KEY_KINDS)
 def test_hops_are_drawn_apart(draw: str, impl: str):
     """The same node in the frontier of two hops draws its neighbors again: one in 1000 agrees by chance."""
     hubs, degree, fanout = 64, 1000, 5
