@@ -1,4 +1,4 @@
-"""Train GraphSAGE to predict node labels, beside a features-only MLP and the trivial guess.
+"""Train GraphSAGE to predict node labels, beside a features-only MLP, linear smoothing (SGC) and the trivial guess.
 
     python -m experiments.classify                                    # 1,797 digits: about 15 s
     python -m experiments.classify --dataset communities              # 200 k nodes, 4 M edges: minutes
@@ -17,17 +17,23 @@ import numpy as np
 
 from experiments.common.config import DRAWS, Config, parse
 from experiments.common.datasets import load
-from experiments.common.learners import mlp, sage, weigh
+from experiments.common.learners import check_draw, mlp, sage, weigh
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
+from experiments.common.smoothing import linear_smoothing
 from jsage.recipes.plots import save_plots
 from jsage.recipes.report import baseline, print_tables, summarize
 
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
-    dataset, training_graph = weigh(*load(config), config)
+    dataset, training_graph = load(config)
+    check_draw(dataset.graph, config)
     task = task_of(dataset, config)
+    linear = None
+    if dataset.features is not None:
+        linear = linear_smoothing(task, dataset, training_graph, config.layers)
+    dataset, training_graph = weigh(dataset, training_graph, config)
     draw, identity = DRAWS[config.draw], dataset.features is None
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
@@ -35,6 +41,8 @@ def main(config: Config) -> dict:
     if dataset.features is not None:
         plain = train_all("MLP", mlp(config, task.width), task, dataset, training_graph, config)
         scores["MLP (features only)"] = plain.scores
+    if linear is not None:
+        scores["linear on smoothed features"] = [linear]
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores[name] = [guess]
     print_tables(task, dataset, scores, found.outputs)

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.common.options import one_a_layer, read
 from jsage import aggregate, recipes
 from jsage.graph import Graph, Placement, balanced, contiguous, hashed, in_degrees
-from jsage.nn import LSTM, Pool
+from jsage.nn import LSTM, GATConv, GATv2Conv, GCNConv, GINEConv, Pool, SAGEConv, TransformerConv
 from jsage.recipes.options import DataOptions, option
 from jsage.recipes.scaling import SCALES
 from jsage.recipes.tasks import TASKS
@@ -28,6 +28,15 @@ AGGREGATORS: dict[str, Callable[[int], AggregateFn]] = {
     "lstm": LSTM,
 }
 """name -> the aggregator from its width, which only those with parameters have"""
+CONVOLUTIONS: dict[str, type[nn.Module]] = {
+    "sage": SAGEConv,
+    "gcn": GCNConv,
+    "gat": GATConv,
+    "gatv2": GATv2Conv,
+    "transformer": TransformerConv,
+    "gine": GINEConv,
+}
+"""name -> the convolution"""
 NORMS: dict[str, Callable[[], nn.Module] | None] = {
     "none": None,
     "layer": nn.LayerNorm,
@@ -103,6 +112,8 @@ class TrainingOptions:
 class LearnerOptions(TrainingOptions, ModelOptions):
     """A GraphSAGE that is trained on one device."""
 
+    conv: str = option("sage", "the convolution; aggregators are sage's", list(CONVOLUTIONS))
+    heads: int = option(8, "heads of attention in the hidden layers; the last layer has one")
     identity: int = option(128, "width of learned embeddings, for graphs without features")
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.common.config import AGGREGATORS, NORMS, Config, LearnerOptions, ModelOptions
+from experiments.common.config import AGGREGATORS, CONVOLUTIONS, NORMS, Config, LearnerOptions, ModelOptions
 from jsage.blocks import Block
 from jsage.data import Dataset
-from jsage.graph import AliasGraph, Graph, alias_tables, edges, symmetric_weights
+from jsage.graph import AliasGraph, Graph, alias_tables, edges, gcn_weights, symmetric_weights
 from jsage.nn import GraphSAGE, SAGEConv
+from jsage.nn.attention import AttentionConv
 from jsage.sampling import batches, sample_blocks, without_replacement
 from jsage.typing import AnyDraw
 
@@ -42,14 +43,18 @@ class Learner(NamedTuple):
     """`(variables, tables, nodes) -> outputs`, deterministic."""
 
 
-def weigh(dataset: Dataset, training_graph: Graph, config: Config) -> tuple[Dataset, Graph]:
-    """With `gcn`, both graphs with symmetric weights, each by its own degrees: a GCN's normalization."""
-    check_draw(dataset.graph, config)
-    if config.aggregator != "gcn":
+def weigh(dataset: Dataset, training_graph: Graph, config: LearnerOptions) -> tuple[Dataset, Graph]:
+    """With `gcn`, both graphs with a GCN's normalization, each by its own degrees."""
+    if config.conv != "gcn" and (config.conv != "sage" or config.aggregator != "gcn"):
         return dataset, training_graph
-    graph = symmetric_weights(unit_weights(dataset.graph))
-    same = training_graph is dataset.graph
-    return dataset._replace(graph=graph), graph if same else symmetric_weights(unit_weights(training_graph))
+    graph, same = normalized(dataset.graph, config), training_graph is dataset.graph
+    return dataset._replace(graph=graph), graph if same else normalized(training_graph, config)
+
+
+def normalized(graph: Graph, config: LearnerOptions) -> Graph:
+    """The graph with the weights of a graph convolution: those of its own layer, or of the aggregator `gcn`."""
+    graph = unit_weights(graph)
+    return gcn_weights(graph) if config.conv == "gcn" else symmetric_weights(graph)
 
 
 def unit_weights(graph: Graph) -> Graph:
@@ -81,13 +86,29 @@ def by_weight(graph: Graph) -> AliasGraph:
     return alias_tables(graph._replace(edge_data=data), "drawn")
 
 
+def layers(config: ModelOptions) -> dict[str, Any]:
+    """What makes the layers: `SAGEConv` with the aggregator, or the convolution that is named.
+
+    Attention has all its heads in the hidden layers and one in the last, and drops weights as it drops rows;
+    on the whole graph at once it drops rows alone, for that has no row an edge.
+    """
+    if not isinstance(config, LearnerOptions) or config.conv == "sage":
+        return {"conv": partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden))}
+    conv: Any = CONVOLUTIONS[config.conv]
+    if not issubclass(conv, AttentionConv):
+        return {"conv": conv}
+    heads, rate = config.heads, 0.0 if config.full_batch else config.dropout
+    conv = partial(conv, attention_dropout=rate)
+    return {"conv": partial(conv, heads=heads), "last_conv": conv}
+
+
 def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | None = None) -> GraphSAGE:
     """The module; `identity` is the shape of learned embeddings, where there are no features."""
     return GraphSAGE(
         hidden=config.hidden,
         out=width,
         num_layers=config.layers,
-        conv=partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden)),
+        **layers(config),
         norm=NORMS[config.norm],
         dropout=config.dropout,
         identity=identity,

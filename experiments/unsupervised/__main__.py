@@ -24,10 +24,10 @@ import numpy as np
 from experiments.common.datasets import load, whole
 from experiments.common.learners import Tables, weigh
 from experiments.common.options import command, one_a_layer, read
+from experiments.common.probe import fit_probe
 from experiments.common.programs import make_optimizer, make_start
 from experiments.unsupervised.config import Config
 from experiments.unsupervised.objectives import Method, Source, deepwalk, graphsage, make_source
-from experiments.unsupervised.probe import fit_probe
 from jsage.data import Dataset
 from jsage.graph import Graph, in_degrees
 from jsage.infer import save_embeddings

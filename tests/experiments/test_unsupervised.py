@@ -13,11 +13,11 @@ from test_experiments import KEYS, PNG, read_lines, write_npz
 from experiments.common.config import LabelOptions, LearnerOptions
 from experiments.common.datasets import load
 from experiments.common.options import read
+from experiments.common.probe import PENALTIES, fit, fit_probe
 from experiments.unsupervised import __main__ as unsupervised
 from experiments.unsupervised.__main__ import both_tables
 from experiments.unsupervised.config import OBJECTIVES, Config
 from experiments.unsupervised.objectives import PAIRS, draw_pairs, make_source
-from experiments.unsupervised.probe import PENALTIES, fit, fit_probe
 from jsage.data import Dataset
 from jsage.graph import from_edges, in_degrees
 from jsage.nn import l2_normalize
