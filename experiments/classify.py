@@ -1,4 +1,4 @@
-"""Train GraphSAGE to predict node labels, beside a features-only MLP, linear smoothing (SGC) and the trivial guess.
+"""Train GraphSAGE to predict node labels, beside an MLP on features, linear smoothing and the trivial guess.
 
     python -m experiments.classify                                    # 1,797 digits: about 15 s
     python -m experiments.classify --dataset communities              # 200 k nodes, 4 M edges: minutes

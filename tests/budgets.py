@@ -28,6 +28,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_synthetic": 90,
     "test_draws": 70,
     "test_sliced": 110,
+    "test_convolutions": 400,
     "test_experiments": 600,
     "test_export": 390,
     "test_gather": 290,

@@ -52,7 +52,7 @@ def weigh(dataset: Dataset, training_graph: Graph, config: LearnerOptions) -> tu
 
 
 def normalized(graph: Graph, config: LearnerOptions) -> Graph:
-    """The graph with the weights of a graph convolution: those of its own layer, or of the aggregator `gcn`."""
+    """The graph with a GCN's weights: those of the layer of that name, or of the aggregator."""
     graph = unit_weights(graph)
     return gcn_weights(graph) if config.conv == "gcn" else symmetric_weights(graph)
 

@@ -12,7 +12,7 @@ from jsage.recipes.tasks import Task
 
 
 def smoothed(graph: Graph, features: Any, hops: int) -> np.ndarray:
-    """`S^hops X` with `S = D^-1/2 (A + I) D^-1/2` (Wu et al., 2019, "Simplifying graph convolutional networks")."""
+    """`S^hops X` with `S = D^-1/2 (A + I) D^-1/2` (Wu et al., 2019, equation 8)."""
     weighted = gcn_weights(unit_weights(graph))
     src, dst = map(np.asarray, edges(weighted))
     count = np.bincount(dst, minlength=graph.num_nodes)
