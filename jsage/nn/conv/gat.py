@@ -31,6 +31,8 @@ class GATConv(AttentionConv):
 
     own: bool = True
     """Whether a node reads itself too."""
+    share: bool = True
+    """`W h_v` has the sources' matrix; False: one of its own, for own rows of another table."""
     residual: bool = False
     """Add `W_res h_v`."""
     negative_slope: float = 0.2
@@ -43,10 +45,10 @@ class GATConv(AttentionConv):
         h, block = drop_inputs(self.dropout, deterministic, h, block)
         rows = block.own(h)
         values = self.by_head("dense", h.shape[1], bias=False)
-        mine = values(rows)
-        to_source, to_dst = self._logit("att_src", mine), self._logit("att_dst", mine)
+        met = (values if self.share else self.by_head("dst", rows.shape[1], bias=False))(rows)
+        to_source, to_dst = self._logit("att_src", met), self._logit("att_dst", met)
         of_edge = self.of_edges(block)
-        to_edge = self._logit("att_edge", mine) if self.edge else None
+        to_edge = self._logit("att_edge", met) if self.edge else None
 
         def make(rows: Array) -> tuple[Array, Array]:
             value = values(rows)
@@ -56,8 +58,10 @@ class GATConv(AttentionConv):
             total = asked + said if to_edge is None else asked + said + to_edge(more)
             return nn.leaky_relu(total, self.negative_slope)
 
-        asked = to_dst(mine)
-        own = (logit(asked, to_source(mine), self.of_own(of_edge, block, h)), mine) if self.own else None
+        asked, own = to_dst(met), None
+        if self.own:
+            mine = met if self.share else values(rows)
+            own = logit(asked, to_source(mine), self.of_own(of_edge, block, h)), mine
         sent, made, block = made_rows(make, h, block)
 
         def message(asked: Array, sent: Array, edge: EdgeData) -> tuple[Array, Array]:
