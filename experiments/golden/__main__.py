@@ -49,7 +49,13 @@ def main(config: Config) -> dict:
     rows = [row for case in cases for row in rows_of(case)]
     show(rows)
     ok, skipped = (sum(bool(row.get(name)) for row in rows) for name in ("ok", "skipped"))
-    return {"file": config.file, "rows": rows, "ok": ok, "skipped": skipped, "failed": len(rows) - ok - skipped}
+    return {
+        "file": config.file,
+        "rows": rows,
+        "ok": ok,
+        "skipped": skipped,
+        "failed": len(rows) - ok - skipped,
+    }
 
 
 def rows_of(case: Case) -> Iterator[dict[str, Any]]:
@@ -117,7 +123,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     table, names = Table("case", "layout", *COLUMNS, ""), ("case", "layout")
     for row in rows:
         if "skipped" not in row:
-            texts = ["" if x is None else x if isinstance(x, str) else f"{x:.1e}" for x in map(row.get, COLUMNS)]
+            texts = [
+                "" if x is None else x if isinstance(x, str) else f"{x:.1e}" for x in map(row.get, COLUMNS)
+            ]
             table.add_row(*map(row.get, names), *texts, "ok" if row["ok"] else "FAILED")
     Console().print(table)
     for row in rows:

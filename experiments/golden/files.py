@@ -46,7 +46,7 @@ class Case(NamedTuple):
     name: str
     config: Mapping[str, Any]
     inputs: Arrays
-    """`x`, or `x_src` and `x_dst`; `edge_index`, and `edge_weight` or `edge_attr` where the layer reads them"""
+    """`x`, or `x_src` and `x_dst`; `edge_index`; `edge_weight` or `edge_attr` where the layer reads them."""
     params: Arrays
     out: np.ndarray | None
     loss_weight: np.ndarray | None

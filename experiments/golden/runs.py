@@ -71,7 +71,9 @@ def problem_of(case: Case, layer: Layer) -> Problem:
         src, dst = np.append(src, np.full(len(spare), size)), np.append(dst, spare)
         size += 1
     graph = from_edges(src, dst, size, number=np.arange(len(src), dtype=np.int32))
-    floats = {name: jnp.asarray(case.inputs[name]) for name in ("edge_weight", "edge_attr") & case.inputs.keys()}
+    floats = {
+        name: jnp.asarray(case.inputs[name]) for name in ("edge_weight", "edge_attr") & case.inputs.keys()
+    }
 
     def edge_data(floats: dict[str, jax.Array]) -> dict[str, jax.Array]:
         place = np.asarray(graph.edge_data[NUMBER])

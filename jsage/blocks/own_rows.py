@@ -12,8 +12,8 @@ from jsage.typing import EdgeData, MessageFn
 class OwnRows(NamedTuple):
     """A block whose destinations' own rows are these, not some of `h`: users that read items.
 
-    `block` joins the destinations to rows of `h`; where it says their own rows are in `h` is not read. Dropout
-    of a layer's inputs leaves the rows given here as they are.
+    `block` joins the destinations to rows of `h`; where it says their own rows are is not read. Dropout of a
+    layer's inputs leaves the rows given here as they are.
 
     >>> import jax.numpy as jnp
     >>> from jsage.blocks import aggregate, edge_list
