@@ -79,7 +79,9 @@ def rows_of(case: Case) -> Iterator[dict[str, Any]]:
 def row_of(problem: Problem, layout: str, found: Found) -> dict[str, Any]:
     """How far a layout is from the file."""
     case, tolerance = problem.case, LEAST + 10 * problem.case.rounding
-    given = {name: x for name, x in case.grads.items() if name in found.grads}
+    given = {name: np.array(x) for name, x in case.grads.items() if name in found.grads}
+    if "edge_weight" in given:
+        given["edge_weight"][list(problem.layer.unread)] = 0
     parts = {name: name.startswith("param/") for name in given}
     grads = [
         largest((found.grads[name], given[name]) for name, params in parts.items() if params == kind)
@@ -93,6 +95,8 @@ def row_of(problem: Problem, layout: str, found: Found) -> dict[str, Any]:
     }
     ok = all(value is None or value <= tolerance for value in deviations.values())  # NaN is not
     note = {"note": text} if (text := found.note or problem.layer.note) else {}
+    if found.grads and not found.note and (missing := sorted(case.grads.keys() - found.grads.keys())):
+        ok, note = False, {"note": f"no gradient of {', '.join(missing)}"}
     row = {"case": case.name, "layout": layout, **deviations, "tolerance": tolerance, "ok": ok}
     return {**{name: finite(x) for name, x in row.items()}, **note}
 

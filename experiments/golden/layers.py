@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.golden.files import Case
 from jsage import aggregate
@@ -46,6 +47,8 @@ class Layer(NamedTuple):
     """What differs by design, and how it is compared all the same."""
     in_order: bool = False
     """Whether neighbors are read one after another."""
+    unread: tuple[int, ...] = ()
+    """Edges of the file whose weight is not read, though PyG gives it a gradient."""
 
 
 def layer_of(case: Case) -> Layer:
@@ -78,9 +81,19 @@ def gcn(case: Case, args: dict[str, Any]) -> Layer:
     if args["improved"] and "edge_weight" not in case.inputs:
         loop, note = 1.0, "PyG forgets improved=True where there are no weights: loops of weight 1"
     self_loop = loop if (normalize if loops is None else loops) else 0.0
+    unread = replaced(*case.inputs["edge_index"]) if self_loop and "edge_weight" in case.inputs else ()
+    if unread:
+        note = "PyG gives a self-loop that a later one replaces a gradient, which is 0"
     graph = partial(gcn_weights, self_loop=self_loop, normalize=normalize)
     params = lambda p: named(p, dense="lin") | bias(p)  # noqa: E731
-    return Layer(partial(GCNConv, bias=args["bias"]), params, graph, note)
+    return Layer(partial(GCNConv, bias=args["bias"]), params, graph, note, unread=unread)
+
+
+def replaced(src: np.ndarray, dst: np.ndarray) -> tuple[int, ...]:
+    """Self-loops of a node that has another one later."""
+    loops = np.flatnonzero(src == dst)
+    last = {int(src[edge]): int(edge) for edge in loops}
+    return tuple(int(edge) for edge in loops if last[int(src[edge])] != edge)
 
 
 def bias(p: Given) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.golden.files import Case
 from experiments.golden.layers import EDGE, Layer, Unsupported
-from jsage.blocks import OwnRows, as_tree, sliced_full_block
+from jsage.blocks import Attention, OwnRows, as_tree, sliced_full_block
 from jsage.graph import Graph, from_edges
 from jsage.infer import embed_all, embed_to_file
 from jsage.nn import GraphSAGE
@@ -153,34 +153,35 @@ def on_layouts(problem: Problem) -> dict[str, Found]:
 
     def run(given: Any) -> dict[str, Any]:
         grad = jax.grad(loss, has_aux=True)
-        return {name: grad(given, lay) for name, lay in layouts.items()}
+        found = {name: grad(given, lay) for name, lay in layouts.items()}
+        weights = {} if case.alpha is None else {name: attention(given, LAYOUTS[name]) for name in LAYOUTS}
+        return {name: (*result, weights.get(name)) for name, result in found.items()}
+
+    def attention(given: Any, lay: Callable) -> Attention:
+        params, rows, edge_data = given
+        h, block = lay(problem.structure._replace(edge_data=edge_data), rows)
+        [found] = attention_of(model, {"params": {"convs_0": problem.layer.params(params)}}, h, (block,))
+        return found
 
     rows = {name: jnp.asarray(x) for name, x in case.inputs.items() if name.startswith("x")}
     found = jax.jit(run)((problem.params, rows, problem.edge_data))
-    return {name: _found(problem, name, *result) for name, result in found.items()}
+    return {name: _found(problem, name, *found[name]) for name in layouts}
 
 
-def _found(problem: Problem, layout: str, grads: Any, out: jax.Array) -> Found:
+def _found(problem: Problem, layout: str, grads: Any, out: jax.Array, weights: Attention | None) -> Found:
     d_params, d_rows, d_edges = grads
     note = None
     if layout == "sliced" and "weight" in d_edges:
         d_edges, note = {}, "weights are constants here: no gradient of edge_weight"
     d_inputs = problem.back(d_edges) if d_edges else {}
     named = {f"param/{name}": x for name, x in d_params.items()}
-    weights = None
-    if problem.case.alpha is not None and layout in LAYOUTS:
-        weights = attention(problem, layout)
-    return Found(out, {**named, **d_rows, **d_inputs}, weights, note)
+    return Found(out, {**named, **d_rows, **d_inputs}, None if weights is None else listed(weights), note)
 
 
-def attention(problem: Problem, layout: str) -> np.ndarray:
-    """The attention weights of a layout in the order of the graph's edges, then the own ones."""
-    rows = {name: jnp.asarray(x) for name, x in problem.case.inputs.items() if name.startswith("x")}
-    h, block = LAYOUTS[layout](problem.graph, rows)
-    variables = {"params": {"convs_0": problem.layer.params(problem.params)}}
-    [found] = attention_of(model_of(problem), variables, h, (block,))
-    slots = np.asarray(found.slots)[np.asarray(found.mask)]
-    return slots if found.own is None else np.concatenate([slots, found.own])
+def listed(weights: Attention) -> np.ndarray:
+    """Attention weights in the order of the graph's edges, then the own ones."""
+    slots = np.asarray(weights.slots)[np.asarray(weights.mask)]
+    return slots if weights.own is None else np.concatenate([slots, weights.own])
 
 
 def exactly(problem: Problem) -> Iterator[tuple[str, Found]]:
