@@ -152,8 +152,10 @@ def on_layouts(problem: Problem) -> dict[str, Found]:
         return (out * cotangent).sum(), out
 
     def run(given: Any) -> dict[str, Any]:
-        grad = jax.grad(loss, has_aux=True)
-        found = {name: grad(given, lay) for name, lay in layouts.items()}
+        value = jax.grad(loss, has_aux=True)
+        if case.loss_weight is None:
+            value = lambda given, lay: (None, loss(given, lay)[1])  # noqa: E731
+        found = {name: value(given, lay) for name, lay in layouts.items()}
         weights = {} if case.alpha is None else {name: attention(given, LAYOUTS[name]) for name in LAYOUTS}
         return {name: (*result, weights.get(name)) for name, result in found.items()}
 
@@ -169,13 +171,15 @@ def on_layouts(problem: Problem) -> dict[str, Found]:
 
 
 def _found(problem: Problem, layout: str, grads: Any, out: jax.Array, weights: Attention | None) -> Found:
-    d_params, d_rows, d_edges = grads
-    note = None
+    found = None if weights is None else listed(weights)
+    if grads is None:
+        return Found(out, {}, found)
+    (d_params, d_rows, d_edges), note = grads, None
     if layout == "sliced" and "weight" in d_edges:
         d_edges, note = {}, "weights are constants here: no gradient of edge_weight"
     d_inputs = problem.back(d_edges) if d_edges else {}
     named = {f"param/{name}": x for name, x in d_params.items()}
-    return Found(out, {**named, **d_rows, **d_inputs}, None if weights is None else listed(weights), note)
+    return Found(out, {**named, **d_rows, **d_inputs}, found, note)
 
 
 def listed(weights: Attention) -> np.ndarray:

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features, listed, slow_but
+from helpers import (
+    AGGREGATORS,
+    AWKWARD,
+    NUM_NODES,
+    REFERENCES,
+    WIDTH,
+    deviation,
+    features,
+    listed,
+    slow_but,
+)
 
 from jsage import aggregate
 from jsage.blocks import sliced_full_block
@@ -65,10 +75,12 @@ def pulled(name: str, graph: Graph, table: np.ndarray, cotangent: np.ndarray) ->
         if name == "mean":
             pull = pull / max(n, 1)
         share = np.ones((n, table.shape[1]))
-        if name == "max" and n:
-            rows = table[src] * weight[:, None]
-            won = rows == rows.max(0)
+        rows = table[src] * weight[:, None]
+        if name in ("max", "min") and n:
+            won = rows == (rows.max(0) if name == "max" else rows.min(0))
             share = won / won.sum(0)
+        if name == "std" and n:
+            share = (rows - rows.mean(0)) / (n * np.where(found := deviation(rows), found, np.inf))
         np.add.at(grad, src, share * weight[:, None] * pull)
     return grad
 
