@@ -19,7 +19,7 @@ PLAIN: dict[str, tuple[str, dict[str, Any], str]] = {
     "gcn_plain": ("GCNConv", {"normalize": False, "bias": False}, "edge_weight"),
     "gat": ("GATConv", GAT, ""),
     "gat_noloop": ("GATConv", GAT | NO_LOOPS, ""),
-    "gat_mean": ("GATConv", {"heads": 3, "concat": False}, ""),
+    "gat_mean": ("GATConv", {"heads": 3, "concat": False, "negative_slope": 0.1}, ""),
     "gat_edge": ("GATConv", GAT, "edge_attr"),
     "gat_edge_noloop": ("GATConv", GAT | NO_LOOPS, "edge_attr"),
     "gat_residual": ("GATConv", GAT | {"residual": True, "bias": False}, ""),

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage.blocks.layout import Block, Rows, Size, Sources
 from jsage.blocks.reductions import Reduction
-from jsage.typing import EdgeData, MessageFn
+from jsage.typing import MessageFn
 
 
 class OwnRows(NamedTuple):
@@ -28,8 +28,8 @@ class OwnRows(NamedTuple):
     """One row a destination."""
 
     @property
-    def edge_data(self) -> EdgeData:
-        """The block's."""
+    def edge_data(self) -> Any:
+        """The block's: arrays, or their names alone (`EdgeNames`)."""
         return self.block.edge_data
 
     @property

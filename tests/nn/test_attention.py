@@ -417,12 +417,13 @@ def test_exact_inference_and_new_nodes_are_the_whole_graph(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [GATv2Conv, TransformerConv, GATConv])
-def test_no_array_has_every_slots_heads(kind):
-    seeds, fanouts, width = 128, (6, 5), 96
+@pytest.mark.parametrize("nodes", [2_000, 20_000], ids=["rows made once", "rows made by slot"])
+def test_no_array_has_every_slots_heads(kind, nodes):
+    seeds, fanouts, width = 128, (4, 25), 96
     model = GraphSAGE(hidden=width, out=width, conv=partial(kind, heads=8))
-    src, dst = np.random.default_rng(0).integers(0, 5000, (2, 40_000))
-    big = from_edges(src, dst, 5000)
-    table = features(0, 5000, 32)
+    src, dst = np.random.default_rng(0).integers(0, nodes, (2, 40_000))
+    big = from_edges(src, dst, nodes)
+    table = features(0, nodes, 32)
 
     def loss(params, key, table):
         blocks = sample_blocks(key, big, np.arange(seeds, dtype=np.int32), fanouts)
@@ -434,11 +435,10 @@ def test_no_array_has_every_slots_heads(kind):
     params = jax.eval_shape(model.init, jax.random.key(0), table, blocks)
     compiled = jax.jit(jax.grad(loss)).lower(params, jax.random.key(0), table).compile()
     slots = seeds * (1 + fanouts[0]) * fanouts[1]  # of the first layer, which is the larger
-    shapes = {
-        tuple(map(int, found.split(","))) for found in re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
-    }
-    assert max(np.prod(shape) for shape in shapes) < slots * width
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * slots * width * 4
+    shapes = set(re.findall(r"f32\[([\d,]+)\]", compiled.as_text()))
+    shapes -= {f"{nodes},32"}
+    assert max(np.prod([int(size) for size in shape.split(",")]) for shape in shapes) < slots * width
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * slots * width
 
 
 def test_a_tree_and_its_attention_by_hand():
