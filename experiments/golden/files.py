@@ -40,6 +40,10 @@ PLAIN: dict[str, tuple[str, dict[str, Any], str]] = {
 """What the cases of a file without a `config` are: class, arguments, inputs beside x and edge_index"""
 
 
+KINDS = {"rgcn": "RGCNConv", "cluster": "ClusterGCNConv", "hgt": "HGTConv", "hetero": "HeteroConv"}
+"""The classes of such a file's other cases, by how their names begin"""
+
+
 class Case(NamedTuple):
     """One layer with its arguments, and what the other library made of its inputs."""
 
@@ -78,7 +82,8 @@ def read_cases(path: str) -> list[Case]:
     names = dict.fromkeys(name.split("/")[0] for name in arrays if name.count("/") and "x" in arrays)
     if not names:
         raise ValueError(f"{path} has no list of `cases`, and no graph `x` and `edge_index` with plain ones")
-    return [_plain(name, arrays) for name in names if f"{name}/out" in arrays]
+    given = {name.partition("/out")[0] for name in arrays if "/out" in name}
+    return [_plain(name, arrays) for name in names if name in given]
 
 
 def _case(name: str, arrays: Arrays) -> Case:
@@ -99,13 +104,14 @@ def _case(name: str, arrays: Arrays) -> Case:
 
 
 def _plain(name: str, arrays: Arrays) -> Case:
-    kind, kwargs, more = PLAIN.get(name, (name, {}, ""))
+    first = name.split("_")[0]
+    kind, kwargs, more = PLAIN.get(name, (KINDS.get(first, first), {}, ""))
     mine = _below(f"{name}/", arrays)
     inputs = {word: arrays[word] for word in ("x", "edge_index", *more.split())}
     alpha = (mine["alpha"], mine["alpha_index"]) if "alpha" in mine else None
     params = {key: value for key, value in mine.items() if key not in ("out", "alpha", "alpha_index")}
     config = {"class": kind, "args": [], "kwargs": kwargs}
-    return Case(name, config, inputs, params, mine["out"], None, {}, alpha, 0.0)
+    return Case(name, config, inputs, params, mine.get("out"), None, {}, alpha, 0.0)
 
 
 def _below(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:

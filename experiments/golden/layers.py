@@ -107,11 +107,13 @@ def attention(case: Case, args: dict[str, Any]) -> dict[str, Any]:
     return {"heads": args["heads"], "concat": args["concat"], "bias": args["bias"], "edge": edge}
 
 
-def with_loops(args: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], Callable]:
+def with_loops(case: Case, args: dict[str, Any]) -> tuple[dict[str, Any], Callable]:
     """Our own slot in place of loops, and the graph without its own ones."""
     if not args["add_self_loops"]:
         return {"own": False}, lambda graph: graph
-    if options["edge"] and args["fill_value"] != "mean":
+    if "x_src" in case.inputs:
+        raise Unsupported("a loop between two tables joins rows that have nothing but their number in common")
+    if "edge_attr" in case.inputs and args["fill_value"] != "mean":
         raise Unsupported(f"an own slot has the mean of edge features, not {args['fill_value']!r}")
     return {"own": True}, remove_self_loops
 
@@ -119,7 +121,7 @@ def with_loops(args: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str,
 def gat(case: Case, args: dict[str, Any]) -> Layer:
     """Graph attention."""
     options = attention(case, args)
-    own, graph = with_loops(args, options)
+    own, graph = with_loops(case, args)
     apart = "lin_dst.weight" in case.params
 
     def params(p: Given) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def gat(case: Case, args: dict[str, Any]) -> Layer:
 def gatv2(case: Case, args: dict[str, Any]) -> Layer:
     """Attention that depends on both ends."""
     options = attention(case, args)
-    own, graph = with_loops(args, options)
+    own, graph = with_loops(case, args)
 
     def params(p: Given) -> dict[str, Any]:
         right = {} if args["share_weights"] else named(p, dst="lin_r")
@@ -264,5 +266,8 @@ NOT_YET = {
     "HGTConv": "no layer reads types of nodes and edges yet",
     "HeteroConv": "no layer reads types of nodes and edges yet",
     "PNAConv": "there is no PNAConv: `Several` has its aggregators, not its scalers by degree",
+    "ClusterGCNConv": "there is no layer of two matrices and a loop of its own weight",
     "tgn.TimeEncoder": "there is no encoder of times yet",
+    "positional": "there is no encoder of times yet",
+    "temporal": "there is no encoder of times yet",
 }

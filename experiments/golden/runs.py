@@ -109,11 +109,10 @@ def model_of(problem: Problem) -> GraphSAGE:
 
 def block_of(layout: str, graph: Graph, rows: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
     """The rows that a layer reads, and the block, in one of the layouts of slots or edges."""
-    block = full_block(graph, slots=True)
-    h = rows.get("x", rows.get("x_src"))
+    block: Any = full_block(graph, slots=True)
+    h = rows["x_src" if "x_dst" in rows else "x"]
     if apart := "x_dst" in rows:
         num_dst = rows["x_dst"].shape[0]
-        assert block.order is not None
         order, degree = block.order[:num_dst], block.degree[:num_dst]
         block = block._replace(order=order, degree=degree, position=jnp.zeros(num_dst, jnp.int32))
     if layout != "segments":
@@ -147,7 +146,7 @@ def on_layouts(problem: Problem) -> dict[str, Found]:
         rows = {name: jnp.pad(x, ((0, spare), (0, 0))) for name, x in rows.items()}
         h, block = lay(problem.structure._replace(edge_data=edge_data), rows)
         variables = {"params": {"convs_0": problem.layer.params(params)}}
-        out = model.apply(variables, h, (block,))
+        out: Any = model.apply(variables, h, (block,))
         out = out[: cotangent.shape[0]]
         return (out * cotangent).sum(), out
 
