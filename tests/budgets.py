@@ -13,7 +13,7 @@ MOST = 60
 """Programs of a file that has no line below."""
 
 EXCEPTIONS: dict[str, int] = {
-    "test_aggregate": 230,
+    "test_aggregate": 250,
     "test_benchmark_train": 290,
     "test_benchmark_unsupervised": 90,
     "test_benchmarks": 80,
@@ -58,6 +58,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_models": 90,
     "test_unsupervised": 440,
     "test_variance": 120,
+    "test_weights": 120,
     "test_exact": 70,
     "test_tracing": 80,
 }

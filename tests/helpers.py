@@ -84,17 +84,33 @@ def for_draw(name: str, graph: Graph) -> Adjacency:
     return prepare(graph._replace(edge_data={**graph.edge_data, "drawn": drawn}), "drawn")
 
 
-AGGREGATORS = {"sum": aggregate.sum, "mean": aggregate.mean, "max": aggregate.max, "gcn": aggregate.gcn}
+AGGREGATORS = {
+    "sum": aggregate.sum,
+    "mean": aggregate.mean,
+    "max": aggregate.max,
+    "gcn": aggregate.gcn,
+    "min": aggregate.min,
+    "std": aggregate.std,
+}
 """name -> (h, block) -> pooled"""
 
 KEY_KINDS = ["threefry2x32", *filter(has_key_kind, ["philox4x32"])]
 """The kinds of keys that this jax has."""
+
+
+def deviation(messages: np.ndarray) -> np.ndarray:
+    """The standard deviation, and 0 where its square is at most 1e-5."""
+    square = messages.var(0)
+    return np.sqrt(np.where(square > 1e-5, square, 0))
+
 
 REFERENCES = {
     "sum": lambda own, messages: messages.sum(0),
     "mean": lambda own, messages: messages.sum(0) / max(len(messages), 1),
     "max": lambda own, messages: messages.max(0) if len(messages) else 0 * own,
     "gcn": lambda own, messages: (own + messages.sum(0)) / (1 + len(messages)),
+    "min": lambda own, messages: messages.min(0) if len(messages) else 0 * own,
+    "std": lambda own, messages: deviation(messages) if len(messages) else 0 * own,
 }
 """name -> (own row, messages [n, d]) -> pooled row, in NumPy"""
 

@@ -99,8 +99,19 @@ def aggregate(name: str, params: Tree | None, h: np.ndarray, own: int, near: lis
         return lstm(params["cell"], messages)
     if name == "gcn":
         return sum(messages, h[own]) / (1 + len(near))
+    if name == "several":
+        parts = (aggregate(one, None, h, own, near, weights) for one in ("mean", "max", "std"))
+        return np.concatenate(list(parts))
     if not near:
         return zero
+    if name == "min":
+        return np.min(messages, axis=0)
+    if name in ("var", "std"):
+        found = np.var(messages, axis=0)
+        return found if name == "var" else np.sqrt(np.where(found > 1e-5, found, 0))
+    if name == "softmax":
+        part = np.exp(params["t"] * (np.stack(messages) - np.max(messages, axis=0)))
+        return (part * messages).sum(0) / part.sum(0)
     if name in ("max", "max pool"):
         return np.max(messages, axis=0)
     return sum(messages, zero) / (1 if name == "sum" else len(near))

@@ -13,13 +13,21 @@ C = TypeVar("C")
 
 
 def read(config: type[C], arguments: list[str] | None, name: str, text: str | None) -> C:
-    """Read the options of `python -m experiments.name`: the fields of the dataclass `config`."""
+    """Read the options of `python -m experiments.name`: the fields of the dataclass `config`.
+
+    A field without a default is an argument that must be given, in its place.
+    """
+    fields = dataclasses.fields(config)  # pyright: ignore[reportArgumentType]
+    placed = [field.name for field in fields if field.default is dataclasses.MISSING]
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
-        usage="%(prog)s [--option value ...]",
+        usage=" ".join(["%(prog)s", *map(str.upper, placed), "[--option value ...]"]),
         description=(text or "").split("\n")[0],
     )
-    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+    for field in fields:
+        if field.name in placed:
+            parser.add_argument(field.name, help=field.metadata["help"])
+            continue
         flag, note = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if isinstance(field.default, bool):
             parser.add_argument(flag, action="store_true", help=note)

@@ -16,6 +16,7 @@ from jsage.blocks.edges import with_edge_data as with_edge_data
 from jsage.blocks.full import SlicedBlock as SlicedBlock
 from jsage.blocks.full import sliced_full_block as sliced_full_block
 from jsage.blocks.layout import Block as Block
+from jsage.blocks.own_rows import OwnRows as OwnRows
 from jsage.blocks.reductions import MAX as MAX
 from jsage.blocks.reductions import SOFTMAX_SUM as SOFTMAX_SUM
 from jsage.blocks.reductions import SUM as SUM

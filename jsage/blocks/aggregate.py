@@ -14,7 +14,8 @@ from jsage.blocks.reductions import MAX, SUM, column, weighted_source
 from jsage.typing import EdgeData, HostArray
 
 Rows: TypeAlias = Num[HostArray, "num_src *d"]
-Pooled: TypeAlias = Num[Array, "num_dst *d"]
+Pooled: TypeAlias = Num[Array, "num_dst *d_out"]
+"""As wide as the rows, unless the block is a view that changes them."""
 
 
 def sum(h: Rows, block: Block) -> Pooled:

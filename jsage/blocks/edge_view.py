@@ -19,8 +19,8 @@ class EdgeView(NamedTuple):
     change: Callable[[Array, EdgeData], Array]
 
     @property
-    def edge_data(self) -> EdgeData:
-        """The block's."""
+    def edge_data(self) -> Any:
+        """The block's: arrays, or their names alone (`EdgeNames`)."""
         return self.block.edge_data
 
     @property

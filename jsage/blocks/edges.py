@@ -11,6 +11,7 @@ from jsage._internal.arrays import accumulator_dtype, take
 from jsage.blocks.block import Indexed, Segments, Tree, as_segments
 from jsage.blocks.full import SlicedBlock
 from jsage.blocks.layout import Block, EdgeNames
+from jsage.blocks.own_rows import OwnRows
 from jsage.blocks.reductions import SUM, filled, is_float, where
 from jsage.typing import EdgeData, MessageFn
 
@@ -32,6 +33,8 @@ def edge_shape(block: Block) -> tuple[int, ...]:
     >>> edge_shape(Tree(jnp.ones((2, 3), bool)))
     (2, 3)
     """
+    if isinstance(block, OwnRows):
+        return edge_shape(block.block)
     if isinstance(block, Tree | Indexed):
         return block.mask.shape
     if isinstance(block, Segments):
@@ -71,6 +74,8 @@ def with_edge_data(block: Any, edge_data: EdgeData) -> Any:
     >>> block.reduce(lambda dst, src, edge: edge["age"], SUM, None, jnp.ones(3))
     Array([8], dtype=int32)
     """
+    if isinstance(block, OwnRows):
+        return block._replace(block=with_edge_data(block.block, edge_data))
     return block._replace(edge_data={**block.edge_data, **edge_data})
 
 
@@ -86,6 +91,8 @@ def attention_weights(
     >>> attention_weights(alike, block, jnp.ones((1, 1)), jnp.ones((4, 1))).slots.ravel()
     Array([0.5, 0.5, 0. ], dtype=float32)
     """
+    if isinstance(block, OwnRows):
+        return attention_weights(message, block.block, dst, src, own)
     shape = edge_shape(block)
     if isinstance(block, SlicedBlock):
         raise TypeError("a SlicedBlock keeps no row an edge, so no attention weights: use full_block(graph)")

@@ -21,7 +21,7 @@ from jsage.blocks.edges import (
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import SOFTMAX_SUM, column
 from jsage.nn.alone import alone
-from jsage.typing import EdgeData, MessageFn
+from jsage.typing import EdgeData, HostArray, MessageFn
 
 KEEP = "attention dropout"
 """The name in `edge_data` of what dropout multiplies attention weights by."""
@@ -130,15 +130,16 @@ def _times(value: Array, scale: Array) -> Array:
     return value * column(scale, value).astype(value.dtype)
 
 
-def head_sums(rows: Float[Array, "rows d"], weights: Float[Array, "heads width"]) -> Array:
+def head_sums(rows: Float[HostArray, "rows d"], weights: Float[HostArray, "heads width"]) -> Array:
     """`sum_c weights[k, c] rows[:, k, c]` in float32, `[rows, heads]`: a product with a matrix of blocks.
 
     >>> head_sums(jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.ones((2, 2)))
     Array([[3., 7.]], dtype=float32)
     """
     heads, width = weights.shape
-    blocks = (jnp.eye(heads)[:, None] * weights[:, :, None].astype(jnp.float32)).reshape(heads * width, heads)
-    return jnp.dot(rows.astype(jnp.float32), blocks, precision=jax.lax.Precision.HIGHEST)
+    blocks = jnp.eye(heads)[:, None] * jnp.asarray(weights, jnp.float32)[:, :, None]
+    blocks = blocks.reshape(heads * width, heads)
+    return jnp.dot(jnp.asarray(rows, jnp.float32), blocks, precision=jax.lax.Precision.HIGHEST)
 
 
 def drop_inputs(rate: float, deterministic: bool, h: Array, block: Block) -> tuple[Array, Block]:

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import AGGREGATORS, AWKWARD, NUM_NODES, REFERENCES, WIDTH, features, listed, slow_but
+from helpers import (
+    AGGREGATORS,
+    AWKWARD,
+    NUM_NODES,
+    REFERENCES,
+    WIDTH,
+    deviation,
+    features,
+    listed,
+    slow_but,
+)
 
 from jsage import aggregate
 from jsage.blocks import sliced_full_block
@@ -65,23 +75,29 @@ def pulled(name: str, graph: Graph, table: np.ndarray, cotangent: np.ndarray) ->
         if name == "mean":
             pull = pull / max(n, 1)
         share = np.ones((n, table.shape[1]))
-        if name == "max" and n:
-            rows = table[src] * weight[:, None]
-            won = rows == rows.max(0)
+        rows = table[src] * weight[:, None]
+        if name in ("max", "min") and n:
+            won = rows == (rows.max(0) if name == "max" else rows.min(0))
             share = won / won.sum(0)
+        if name == "std" and n:
+            share = (rows - rows.mean(0)) / (n * np.where(found := deviation(rows), found, np.inf))
         np.add.at(grad, src, share * weight[:, None] * pull)
     return grad
 
 
-@quick
-def answers(block: Block, table: jax.Array, cotangent: jax.Array):
-    """Value and gradient of every aggregator."""
+FIRST, OTHERS = ("sum", "mean", "max", "gcn"), ("min", "std")
+"""Those that have a program in the quick lane, and those that are made of the others' reductions."""
+
+
+@partial(quick, static_argnums=3)
+def answers(block: Block, table: jax.Array, cotangent: jax.Array, names: tuple[str, ...] = FIRST):
+    """Value and gradient of some aggregators."""
 
     def one(reduce):
         out, pull = jax.vjp(lambda table: reduce(table, block), table)
         return out, pull(cotangent)[0]
 
-    return {name: one(reduce) for name, reduce in AGGREGATORS.items()}
+    return {name: one(AGGREGATORS[name]) for name in names}
 
 
 def table(seed: int = 0) -> np.ndarray:
@@ -94,9 +110,11 @@ def weighted(request) -> bool:
     return request.param
 
 
-def test_values_and_gradients_are_those_of_a_loop(weighted: bool):
+@pytest.mark.parametrize("names", [FIRST, pytest.param(OTHERS, marks=pytest.mark.slow)])
+def test_values_and_gradients_are_those_of_a_loop(weighted: bool, names: tuple[str, ...]):
+    assert {*FIRST, *OTHERS} == AGGREGATORS.keys()
     graph, h, cotangent = awkward(weighted), table(), features(1, NODES)
-    for name, (out, grad) in answers(classes(weighted), h, cotangent).items():
+    for name, (out, grad) in answers(classes(weighted), h, cotangent, names).items():
         np.testing.assert_allclose(out, pooled(name, graph, h), rtol=1e-5, atol=1e-5, err_msg=name)
         expected = pulled(name, graph, np.float32(h), cotangent)
         np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-5, err_msg=name)

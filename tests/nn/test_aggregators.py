@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import AWKWARD, LAYOUTS, NUM_NODES, WIDTH, features, graph, hop
+from helpers import AWKWARD, LAYOUTS, NUM_NODES, WIDTH, features, graph, hop, slow_but
 from scipy.stats import chisquare
 
 from jsage import aggregate
 from jsage.blocks import Tree
 from jsage.blocks.shuffle import FEW, _permuted, shuffled
-from jsage.nn import LSTM, Pool
+from jsage.nn import LSTM, Pool, SAGEConv, Several, Softmax
 from jsage.sampling import full_block
 
 quick = partial(
@@ -23,7 +23,15 @@ quick = partial(
 )
 """For programs that run once: compiled quickly rather than well."""
 
-MODULES = {"max pool": Pool(3), "mean pool": Pool(3, reduce=aggregate.mean), "lstm": LSTM(3)}
+SEVERAL = Several((aggregate.mean, aggregate.max, aggregate.std))
+MODULES = {
+    "max pool": (Pool(3), 3),
+    "mean pool": (Pool(3, reduce=aggregate.mean), 3),
+    "lstm": (LSTM(3), 3),
+    "softmax": (Softmax(), WIDTH),
+    "several": (SEVERAL, 3 * WIDTH),
+}
+"""name -> the module and its width"""
 
 
 def pooled(name: str, params, table, block) -> np.ndarray:
@@ -33,10 +41,11 @@ def pooled(name: str, params, table, block) -> np.ndarray:
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", slow_but(["max pool", "mean pool", "lstm", "softmax"], MODULES))
 def test_values_and_gradients_on_every_layout(name):
-    module, table, cotangent = MODULES[name], features(1), features(2, width=3)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), table, hop("random"))["params"]
+    (module, width), table = MODULES[name], features(1)
+    cotangent = features(2, width=width)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), table, hop("random")).get("params", {})
     params = reference.filled(shapes)
 
     @quick
@@ -59,6 +68,21 @@ def test_values_and_gradients_on_every_layout(name):
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), grads, first)
         algorithm_1 = lambda at: pooled(name, *at.values(), block)  # noqa: B023, E731
         reference.check_gradients(algorithm_1, cotangent, at, first)
+
+
+def test_a_softmax_is_a_mean_without_temperature_and_near_the_maximum_with_much():
+    table, block = features(1), hop("random")
+    ends = quick(lambda h, block: [Softmax(t, learn=False).apply({}, h, block) for t in (0.0, 1000.0)])
+    plain = quick(lambda h, block: [aggregate.mean(h, block), aggregate.max(h, block)])
+    for found, expected in zip(ends(table, block), plain(table, block), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_several_modules_have_parameters_of_their_own():
+    conv = SAGEConv(3, aggregate=Several((Pool(), Pool(), Softmax())))
+    shapes = jax.eval_shape(conv.init, jax.random.key(0), features(1), hop("random"))["params"]
+    assert set(shapes["aggregate"]) == {"aggregates_0", "aggregates_1", "aggregates_2"}
+    assert shapes["neigh"]["kernel"].shape == (3 * WIDTH, 3)
 
 
 @pytest.mark.parametrize("module", [Pool(), LSTM()])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from flax.errors import InvalidRngError
-from helpers import AGGREGATORS, AWKWARD, LAYOUTS, NUM_NODES, WIDTH, features, graph, hop
+from helpers import AGGREGATORS, AWKWARD, LAYOUTS, NUM_NODES, WIDTH, features, graph, hop, slow_but
 
 from jsage import aggregate
 from jsage.blocks import Tree, as_tree
@@ -35,7 +35,10 @@ quick = partial(
 )
 """For programs that run once: compiled quickly rather than well."""
 
-every = pytest.mark.parametrize(("name", "option"), [(name, option) for name in ALL for option in OPTIONS])
+CASES = [(name, option) for name in ALL for option in OPTIONS]
+every = pytest.mark.parametrize(
+    ("name", "option"), slow_but([case for case in CASES if case[0] not in ("min", "std")], CASES)
+)
 
 
 @jax.jit

@@ -32,6 +32,8 @@ class GATConv(AttentionConv):
 
     own: bool = True
     """Whether a node reads itself too."""
+    share: bool = True
+    """`W h_v` has the sources' matrix; False: one of its own, for own rows of another table."""
     residual: bool = False
     """Add `W_res h_v`."""
     negative_slope: float = 0.2
@@ -44,7 +46,7 @@ class GATConv(AttentionConv):
         h, block = drop_inputs(self.dropout, deterministic, h, block)
         rows = block.own(h)
         values = self.by_head("dense", h.shape[1], bias=False)
-        mine = values(rows)
+        met = (values if self.share else self.by_head("dst", rows.shape[1], bias=False))(rows)
         to_source, to_dst = self._logit("att_src"), self._logit("att_dst")
         of_edge = self.of_edges(block)
         to_edge = self._logit("att_edge") if self.edge else None
@@ -57,12 +59,10 @@ class GATConv(AttentionConv):
             total = asked + said if to_edge is None else asked + said + to_edge(more)
             return nn.leaky_relu(total, self.negative_slope)
 
-        asked = to_dst(mine)
-        own = (
-            (logit(asked, to_source(mine), self.of_own(of_edge, block, h)), self.split(mine))
-            if self.own
-            else None
-        )
+        asked, own = to_dst(met), None
+        if self.own:
+            mine = met if self.share else values(rows)
+            own = logit(asked, to_source(mine), self.of_own(of_edge, block, h)), self.split(mine)
         sent, made, block = made_rows(make, h, block)
 
         def message(asked: Array, sent: Array, edge: EdgeData) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ class GATv2Conv(AttentionConv):
         alpha_uv = softmax_u a . LeakyReLU(W_src h_u + W_dst h_v + W_e e_uv)
 
     over the neighbors `u` of `v` and, with `own`, over `v` itself, with the mean of its edges' features `e`.
+    With `bias` both matrices have one, as in PyG.
     That slot is no edge of the graph: attention weights come in the order of the block's slots, the own
     ones beside them (`attention_of`). Without anything to read the sum is 0.
 
@@ -43,8 +44,8 @@ class GATv2Conv(AttentionConv):
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
         h, block = drop_inputs(self.dropout, deterministic, h, block)
         rows = block.own(h)
-        source = self.by_head("src", h.shape[1])
-        asked = (source if self.share else self.by_head("dst", rows.shape[1]))(rows)
+        source = self.by_head("src", h.shape[1], self.bias)
+        asked = (source if self.share else self.by_head("dst", rows.shape[1], self.bias))(rows)
         att = self.param("att", nn.initializers.glorot_uniform(), (self.heads, self.head_width()))
         of_edge = self.of_edges(block)
 

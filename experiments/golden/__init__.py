@@ -1,0 +1,1 @@
+"""Layers beside the values that another library computed."""
