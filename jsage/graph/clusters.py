@@ -156,11 +156,9 @@ def _laid_out(graph: Graph, part: np.ndarray, num: int) -> Clusters:
     order = np.concatenate([order, order[:rows]])
     source, row = (pad_rows(ends[by_part], len(src) + slots) for ends in (place[src], place[dst] % rows))
     data = {name: pad_rows(np.asarray(x)[by_part], len(src) + slots) for name, x in graph.edge_data.items()}
-    order, node_ptr, edge_ptr, source, row, rows, slots = (
-        x.astype(np.int32)
-        for x in (order, node_ptr, edge_ptr, source, row, np.arange(rows), np.arange(slots))
-    )
-    return jax.device_put(Clusters(order, node_ptr, edge_ptr, source, row, data, rows, slots))
+    ids = order, node_ptr, edge_ptr, source, row, np.arange(rows), np.arange(slots)
+    order, node_ptr, edge_ptr, source, row, rows, slots = (jax.device_put(x.astype(np.int32)) for x in ids)
+    return Clusters(order, node_ptr, edge_ptr, source, row, jax.device_put(data), rows, slots)
 
 
 def _breadth_first(indptr: np.ndarray, indices: np.ndarray) -> np.ndarray:
