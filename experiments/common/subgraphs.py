@@ -32,8 +32,21 @@ class Cut(NamedTuple):
     """Each node's weight in a batch's loss, beside its norm: the mean over training nodes, on average."""
 
 
-def on_subgraphs(learner: Learner, config: Config, width: int, *, identity: bool) -> Learner:
+class Plan(NamedTuple):
+    """How training goes."""
+
+    config: Config
+    width: int
+    """Of the outputs."""
+    identity: bool
+    """Whether the model has embeddings of its own, for graphs without features."""
+    symmetric: bool
+    """Whether edges are weighed by the degrees of both ends; in clusters those are the batch's."""
+
+
+def on_subgraphs(learner: Learner, plan: Plan) -> Learner:
     """The learner, trained as `--batches` says; its inference is as it was."""
+    config = plan.config
     if config.batches == "neighbors":
         return learner
     for option, given in ("--full-batch", config.full_batch), ("--draw", config.draw != "uniform"):
@@ -45,29 +58,28 @@ def on_subgraphs(learner: Learner, config: Config, width: int, *, identity: bool
         fit = f"one of {', '.join(LINEAR)}" if config.batches == "saint" else "one without an order"
         raise ValueError(f"--batches {config.batches} needs an aggregator, {fit}: got {config.aggregator}")
     cut = {"clusters": clustered, "saint": walked}[config.batches]
-    step = partial(train_step, config, width, identity)
-    return learner._replace(subgraphs=Subgraphs(partial(cut, config), step))
+    return learner._replace(subgraphs=Subgraphs(partial(cut, plan), partial(train_step, plan)))
 
 
 LINEAR = ("gcn", "mean", "sum")
 """Aggregators whose sums a subgraph estimates."""
 
 
-def clustered(config: Config, graph: Graph, train: np.ndarray) -> tuple[Cut, int, int]:
+def clustered(plan: Plan, graph: Graph, train: np.ndarray) -> tuple[Cut, int, int]:
     """The graph in clusters, how many, and how many of them are a batch."""
-    if config.aggregator == "gcn":  # weighed again by the degrees in each batch
+    if plan.symmetric:  # weighed again by the degrees in each batch
         plain = {name: x for name, x in graph.edge_data.items() if name != "weight"}
         ours = symmetric_weights(graph._replace(edge_data=plain)).edge_data["weight"]
         graph = graph._replace(edge_data={**plain, "weight": graph.edge_data["weight"] / ours})
-    num = min(-(-CLUSTERS * graph.num_nodes // config.subgraph), graph.num_nodes)
+    num = min(-(-CLUSTERS * graph.num_nodes // plan.config.subgraph), graph.num_nodes)
     size = min(CLUSTERS, num)
     return Cut(cluster(graph, num), shares(graph, train, -(-num // size))), num, size
 
 
-def walked(config: Config, graph: Graph, train: np.ndarray) -> tuple[Cut, int, int]:
+def walked(plan: Plan, graph: Graph, train: np.ndarray) -> tuple[Cut, int, int]:
     """The graph with the norms of walks, and how many subgraphs are an epoch, each of them a batch."""
-    steps = -(-graph.num_nodes // config.subgraph)
-    norms = measure_saint(jax.random.key(0), graph, walks(config), repeats=COUNTED * steps)
+    steps = -(-graph.num_nodes // plan.config.subgraph)
+    norms = measure_saint(jax.random.key(0), graph, walks(plan.config), repeats=COUNTED * steps)
     return Cut(norms, shares(graph, train, 1)), steps, 1
 
 
@@ -83,16 +95,15 @@ def shares(graph: Graph, train: np.ndarray, steps: int) -> Array:
     return jnp.asarray(share)
 
 
-def train_step(
-    config: Config, width: int, identity: bool, variables: Any, tables: Tables, batch: tuple[Array, ...]
-) -> Step:
+def train_step(plan: Plan, variables: Any, tables: Tables, batch: tuple[Array, ...]) -> Step:
     """Outputs of a batch's nodes."""
+    config, width, identity, symmetric = plan
     chosen, mask, key = batch
     draw, drop = jax.random.split(key)
     if config.batches == "clusters":
         found = cluster_batch(tables.cut.source, chosen, mask)
         weight = found.mask.astype(jnp.float32)
-        block = symmetric_block(found.block) if config.aggregator == "gcn" else found.block
+        block = symmetric_block(found.block) if symmetric else found.block
     else:
         found, weight = estimated_batch(draw, tables.cut.source, walks(config))
         block = found.block
