@@ -21,6 +21,7 @@ from experiments.common.learners import check_draw, mlp, sage, weigh
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
 from experiments.common.smoothing import linear_smoothing
+from experiments.common.subgraphs import Plan, on_subgraphs
 from jsage.recipes.plots import save_plots
 from jsage.recipes.report import baseline, print_tables, summarize
 
@@ -36,6 +37,7 @@ def main(config: Config) -> dict:
     dataset, training_graph = weigh(dataset, training_graph, config)
     draw, identity = DRAWS[config.draw], dataset.features is None
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
+    learner = on_subgraphs(learner, Plan(config, task.width, identity, config.aggregator == "gcn"))
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     scores = {"GraphSAGE": found.scores}
     if dataset.features is not None:

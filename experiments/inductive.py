@@ -24,6 +24,7 @@ from experiments.common.datasets import load
 from experiments.common.learners import check_draw, mlp, sage, sage_model
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
+from experiments.common.subgraphs import Plan, on_subgraphs
 from jsage import data
 from jsage.blocks import sliced_full_block
 from jsage.data import Dataset
@@ -59,6 +60,7 @@ def main(config: Config) -> dict:
     check_draw(dataset.graph, config)
     draw = DRAWS[config.draw]
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=False, draw=draw)
+    learner = on_subgraphs(learner, Plan(config, task.width, identity=False, symmetric=False))
     found = train_all("GraphSAGE", learner, task, dataset, hidden, config)
     plain = train_all("MLP", mlp(config, task.width), task, dataset, hidden, config)
     test, val = np.asarray(dataset.test), np.asarray(dataset.val)

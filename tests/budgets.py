@@ -55,6 +55,8 @@ EXCEPTIONS: dict[str, int] = {
     "test_reduce": 410,
     "test_recommend": 200,
     "test_search": 90,
+    "test_subgraph": 140,
+    "test_saint": 80,
     "test_models": 90,
     "test_unsupervised": 440,
     "test_variance": 120,

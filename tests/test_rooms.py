@@ -45,7 +45,7 @@ ONLY_IN = {
     "pickle": set(),
 }
 # Not even when jsage is imported: a function that needs one imports it itself.
-LAZY = {"duckdb", "matplotlib", "pyarrow", "scipy", "sklearn", "torch"}
+LAZY = {"duckdb", "matplotlib", "pyarrow", "pymetis", "scipy", "sklearn", "torch"}
 # Training is for any model: it knows no graph.
 KNOWS_ONLY = {"train": {"typing", "_internal"}, "losses": {"typing"}}
 # Sampling is about ids: it reads no rows.

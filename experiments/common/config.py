@@ -54,6 +54,7 @@ DRAWS: dict[str, AnyDraw] = {
     "labor": Labor(),
 }
 """name -> how neighbors are drawn in training"""
+BATCHES = ["neighbors", "clusters", "saint"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,10 @@ class Config(SupervisedOptions, LearnerOptions):
     """Every option of `experiments.classify` and `experiments.inductive`; the defaults are the one recipe."""
 
     draw: str = option("uniform", "how neighbors are drawn in training", list(DRAWS))
+    batches: str = option(
+        "neighbors", "what a step trains on: seeds with neighbors, whole clusters, or walks", BATCHES
+    )
+    subgraph: int = option(2048, "nodes of a batch of clusters or walks, about")
 
 
 def parse(arguments: list[str] | None, name: str, text: str | None) -> Config:

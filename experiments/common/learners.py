@@ -30,6 +30,27 @@ class Tables(NamedTuple):
     """The whole graph as one block; None where an LSTM could not read it: then inference samples too."""
     drawn: AliasGraph | None = None
     """The graph that training draws from; None: `graph` itself."""
+    cut: Any = None
+    """What batches of subgraphs are cut from."""
+
+
+class Step(NamedTuple):
+    """The outputs of a training step on a subgraph."""
+
+    outputs: Array
+    nodes: Array
+    weight: Array
+    """What each node's loss is multiplied by before they are added up; 0: it is not learned from."""
+    stats: Any
+
+
+class Subgraphs(NamedTuple):
+    """Training on subgraphs, as two functions."""
+
+    cut: Callable[[Graph, np.ndarray], tuple[Any, int, int]]
+    """`(graph, train) -> (cut, units, size)`: what an epoch shuffles, `size` of so many units a step."""
+    step: Callable[[Any, Tables, tuple[Array, ...]], Step]
+    """`(variables, tables, (units, mask, key)) -> Step`"""
 
 
 class Learner(NamedTuple):
@@ -41,6 +62,8 @@ class Learner(NamedTuple):
     """`(variables, tables, seeds, mask, key) -> (outputs, stats)`; no key: inference, deterministic."""
     predict: Callable[[Any, Tables, Array], Array]
     """`(variables, tables, nodes) -> outputs`, deterministic."""
+    subgraphs: Subgraphs | None = None
+    """How training goes where it is not by `forward`."""
 
 
 def weigh(dataset: Dataset, training_graph: Graph, config: LearnerOptions) -> tuple[Dataset, Graph]:

@@ -35,12 +35,22 @@ def compile_programs(learner: Learner, task: Task, config: TrainingOptions) -> P
 
         def loss_fn(params, stats, batch, key):
             seeds, mask = batch
-            outputs, stats = learner.forward({"params": params, **stats}, tables, seeds, mask, key)
+            variables = {"params": params, **stats}
+            if learner.subgraphs is not None:
+                return weighted_loss(*learner.subgraphs.step(variables, tables, (seeds, mask, key)))
+            outputs, stats = learner.forward(variables, tables, seeds, mask, key)
             labels = tables.labels[seeds]
             valid = labeled(labels, mask) if task.name != "regression" else mask
             losses = task.loss(outputs, labels, valid)
             sums = {"loss": losses.sum(), "weight": valid.sum().astype(jnp.float32)}
             return masked_mean(losses, valid), (sums, stats)
+
+        def weighted_loss(outputs, nodes, weight, stats):
+            labels, valid = tables.labels[nodes], weight > 0
+            if task.name != "regression":
+                valid = labeled(labels, valid)
+            loss = (task.loss(outputs, labels, valid) * weight).sum()
+            return loss, ({"loss": loss, "weight": jnp.where(valid, weight, 0).sum()}, stats)
 
         return train_epoch(make_update(loss_fn, optimizer), state, (seeds, mask))
 

@@ -31,7 +31,7 @@ class Job(NamedTuple):
     tables: Any
     """What is trained on."""
     train: jax.Array
-    """Node ids in `tables`."""
+    """What an epoch shuffles into batches: node ids in `tables`, or numbers of clusters or subgraphs."""
     val_tables: Any
     """All that the outputs of the validation nodes depend on, or the whole graph."""
     val_positions: jax.Array
@@ -42,6 +42,8 @@ class Job(NamedTuple):
     test: np.ndarray
     data: Any
     """The arrays that all this was made from, which a resumed run must be given again."""
+    batch_size: int | None = None
+    """How many of `train` are a batch; None: as the options say."""
 
 
 class Results(NamedTuple):
@@ -69,6 +71,10 @@ def train_all(
     data = dataset if same else (training_graph, dataset)
     train = jnp.asarray(dataset.train)
     job = Job(task, tables, train, *around(val, tables, config), val, everything, test, data)
+    if learner.subgraphs is not None:
+        cut, units, size = learner.subgraphs.cut(training_graph, np.asarray(dataset.train))
+        cut_tables, units = tables._replace(cut=cut), jnp.arange(units)
+        job = job._replace(tables=cut_tables, train=units, data=(data, cut), batch_size=size)
     return train_job(name, compile_programs(learner, task, config), job, config)
 
 
@@ -98,7 +104,7 @@ def fit(programs: Programs, job: Job, config: SupervisedOptions, record: Record)
     that small training sets get many epochs: `MIN_PATIENCE` at least.
     """
     num = job.train.shape[0]
-    size = min(config.batch_size, num)
+    size = min(job.batch_size or config.batch_size, num)
 
     def advance(state: TrainState, number: int) -> tuple[TrainState, dict]:
         seeds, mask = shuffle(jax.random.fold_in(record.key, number), job.train, size)

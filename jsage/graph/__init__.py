@@ -6,6 +6,10 @@ from jsage.graph.bipartite import bipartite_graph as bipartite_graph
 from jsage.graph.bipartite import item_item as item_item
 from jsage.graph.bipartite import item_nodes as item_nodes
 from jsage.graph.bipartite import node_items as node_items
+from jsage.graph.clusters import Clusters as Clusters
+from jsage.graph.clusters import cluster as cluster
+from jsage.graph.clusters import multilevel as multilevel
+from jsage.graph.clusters import propagated as propagated
 from jsage.graph.graph import Graph as Graph
 from jsage.graph.graph import SortedGraph as SortedGraph
 from jsage.graph.graph import TimeSortedGraph as TimeSortedGraph

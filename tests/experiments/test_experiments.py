@@ -70,6 +70,7 @@ DIGITS = (*MODEL, "--epochs", "30", "--runs", "2", "--save-every", "15")
 SMALL = ("--layers", "1", "--fanouts", "4", "--hidden", "8", "--identity", "8")
 TINY = (*SMALL, "--lr", "0.1", "--weight-decay", "0", "--dropout", "0", "--norm", "none")
 BATCHES = ("--batch-size", "16")
+SUBGRAPH = ("--subgraph", "40")
 
 
 def parse(arguments: list[str]) -> Config:
@@ -275,6 +276,22 @@ KINDS = {
     "pool, real values": ("real", True, ("--aggregator", "pool", "--task", "regression"), "r2", 0.4),
     "meanpool, real rows": ("reals", True, ("--aggregator", "meanpool"), "r2", 0.7),
     "lstm": ("classes", False, ("--aggregator", "lstm"), "accuracy", 0.6),
+    "clusters, gcn, no features": ("classes", False, ("--batches", "clusters", *SUBGRAPH), "accuracy", 0.8),
+    "clusters, max, two layers": (
+        "two",
+        True,
+        ("--batches", "clusters", "--aggregator", "max", "--layers", "2", *SUBGRAPH),
+        "auroc",
+        0.9,
+    ),
+    "saint, gcn": ("classes", True, ("--batches", "saint", *SUBGRAPH), "accuracy", 0.8),
+    "saint, mean, real values": (
+        "real",
+        True,
+        ("--batches", "saint", "--aggregator", "mean", "--norm", "batch", *SUBGRAPH),
+        "r2",
+        0.4,
+    ),
 }
 
 
@@ -474,6 +491,7 @@ BAD = {
     "dropout": (("--dropout", "1"), "--dropout: expected a number below 1, got 1.0"),
     "smoothing": (("--smoothing", "1.5"), "--smoothing: expected a number below 1, got 1.5"),
     "aggregator": (("--aggregator", "median"), "--aggregator: invalid choice: 'median'"),
+    "batches": (("--batches", "seeds"), "--batches: invalid choice: 'seeds'"),
     "norm": (("--norm", "instance"), "--norm: invalid choice: 'instance'"),
     "task": (("--task", "links"), "--task: invalid choice: 'links'"),
     "runs": (("--runs", "-1"), "--runs: expected a whole number of at least 1, got '-1'"),
@@ -481,6 +499,35 @@ BAD = {
     "unknown": (("--depth", "3"), "unrecognized arguments: --depth 3"),
     "resume": (("--resume",), "--resume needs the --out folder"),
 }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("clusters", "--full-batch"), "--full-batch has no meaning with --batches clusters: leave one out"),
+        (("saint", "--draw", "labor"), "--draw has no meaning with --batches saint: leave one out"),
+        (("clusters", "--aggregator", "lstm"), "needs an aggregator, one without an order: got lstm"),
+        (("saint", "--aggregator", "max"), "needs an aggregator, one of gcn, mean, sum: got max"),
+    ],
+)
+def test_batches_that_make_no_sense_are_refused(options, message: str, tmp_path: Path, capsys):
+    path = write_npz(tmp_path, "classes", features=True)
+    assert classify.run(["--dataset", path, *TINY, "--batches", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", ["clusters", "saint"])
+def test_batches_are_recorded_and_a_resumed_run_goes_on_with_the_same(batches: str, tmp_path: Path, capsys):
+    path, whole, cut = write_npz(tmp_path, "classes", features=True), tmp_path / "whole", tmp_path / "cut"
+    options = ["--dataset", path, *TINY, *SUBGRAPH, "--batches", batches, "--save-every", "2"]
+    assert classify.run([*options, "--epochs", "6", "--out", str(whole)]) == 0
+    assert classify.run([*options, "--epochs", "4", "--out", str(cut)]) == 0
+    again = [*options, "--epochs", "6", "--out", str(cut), "--resume"]
+    assert classify.run([*again, "--batches", "neighbors"]) == 2
+    assert f"batches was {batches}, is neighbors" in capsys.readouterr().err
+    assert classify.run(again) == 0
+    assert read_lines(cut / "graphsage-0") == read_lines(whole / "graphsage-0")
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -41,6 +41,16 @@ def test_every_task_scores_new_nodes(tmp_path, labels: str):
     assert result["new_nodes"] == 15
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", ["clusters", "saint"])
+def test_new_nodes_after_training_on_subgraphs(tmp_path, batches: str):
+    path = write_npz(tmp_path, "classes", features=True)
+    options = (*TINY, "--batches", batches, "--subgraph", "20", "--epochs", "9")
+    result = run("--dataset", path, *options, out=tmp_path)
+    assert result["test_mean"] == pytest.approx(result["rebuilt_mean"], abs=1e-4)
+    assert result["test_mean"] > 0.6
+
+
 def test_cutting_loses_no_edge_and_hides_every_new_node(tmp_path):
     dataset, _ = load(Config(dataset=write_npz(tmp_path, "classes", features=True)))
     graph, features, new = inductive.cut(dataset)
