@@ -56,7 +56,7 @@ class GATConv(AttentionConv):
             return to_source(value), value
 
         def logit(asked: Array, said: Array, more: Array | None) -> Array:
-            total = asked + said if to_edge is None else asked + said + to_edge(more)
+            total = asked + said if to_edge is None or more is None else asked + said + to_edge(more)
             return nn.leaky_relu(total, self.negative_slope)
 
         asked, own = to_dst(met), None
