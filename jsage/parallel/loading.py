@@ -34,7 +34,7 @@ def open_graph(path: str | Path, mesh: Mesh) -> ShardedGraph:
 
     Raises ValueError for another number of shards than devices, and what `open_shard` raises.
 
-    >>> import tempfile
+    >>> import jax, tempfile
     >>> from jsage.data import digits, shard_dataset
     >>> from jsage.parallel import make_mesh
     >>> from jsage.graph import hashed
@@ -64,7 +64,7 @@ def open_features(path: str | Path, mesh: Mesh, *, lanes: int | None = None) -> 
     Raises ValueError for a directory without features or of another number of shards than devices, and what
     `open_shard` raises.
 
-    >>> import tempfile
+    >>> import jax, tempfile
     >>> from jsage.data import digits, shard_dataset
     >>> from jsage.parallel import make_mesh
     >>> from jsage.graph import hashed
@@ -94,7 +94,7 @@ def open_nodes(path: str | Path, split: str, mesh: Mesh) -> Nodes:
     Each shard tells its own, and all devices hear of all. Raises as `open_graph`, and ValueError for another
     split.
 
-    >>> import tempfile
+    >>> import jax, tempfile
     >>> from jsage.data import digits, shard_dataset
     >>> from jsage.parallel import make_mesh
     >>> from jsage.graph import hashed

@@ -106,7 +106,7 @@ def test_sizes_come_from_a_graph_or_from_the_command_line():
     options = ahead.options("tpu", "What it does.", lanes=128)
     first, *others = ahead.cases(options.parse_args([]))
     assert (first.num_nodes, first.width, first.num_classes) == (2_449_029, 128, 47)
-    assert 1 + len(others) == 2 * len(ahead.AGGREGATORS)
+    assert 1 + len(others) == 2 * len((*ahead.AGGREGATORS, *ahead.CONVOLUTIONS))
     assert 2_449_029 * 128 in first.table_sizes
     assert (first.logits, first.slots) == (1024 * 47, 26_624 * 10 * 128)
     sizes, one = ["--num-nodes", "2e6", "--num-edges", "3e6", "--lanes", "1"], ["--aggregators", "max"]

@@ -504,8 +504,11 @@ BAD = {
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("clusters", "--full-batch"), "--full-batch has no meaning with --batches clusters: leave one out"),
-        (("saint", "--draw", "labor"), "--draw has no meaning with --batches saint: leave one out"),
+        (
+            ("clusters", "--full-batch"),
+            "--full-batch has no meaning with --batches clusters: leave one of them out",
+        ),
+        (("saint", "--draw", "labor"), "--draw has no meaning with --batches saint: leave one of them out"),
         (("clusters", "--aggregator", "lstm"), "needs an aggregator, one without an order: got lstm"),
         (("saint", "--aggregator", "max"), "needs an aggregator, one of gcn, mean, sum: got max"),
     ],
