@@ -45,6 +45,8 @@ EXCEPTIONS: dict[str, int] = {
     "test_new_nodes": 470,
     "test_benchmark_new_nodes": 160,
     "test_aggregators": 200,
+    "test_attention": 260,
+    "test_golden": 600,
     "test_parallel_links": 70,
     "test_partition": 100,
     "test_device_tables": 160,

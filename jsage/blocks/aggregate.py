@@ -4,7 +4,7 @@
 neighbors pools to 0 (with `gcn`: to its own row). Aggregators with parameters live in `jsage.nn`.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Num
@@ -61,7 +61,11 @@ def min(h: Rows, block: Block) -> Pooled:
     >>> min(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[2.]], dtype=float32)
     """
-    return -max(-jnp.asarray(h), block)
+
+    def message(dst: Any, h: Array, edge: EdgeData) -> Array:
+        return -weighted_source(dst, h, edge)  # negated here: a view of the block may change rows before
+
+    return -block.reduce(message, MAX, None, jnp.asarray(h))
 
 
 def var(h: Rows, block: Block) -> Pooled:
