@@ -360,11 +360,9 @@ def test_every_aggregator_and_every_task(kind: str, tmp_path: Path, capsys):
     assert result["metric"] == metric
     assert result["traces"] == 1
     assert ("MLP (features only)" in result["baselines"]) == features
-    guess = [
-        score
-        for name, score in result["baselines"].items()
-        if name not in ("GraphSAGE", "MLP (features only)")
-    ]
+    assert ("linear on smoothed features" in result["baselines"]) == features
+    others = ("GraphSAGE", "MLP (features only)", "linear on smoothed features")
+    guess = [score for name, score in result["baselines"].items() if name not in others]
     assert len(guess) == 1
     assert result["test_mean"] > max(least, guess[0] + 0.1)
 

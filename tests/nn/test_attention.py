@@ -369,7 +369,7 @@ def test_sampled_in_the_step_by_vmap_over_keys_or_a_loop_in_one_trace(name, draw
     loop = np.stack([one(key) for key in keys])
     assert len(traces) == 1
     np.testing.assert_allclose(quick(jax.vmap(step))(keys), loop, rtol=1e-5, atol=1e-5)
-    assert np.ptp(loop, axis=0).max() > 0
+    assert (np.ptp(loop, axis=0).max() > 0) == (draw != "latest")
 
 
 @cache
