@@ -28,12 +28,9 @@ from jsage.recipes.report import baseline, print_tables, summarize
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
-    dataset, training_graph = load(config)
+    given = dataset, training_graph = load(config)
     check_draw(dataset.graph, config)
     task = task_of(dataset, config)
-    linear = None
-    if dataset.features is not None:
-        linear = linear_smoothing(task, dataset, training_graph, config.layers)
     dataset, training_graph = weigh(dataset, training_graph, config)
     draw, identity = DRAWS[config.draw], dataset.features is None
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
@@ -43,8 +40,8 @@ def main(config: Config) -> dict:
     if dataset.features is not None:
         plain = train_all("MLP", mlp(config, task.width), task, dataset, training_graph, config)
         scores["MLP (features only)"] = plain.scores
-    if linear is not None:
-        scores["linear on smoothed features"] = [linear]
+        if (linear := linear_smoothing(task, *given, config.layers)) is not None:
+            scores["linear on smoothed features"] = [linear]
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores[name] = [guess]
     print_tables(task, dataset, scores, found.outputs)

@@ -144,8 +144,6 @@ def gatv2(case: Case, args: dict[str, Any]) -> Layer:
 
     more = {"negative_slope": args["negative_slope"], "residual": args["residual"]}
     conv = partial(GATv2Conv, **options, **own, share=args["share_weights"], **more)
-    if not args["bias"] and "lin_l.bias" not in case.params:
-        raise Unsupported("our matrices of both ends have biases whatever `bias` is")
     return Layer(conv, params, graph)
 
 

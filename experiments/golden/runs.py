@@ -75,25 +75,18 @@ def problem_of(case: Case, layer: Layer) -> Problem:
         name: jnp.asarray(case.inputs[name]) for name in ("edge_weight", "edge_attr") & case.inputs.keys()
     }
 
-    def edge_data(floats: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def edge_data(floats: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Graph]:
+        """What the layer reads of edges, and the graph of the edges that it reads."""
         place = np.asarray(graph.edge_data[NUMBER])
         weights = {"weight": floats["edge_weight"][place]} if "edge_weight" in floats else {}
         made = layer.graph(graph._replace(edge_data={**graph.edge_data, **weights}))
-        kept.append(made._replace(edge_data={NUMBER: made.edge_data[NUMBER]}))
         found = {name: made.edge_data[name] for name in WEIGHTS if name in made.edge_data}
         if "edge_attr" in floats:
             found[EDGE] = floats["edge_attr"][np.asarray(made.edge_data[NUMBER])]
-        return found
+        return found, made._replace(edge_data={NUMBER: made.edge_data[NUMBER]})
 
-    kept: list[Graph] = []
-    if not floats:
-        return Problem(case, layer, *_last(kept, edge_data({})), lambda grads: {})
-    data, back = jax.vjp(edge_data, floats)
-    return Problem(case, layer, *_last(kept, data), lambda grads: back(grads)[0])
-
-
-def _last(kept: list[Graph], data: dict[str, jax.Array]) -> tuple[Graph, dict[str, jax.Array]]:
-    return kept[-1], data
+    data, back, structure = jax.vjp(edge_data, floats, has_aux=True)
+    return Problem(case, layer, structure, data, lambda grads: back(grads)[0])
 
 
 def tables(case: Case) -> list[np.ndarray]:
