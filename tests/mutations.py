@@ -858,8 +858,8 @@ MUTATIONS = (
     ),
     Mutation(
         "blocks/edges.py",
-        "part = where(dst < num_dst, jnp.exp(logit - top[at]), 0)",
-        "part = jnp.exp(logit - top[at])",
+        "slots = where(dst < num_dst, slots, 0)",
+        "slots = slots",
         "nn/test_attention.py::test_attention_comes_in_the_order_of_the_slots_and_sums_to_1",
         "attention weights in the padding",
     ),

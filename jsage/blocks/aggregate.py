@@ -6,6 +6,7 @@ neighbors pools to 0 (with `gcn`: to its own row). Aggregators with parameters l
 
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
@@ -78,7 +79,7 @@ def var(h: Rows, block: Block) -> Pooled:
     >>> var(jnp.array([[1.0], [2.0], [4.0]]), Tree(jnp.array([[True, True]])))
     Array([[1.]], dtype=float32)
     """
-    center = mean(h, block)
+    center = jax.lax.stop_gradient(mean(h, block))
 
     def message(center: Array, h: Array, edge: EdgeData) -> Array:
         return jnp.square(weighted_source(None, h, edge) - center)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jsage._internal.arrays import accumulator_dtype, take
+from jsage._internal.arrays import take
 from jsage.blocks.block import Indexed, Segments, Tree, as_segments
 from jsage.blocks.full import SlicedBlock
 from jsage.blocks.layout import Block, EdgeNames
 from jsage.blocks.own_rows import OwnRows
-from jsage.blocks.reductions import SUM, filled, is_float, where
+from jsage.blocks.reductions import SOFTMAX_SUM, SUM, filled, is_float, scattered, where
 from jsage.typing import EdgeData, MessageFn
 
 
@@ -107,15 +107,15 @@ def attention_weights(
 
 
 def _softmax(logit: Array, dst: Array, num_dst: int, own: Array | None) -> tuple[Array, Array | None]:
-    logit = logit.astype(accumulator_dtype(logit))
-    top = jax.ops.segment_max(logit, dst, num_dst)
-    top = jnp.where(jnp.isfinite(top), top, 0) if own is None else jnp.maximum(top, own)
+    """Each logit's share, by the state in which `SOFTMAX_SUM` has read all, with values of width 0."""
+    empty = lambda logit: (logit, jnp.zeros((*logit.shape, 0)))  # noqa: E731
+    state = scattered(SOFTMAX_SUM, SOFTMAX_SUM.start(empty(logit), num_dst), empty(logit), dst)
+    state = state if own is None else SOFTMAX_SUM.step(state, empty(own), None)
     at = jnp.minimum(dst, num_dst - 1)
-    part = where(dst < num_dst, jnp.exp(logit - top[at]), 0)
-    mine = None if own is None else jnp.exp(own - top)
-    total = jax.ops.segment_sum(part, dst, num_dst) + (0 if mine is None else mine)
-    total = jnp.where(total > 0, total, 1)
-    return part / total[at], None if mine is None else mine / total
+    share = lambda logit, top, scale: jnp.exp(logit.astype(top.dtype) - top) / scale  # noqa: E731
+    slots = share(logit, take(state.top, at), take(state.scale, at))
+    slots = where(dst < num_dst, slots, 0)
+    return slots, None if own is None else share(own, state.top, state.scale)
 
 
 def edge_mean(block: Block, name: str, h: PyTree) -> Array:

@@ -256,6 +256,15 @@ def hide_nodes(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
     return _kept(graph, ~(hidden[indices] | hidden[_destinations(graph)]))
 
 
+def without_data(graph: Graph, name: str) -> Graph:
+    """The graph without an array of `edge_data`, if it has one of that name.
+
+    >>> without_data(from_edges([0], [1], num_nodes=2, weight=[1.0]), "weight").edge_data
+    {}
+    """
+    return graph._replace(edge_data={key: rows for key, rows in graph.edge_data.items() if key != name})
+
+
 def _kept(graph: Graph, keep: np.ndarray) -> Graph:
     data = {name: values[keep] for name, values in _host(graph.edge_data).items()}
     indptr = _running(keep)[np.asarray(graph.indptr)]

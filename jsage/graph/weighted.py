@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from jsage._internal.arrays import below, take
 from jsage._internal.checks import check_edge_rows
-from jsage.graph.graph import Graph
+from jsage.graph.graph import Graph, without_data
 from jsage.graph.search import bisect
 from jsage.typing import EdgeData
 
@@ -163,7 +163,7 @@ def cumulate(graph: Graph, name: str = "weight") -> WeightedGraph:
         point = -(-slot * ONE // size)
         holder = np.searchsorted(sums, begin + point, side="right") - ends[row]
         guide[part] = np.minimum(holder, size - 1)
-    return WeightedGraph(_without(graph, name), *map(jax.device_put, (cumulative, guide)))
+    return WeightedGraph(without_data(graph, name), *map(jax.device_put, (cumulative, guide)))
 
 
 def alias_tables(graph: Graph, name: str = "weight") -> AliasGraph:
@@ -183,7 +183,7 @@ def alias_tables(graph: Graph, name: str = "weight") -> AliasGraph:
     for part, ends in _parts(indptr):
         units, row = _units(weight[part], ends)
         keep[part], alias[part] = _alias(units, row, ends)
-    return AliasGraph(_without(graph, name), *map(jax.device_put, (keep, alias)))
+    return AliasGraph(without_data(graph, name), *map(jax.device_put, (keep, alias)))
 
 
 def _alias(units: np.ndarray, row: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +242,3 @@ def _weights(graph: Graph, name: str) -> np.ndarray:
     if len(weight) and weight.min() < 0:
         raise ValueError(f"edges are drawn by weights of at least 0, got {weight.min()} in {name!r}")
     return weight
-
-
-def _without(graph: Graph, name: str) -> Graph:
-    return graph._replace(edge_data={key: rows for key, rows in graph.edge_data.items() if key != name})

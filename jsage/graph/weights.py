@@ -8,7 +8,7 @@ import numpy as np
 from jax import core
 
 from jsage._internal.checks import check_edge_rows
-from jsage.graph.graph import Graph, edges, in_degrees, out_degrees, remove_self_loops
+from jsage.graph.graph import Graph, edges, in_degrees, out_degrees, remove_self_loops, without_data
 
 
 def symmetric_weights(graph: Graph) -> Graph:
@@ -27,8 +27,7 @@ def symmetric_weights(graph: Graph) -> Graph:
     """
     src, dst = map(np.asarray, edges(graph))
     into, out = (np.sqrt(1 + np.asarray(degrees(graph), np.float32)) for degrees in (in_degrees, out_degrees))
-    given = graph.edge_data.get("weight", np.ones(graph.num_edges, np.float32))
-    weight = into[dst] / out[src] * check_edge_rows("weight", given, graph.num_edges).astype(np.float32)
+    weight = into[dst] / out[src] * _checked_weights(graph, positive=False).astype(np.float32)
     return graph._replace(edge_data={**graph.edge_data, "weight": jnp.asarray(weight)})
 
 
@@ -53,8 +52,7 @@ def gcn_weights(graph: Graph, *, self_loop: float = 1.0, normalize: bool = True,
     >>> graph.edge_data["weight"], graph.edge_data["own_weight"]
     (Array([0.5, 0.5], dtype=float32), Array([0.5, 0.5], dtype=float32))
     """
-    weight = _checked_weights(graph, normalize)
-    graph = graph._replace(edge_data={name: x for name, x in graph.edge_data.items() if name != "weight"})
+    weight, graph = _checked_weights(graph, normalize), without_data(graph, "weight")
     src, dst = map(np.asarray, edges(graph))
     own = np.full(graph.num_nodes, self_loop)
     if self_loop:

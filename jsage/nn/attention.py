@@ -13,14 +13,12 @@ from jsage.blocks.edges import (
     Attention,
     attention_weights,
     edge_mean,
-    edge_rows,
     edge_shape,
-    edge_width,
     with_edge_data,
 )
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import SOFTMAX_SUM, column
-from jsage.nn.alone import alone
+from jsage.nn.alone import alone, alone_on_edges
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 KEEP = "attention dropout"
@@ -59,8 +57,7 @@ class AttentionConv(nn.Module):
 
     def by_head(self, name: str, width: int, bias: bool = True) -> MadeRows:
         """A dense layer of this name as a function: `[rows, width]` to `[rows, heads * head_width]`."""
-        size = self.heads * self.head_width()
-        return alone(nn.Dense(size, use_bias=bias, dtype=self.dtype, name=name), jnp.zeros((1, width)))
+        return alone(self._dense(name, bias), jnp.zeros((1, width)))
 
     def split(self, rows: Float[Array, "rows d"]) -> Float[Array, "rows heads width"]:
         """Rows as one part a head."""
@@ -68,10 +65,9 @@ class AttentionConv(nn.Module):
 
     def of_edges(self, block: Block) -> MadeRows:
         """What an edge's features add, as a function of its `edge_data`; None where there are none."""
-        if (name := self.edge) is None:
+        if self.edge is None:
             return lambda edge: None
-        made = self.by_head("edge", edge_width(block, name) if self.is_initializing() else 0, bias=False)
-        return lambda edge: made(edge_rows(edge, name))
+        return alone_on_edges(self._dense("edge", bias=False), block, self.edge)
 
     def of_own(self, of_edge: MadeRows, block: Block, h: PyTree) -> Array | None:
         """What the own slot's features add, which are the mean of the node's edges'."""
@@ -108,6 +104,9 @@ class AttentionConv(nn.Module):
             if own is not None:
                 own = own[0], _times(own[1], self._kept(keys[1], own[0].shape))
         return block.reduce(message, SOFTMAX_SUM, dst, src, own)
+
+    def _dense(self, name: str, bias: bool) -> nn.Dense:
+        return nn.Dense(self.heads * self.head_width(), use_bias=bias, dtype=self.dtype, name=name)
 
     def _dropped(self, message: MessageFn, block: Any, key: Array) -> tuple[MessageFn, Any]:
         """The message whose values are dropped or scaled, and the block that says which."""

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from jsage.blocks import SUM
-from jsage.blocks.edges import edge_rows, edge_width
 from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
-from jsage.nn.alone import alone
+from jsage.nn.alone import alone_on_edges
 from jsage.nn.attention import drop_inputs
 from jsage.typing import EdgeData
 
@@ -62,8 +61,6 @@ class GINEConv(nn.Module):
 
     def _of_edges(self, block: Block, d: int) -> Callable[[EdgeData], Any]:
         """What an edge's features add to a row of `d` numbers."""
-        if (name := self.edge) is None:
+        if self.edge is None:
             return lambda edge: 0
-        width = edge_width(block, name) if self.is_initializing() else 0
-        made = alone(nn.Dense(d, dtype=self.dtype, name="edge"), jnp.zeros((1, width)))
-        return lambda edge: made(edge_rows(edge, name))
+        return alone_on_edges(nn.Dense(d, dtype=self.dtype, name="edge"), block, self.edge)
