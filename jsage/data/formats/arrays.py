@@ -124,7 +124,10 @@ def map_array(path: Path, entry: dict) -> np.ndarray:
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file.
 
-    >>> file_sha256(Path("/dev/null"))[:8]
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     (path := Path(folder) / "empty").touch()
+    ...     file_sha256(path)[:8]
     'e3b0c442'
     """
     with path.open("rb") as file:
