@@ -179,8 +179,6 @@ def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple
 
 @partial(jax.jit, static_argnums=0)
 def _inputs(model: Any, params: PyTree, indptr: Array, features: Array | None) -> Array:
-    if model.identity is None and features is not None:
-        return features
     nodes = jnp.arange(indptr.shape[0] - 1)
     return model.apply(params, features, nodes, method="inputs")
 
