@@ -22,18 +22,18 @@ LEGAL = np.array([[[0, N - 1], [1, 2]], [[3, 3], [N - 1, 0]]], np.int32)
 
 @pytest.fixture(scope="module")
 def run():
-    """Gradients of a loss by drawn neighbors, two batches at once, step after step; and a look for edges."""
+    """Two runs at once of gradients of a loss by drawn neighbors, step after step; and a look for edges."""
 
     def loss(table, seeds, key):
         block = jsage.sample_neighbors(key, GRAPH, seeds, 3)
         return (aggregate.mean(table, block) ** 2).sum()
 
-    def epoch(table, batches, node):
-        each = jax.vmap(jax.grad(loss), (None, 0, 0))
-        step = lambda table, batch: (table - 0.1 * each(table, *batch).sum(0), None)  # noqa: E731
-        return jax.lax.scan(step, table, batches)[0], jsage.graph.has_edge(GRAPH, node, node)
+    def epoch(batches, nodes):
+        step = lambda table, batch: (table - 0.1 * jax.grad(loss)(table, *batch), None)  # noqa: E731
+        return jax.lax.scan(step, X, batches)[0], jsage.graph.has_edge(GRAPH, nodes, nodes)
 
-    return jax.jit(checkify.checkify(epoch, errors=checkify.index_checks))
+    # With vmap outside: jax's checks do not read batched scatters and loops.
+    return jax.jit(jax.vmap(checkify.checkify(epoch, errors=checkify.index_checks), (0, None)))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_ids_out_of_range_are_found_by_checkify(run, at, bad, node, fine):
     seeds = LEGAL.copy()
     seeds.flat[at] = bad
     keys = jax.random.split(jax.random.key(0), (2, 2))
-    error, _ = run(X, (seeds, keys), np.array([node], np.int32))
+    error, _ = run((seeds, keys), np.array([node, 2], np.int32))
     said = error.get()
     assert (said is None) == fine, said
     if not fine:
@@ -60,7 +60,7 @@ def test_ids_out_of_range_are_found_by_checkify(run, at, bad, node, fine):
             error.throw()
 
 
-@pytest.mark.parametrize("ids", [np.ones(3, bool), np.ones(3)], ids=lambda ids: str(ids.dtype))
+@pytest.mark.parametrize("ids", [np.ones(3, bool), np.ones(3, np.float32)], ids=lambda ids: str(ids.dtype))
 def test_what_are_no_ids_is_refused_in_the_same_words(ids):
     """As TypeError where the function may be traced, ValueError on the host."""
     said = checks.no_integers(ids.dtype, "nodes")
@@ -89,7 +89,7 @@ def test_ids_out_of_range_are_refused_in_the_same_words(bad, tmp_path):
         lambda: jsage.embed_all(model, None, GRAPH, X, nodes=ids),
         lambda: jsage.embed_to_file(str(tmp_path / "x.npy"), model, None, GRAPH, X, to_file),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}(\n|$)"):
             call()
     splits = np.arange(N) % 2, ids, np.array([1]), np.array([2])
     with pytest.raises(ValueError, match=re.escape(said.replace("nodes must", "train must"))):
