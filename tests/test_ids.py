@@ -17,7 +17,7 @@ from jsage.serving.runtime.checks import check_nodes
 N = 40
 GRAPH = jsage.graph.symmetrize(jsage.from_edges(*np.random.default_rng(0).integers(0, N, (2, 160)), N))
 X = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
-LEGAL = np.array([[[0, N - 1], [1, 2]], [[3, 3], [N - 1, 0]]], np.int32)
+SEEDS = np.array([[[0, N - 1], [1, 2]], [[3, 3], [N - 1, 0]]], np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def run():
 )
 def test_ids_out_of_range_are_found_by_checkify(run, at, bad, node, fine):
     """Under jit, scan, vmap and grad; nothing is found where all are legal, padded slots included."""
-    seeds = LEGAL.copy()
+    seeds = SEEDS.copy()
     seeds.flat[at] = bad
     keys = jax.random.split(jax.random.key(0), (2, 2))
     error, _ = run((seeds, keys), np.array([node, 2], np.int32))
