@@ -12,6 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 import jsage
 from jsage import parallel
+from jsage._internal import checks
 from jsage.blocks import SOFTMAX_SUM, aggregate, sliced_full_block
 from jsage.graph import SortedGraph, TimeSortedGraph, from_edges, sort_by_time, sort_rows, symmetrize
 from jsage.nn import LSTM, Pool, SAGEConv, l2_normalize
@@ -138,7 +139,7 @@ def test_seeds_of_any_kind_of_integer_draw_alike(dtype, node):
 )
 def test_what_is_no_array_of_integers_is_refused(seeds, match):
     with pytest.raises(TypeError, match=match):
-        jsage.sampling.neighbors.as_ids(seeds, "seeds")
+        checks.as_ids(seeds, "seeds")
 
 
 def test_links_need_rows_whose_order_is_known():

@@ -33,22 +33,6 @@ def accumulator_dtype(rows: HostArray | jax.ShapeDtypeStruct) -> np.dtype:
     return np.promote_types(rows.dtype, least)
 
 
-def as_ids(values: Any, name: str) -> Array:
-    """Ids as int32, whatever kind of integers they are; TypeError for anything else. Also inside jit.
-
-    >>> as_ids(np.array([127], np.int8), "seeds")
-    Array([127], dtype=int32)
-    """
-    if isinstance(values, list | tuple):
-        values = np.asarray(values)
-    kind = getattr(values, "dtype", None)
-    if kind is None or not jnp.issubdtype(kind, jnp.integer):
-        mask = kind == np.dtype(bool)
-        hint = ": pass np.flatnonzero(mask)" if mask else ": convert them with astype(np.int32)"
-        raise TypeError(f"{name} must be an array of integers, got {kind or type(values).__name__}{hint}")
-    return jnp.asarray(values, jnp.int32)
-
-
 def aligned(*trees: Any) -> Any:
     """The arrays, all varying over each mesh axis that one of them varies over: for loops in a `shard_map`.
 

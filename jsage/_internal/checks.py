@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jsage.typing import HostArray
 
@@ -64,17 +65,58 @@ def check_numeric(dtype: np.dtype, name: str) -> None:
         raise ValueError(f"{name} must hold numbers, got {dtype}: {_ADVICE.get(dtype.kind, _NAMES)}")
 
 
-def check_integer(dtype: np.dtype, name: str) -> None:
-    """Integers, as ids are.
+def no_integers(dtype: Any, name: str) -> str | None:
+    """What to say of an array that should hold integers, as ids are, and does not; None where it does.
 
-    >>> check_integer(np.dtype(bool), "train")
-    Traceback (most recent call last):
-    ValueError: train must hold integers, got bool: the ids of a mask are np.flatnonzero(mask)
+    >>> no_integers(np.dtype(bool), "train")
+    'train must hold integers, got bool: the ids of a mask are np.flatnonzero(mask)'
     """
-    if dtype.kind not in "iu":
-        mask, floats = "the ids of a mask are np.flatnonzero(mask)", "convert it with astype(np.int64)"
-        advice = {"b": mask, "f": floats, **_ADVICE}.get(dtype.kind, _NAMES)
-        raise ValueError(f"{name} must hold integers, got {dtype}: {advice}")
+    if jnp.issubdtype(dtype, jnp.integer) and dtype.kind != "m":
+        return None
+    mask, floats = "the ids of a mask are np.flatnonzero(mask)", "convert it with astype(np.int64)"
+    advice = {"b": mask, **_ADVICE}.get(dtype.kind, floats if is_floating(dtype) else _NAMES)
+    return f"{name} must hold integers, got {dtype}: {advice}"
+
+
+def check_integer(dtype: np.dtype, name: str) -> None:
+    """ValueError unless they are integers.
+
+    >>> check_integer(np.dtype(float), "train")
+    Traceback (most recent call last):
+    ValueError: train must hold integers, got float64: convert it with astype(np.int64)
+    """
+    if said := no_integers(dtype, name):
+        raise ValueError(said)
+
+
+def as_ids(values: Any, name: str) -> Array:
+    """Ids as int32, whatever kind of integers they are; TypeError for anything else. Also inside jit.
+
+    >>> as_ids(np.array([127], np.int8), "seeds")
+    Array([127], dtype=int32)
+    """
+    if isinstance(values, list | tuple):
+        values = np.asarray(values)
+    if not hasattr(values, "dtype"):
+        raise TypeError(f"{name} must be an array of integers, got {type(values).__name__}")
+    if said := no_integers(values.dtype, name):
+        raise TypeError(said)
+    return jnp.asarray(values, jnp.int32)
+
+
+def check_range(
+    values: np.ndarray, limit: int, name: str, *, what: str = "node ids", num_new: int = 0
+) -> None:
+    """ValueError unless ids are in `0 .. limit - 1`, or are `-1 - i` of new node `i` of `num_new`.
+
+    >>> check_range(np.array([2, 3]), 3, "seeds")
+    Traceback (most recent call last):
+    ValueError: seeds must be node ids in 0 .. 2, got 3
+    """
+    for extreme in (int(values.min()), int(values.max())) if values.size else ():
+        if not -num_new <= extreme < limit:
+            more = f", or -1 .. -{num_new} (-1 - i is new node i)" if num_new else ""
+            raise ValueError(f"{name} must be {what} in 0 .. {limit - 1}{more}, got {extreme}")
 
 
 def check_ids(
@@ -104,10 +146,7 @@ def check_ids(
     if len(array) == 0:
         return np.empty(0, np.int32)
     check_integer(array.dtype, name)
-    for extreme in (int(array.min()), int(array.max())):
-        if not -num_new <= extreme < limit:
-            more = f", or -1 .. -{num_new} (-1 - i is new node i)" if num_new else ""
-            raise ValueError(f"{name} must be {what} in 0 .. {limit - 1}{more}, got {extreme}")
+    check_range(array, limit, name, what=what, num_new=num_new)
     return array.astype(np.int32, copy=False)
 
 

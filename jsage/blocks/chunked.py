@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from jsage._internal.arrays import aligned, start_of
+from jsage._internal.checks import is_floating
 from jsage.blocks.reductions import (
     Reduction,
     apart,
     checked,
     filled,
     finished,
-    is_float,
     weighted_source,
     where,
 )
@@ -185,7 +185,7 @@ def add_at(total: Array, at: Any, rows: Any) -> Array:
     >>> add_at(jnp.zeros(3), 1, jnp.ones(2))
     Array([0., 1., 1.], dtype=float32)
     """
-    if not is_float(rows):
+    if not is_floating(rows.dtype):
         return total
     new = cut_rows(total, at, rows.shape[0]) + rows.astype(total.dtype)
     return jax.lax.dynamic_update_slice_in_dim(total, new, at, 0)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jsage._internal.arrays import take
+from jsage._internal.checks import is_floating
 from jsage.blocks.block import Indexed, Segments, Tree, as_segments
 from jsage.blocks.full import SlicedBlock
 from jsage.blocks.layout import Block, EdgeNames
 from jsage.blocks.own_rows import OwnRows
-from jsage.blocks.reductions import SOFTMAX_SUM, SUM, filled, is_float, scattered, where
+from jsage.blocks.reductions import SOFTMAX_SUM, SUM, filled, scattered, where
 from jsage.typing import EdgeData, MessageFn
 
 
@@ -143,4 +144,4 @@ def edge_rows(edge: EdgeData, name: str) -> Float[Array, "rows d"]:
         raise ValueError(_missing(name, edge))
     rows = edge[name] if edge[name].ndim > 1 else edge[name][:, None]
     rows = rows.reshape(rows.shape[0], -1)
-    return rows if is_float(rows) else rows.astype(jnp.float32)
+    return rows if is_floating(rows.dtype) else rows.astype(jnp.float32)

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Num, PyTree
 
 from jsage._internal.arrays import accumulator_dtype, aligned, take
+from jsage._internal.checks import is_floating
 from jsage.blocks.layout import Size, few_rows, plain_reduction
-from jsage.blocks.reductions import MAX, SUM, Reduction, checked, filled, finished, is_float
+from jsage.blocks.reductions import MAX, SUM, Reduction, checked, filled, finished
 from jsage.blocks.sliced import LIMIT, ROWS, Line, Message, Sliced, fold, fold_with, sliced
 from jsage.blocks.slotwise import add_rows, blank, floats, hoist, like, pull_back, some_rows, steady
 from jsage.graph import Graph, reverse
@@ -335,10 +336,10 @@ def _pulled(message, reduction, consts, rows, final, line):
 
 
 def _floats(tree: PyTree) -> list[Array]:
-    return [x for x in jax.tree.leaves(tree) if is_float(x)]
+    return [x for x in jax.tree.leaves(tree) if is_floating(x.dtype)]
 
 
 def _placed(found: list[Array], tree: PyTree) -> PyTree:
     """Cotangents of the arrays that have some, in their dtypes; None for the others."""
     given = iter(found)
-    return jax.tree.map(lambda x: next(given).astype(x.dtype) if is_float(x) else None, tree)
+    return jax.tree.map(lambda x: next(given).astype(x.dtype) if is_floating(x.dtype) else None, tree)

@@ -14,21 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage._internal.arrays import accumulator_dtype, lowest
+from jsage._internal.checks import is_floating
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 Message: TypeAlias = PyTree
 State: TypeAlias = PyTree
 Mask: TypeAlias = Bool[Array, "*rows"]
 Degree: TypeAlias = Int[Array, " num_dst"]
-
-
-def is_float(x: Any) -> bool:
-    """Whether an array has a gradient.
-
-    >>> is_float(jnp.ones(1)), is_float(jnp.arange(1))
-    (True, False)
-    """
-    return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
 class Gradient(NamedTuple):
@@ -261,13 +253,25 @@ def _sum_scatter(state: State, message: Message, dst: Array) -> State:
     return jax.tree.map(add, state, message)
 
 
+def _sum_finish(state: State, degree: Any, message: Message) -> Message:
+    return jax.tree.map(lambda a, x: a.astype(x.dtype), state, message)
+
+
+def _sum_settle(state: State, tally: Any, cotangent: Any) -> Any:
+    return cotangent
+
+
+def _sum_pull(cotangent: Any, message: Message) -> Any:
+    return cotangent
+
+
 SUM = Reduction(
     _sum_start,
     _sum_step,
-    finish=lambda state, degree, message: jax.tree.map(lambda a, x: a.astype(x.dtype), state, message),
-    join=partial(jax.tree.map, jnp.add),
+    _sum_finish,
+    join=partial(jax.tree.map, jax.lax.add),
     scatter=_sum_scatter,
-    gradient=Gradient(lambda state, tally, cotangent: cotangent, lambda cotangent, message: cotangent),
+    gradient=Gradient(_sum_settle, _sum_pull),
     columnwise=True,
 )
 """`sum_u m_u`."""
@@ -292,24 +296,28 @@ def _max_scatter(state: State, message: Message, dst: Array) -> State:
 
 
 def _share(top: State, ties: Any, cotangent: PyTree) -> PyTree:
-    share = jax.tree.map(lambda ct, n: ct.astype(n.dtype) / jnp.maximum(n, 1), cotangent, ties)
-    return top, share
+    return top, jax.tree.map(lambda ct, n: ct.astype(n.dtype) / jnp.maximum(n, 1), cotangent, ties)
+
+
+def _max_finish(state: State, degree: Any, message: Message) -> Message:
+    return where(degree > 0, state, 0)
+
+
+def _max_pull(settled: Any, message: Message) -> Any:
+    return jax.tree.map(lambda top, share, x: jnp.where(x == top, share, 0), *settled, message)
+
+
+def _max_tally(state: State, message: Message) -> Any:
+    return jax.tree.map(lambda top, x: (x == top).astype(accumulator_dtype(x)), state, message)
 
 
 MAX = Reduction(
     _max_start,
     _max_step,
-    finish=lambda state, degree, message: where(degree > 0, state, 0),
-    join=partial(jax.tree.map, jnp.maximum),
+    _max_finish,
+    join=partial(jax.tree.map, jax.lax.max),
     scatter=_max_scatter,
-    gradient=Gradient(
-        _share,
-        lambda settled, message: jax.tree.map(
-            lambda top, share, x: jnp.where(x == top, share, 0), *settled, message
-        ),
-        tally=partial(jax.tree.map, lambda top, x: (x == top).astype(accumulator_dtype(x))),
-        largest=True,
-    ),
+    gradient=Gradient(_share, _max_pull, tally=_max_tally, largest=True),
     columnwise=True,
 )
 """`max_u m_u`, elementwise; ties share the gradient equally."""
@@ -325,7 +333,8 @@ class Softmax(NamedTuple):
 
 def _softmax_start(message: Message, num_dst: int) -> Softmax:
     logit, value = message
-    if value.shape[: logit.ndim] != logit.shape or not is_float(logit) or not is_float(value):
+    floats = is_floating(logit.dtype) and is_floating(value.dtype)
+    if not floats or value.shape[: logit.ndim] != logit.shape:
         raise ValueError(
             "SOFTMAX_SUM reads messages (logit, value) of floats, logit [rows] and value [rows, d] or logit "
             f"[rows, heads] and value [rows, heads, d]; got {logit.dtype}{list(logit.shape)} and "

@@ -15,6 +15,7 @@ from jax import core
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, aligned, start_of, take
+from jsage._internal.checks import is_floating
 from jsage.blocks.reductions import (
     Mask,
     Reduction,
@@ -23,7 +24,6 @@ from jsage.blocks.reductions import (
     column,
     filled,
     finished,
-    is_float,
     scattered,
     some_rows,
     where,
@@ -266,7 +266,7 @@ def pull_back(
     sent, back = jax.vjp(message, consts, *rows)
 
     def allowed(x: Array, y: Array) -> Any:
-        if not is_float(x):
+        if not is_floating(x.dtype):
             return np.zeros(x.shape, jax.dtypes.float0)
         return where(mask, y.astype(x.dtype), 0)
 
@@ -338,7 +338,7 @@ def blank(tree: PyTree) -> PyTree:
     dtype('float32')
     """
     return jax.tree.map(
-        lambda x: jnp.zeros(x.shape, accumulator_dtype(x)) if is_float(x) else jnp.zeros(()), tree
+        lambda x: jnp.zeros(x.shape, accumulator_dtype(x)) if is_floating(x.dtype) else jnp.zeros(()), tree
     )
 
 
@@ -350,7 +350,7 @@ def add_rows(total: PyTree, rows: PyTree, at: Int[Array, " rows"] | None = None)
     """
 
     def add(total: Array, x: Any) -> Array:
-        if not is_float(x):
+        if not is_floating(x.dtype):
             return total
         x = x.astype(total.dtype)
         return total + x if at is None else total.at[at].add(x, **IN_BOUNDS)
@@ -365,7 +365,8 @@ def where_float(mask: Array, cotangents: PyTree) -> PyTree:
     Array([2., 0.], dtype=float32)
     """
     return jax.tree.map(
-        lambda x: jnp.where(column(mask, x), x, 0) if is_float(x) else jnp.zeros((), jnp.int32), cotangents
+        lambda x: jnp.where(column(mask, x), x, 0) if is_floating(x.dtype) else jnp.zeros((), jnp.int32),
+        cotangents,
     )
 
 
@@ -375,4 +376,6 @@ def like(totals: PyTree, tree: PyTree) -> PyTree:
     >>> like({"id": jnp.zeros(()), "x": jnp.ones(1)}, {"id": jnp.arange(1), "x": jnp.ones(1)})
     {'id': None, 'x': Array([1.], dtype=float32)}
     """
-    return jax.tree.map(lambda x, total: total.astype(x.dtype) if is_float(x) else None, tree, totals)
+    return jax.tree.map(
+        lambda x, total: total.astype(x.dtype) if is_floating(x.dtype) else None, tree, totals
+    )

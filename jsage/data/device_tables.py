@@ -23,9 +23,11 @@ def to_device_table(
     **every step copies the whole table**: at 2.4 million rows of 100 float32 that is 1.3 GB, where 128 wide
     rows need no copy. `device` is a device or a sharding, None the default device.
 
-    A model simply sees wider features. The values that it computes do not depend on the weights of the zero
-    columns, and these get no gradient: they stay what they were initialized to (weight decay shrinks them),
-    and their fan-in makes the initial weights a little smaller. Parameters for one width fit no other.
+    `GraphSAGE(..., in_features=d)` reads the first `d` columns of a row, so that one script, and one set of
+    parameters, serve both widths. Any other model simply sees wider features. The values that it computes do
+    not depend on the weights of the zero columns, and these get no gradient: they stay what they were
+    initialized to (weight decay shrinks them), and their fan-in makes the initial weights a little smaller;
+    its parameters for one width fit no other. Raises ValueError for `lanes < 1`.
 
     >>> import numpy as np
     >>> to_device_table(np.ones((3, 100), np.float32), lanes=128).shape

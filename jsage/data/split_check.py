@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Real
 
+from jsage._internal.checks import check_range
 from jsage.graph import Graph, edges
 
 Columns = tuple[np.ndarray, ...]
@@ -58,7 +59,7 @@ def verify_split(split: EdgeSplit | TimeSplit, graph: Graph) -> None:
         )
     for name, pairs in split._asdict().items():
         if name in ("train", "val", "test", "val_negatives", "test_negatives"):
-            _check_ids(name, pairs, graph.num_nodes)
+            check_range(pairs, graph.num_nodes, name)
     src, dst = _ends(split.graph)
     if len(unsorted := np.flatnonzero((np.diff(src) < 0) & (np.diff(dst) == 0))):
         raise ValueError(f"row {dst[unsorted[0]]} of the training graph is not sorted: use sort_rows")
@@ -148,13 +149,6 @@ def _verify_times(split: TimeSplit, graph: Graph) -> None:
     together = [np.concatenate(columns) for columns in zip(*parts.values(), strict=True)]
     _check_same("train, val and test", (*together[0].T, together[1]), _events(graph))
     _check_same("the training graph", _events(split.graph), (*split.train.T, split.train_time))
-
-
-def _check_ids(name: str, pairs: np.ndarray, num_nodes: int) -> None:
-    if len(bad := np.flatnonzero(((pairs < 0) | (pairs >= num_nodes)).any(1))):
-        raise ValueError(
-            f"{name} must hold node ids in 0 .. {num_nodes - 1}, got {_plain(pairs[bad[0]])} in row {bad[0]}"
-        )
 
 
 def _check_pairs(name: str, pairs: np.ndarray) -> np.ndarray:

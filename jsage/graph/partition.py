@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jsage._internal.checks import check_integer
+from jsage._internal.checks import check_integer, check_range
 from jsage.graph.permutation import permute, restore
 from jsage.typing import HostArray
 
@@ -275,9 +275,7 @@ def _checked(ids: Any, num_nodes: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.size:
         check_integer(ids.dtype, "ids")
-        for extreme in (int(ids.min()), int(ids.max())):
-            if not 0 <= extreme < num_nodes:
-                raise ValueError(f"ids must be node ids in 0 .. {num_nodes - 1}, got {extreme}")
+        check_range(ids, num_nodes, "ids")
     return ids.astype(np.int64, copy=False)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jsage._internal.arrays import take
+from jsage._internal.checks import check_ids
 from jsage.graph import Graph
 from jsage.infer.layer import ROWS, Edges, Targets, in_parts, layer_rows, source_tables
 from jsage.infer.tracing import Apply
@@ -158,11 +159,8 @@ def check(graph: Graph, features: HostArray | None, nodes: HostArray | None) -> 
         )
     if nodes is None:
         return
-    ids = np.asarray(nodes)
-    if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"nodes must be a vector of ids, got {ids.dtype} of shape {ids.shape}")
-    if ids.min() < 0 or ids.max() >= graph.num_nodes:
-        raise ValueError(f"nodes must be ids in 0 .. {graph.num_nodes - 1}, got {ids.min()} .. {ids.max()}")
+    if len(check_ids(nodes, graph.num_nodes, "nodes")) == 0:
+        raise ValueError("nodes must hold one id at least, got none: leave nodes out for the rows of all")
 
 
 def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple[Ids, int] | None]:
@@ -179,8 +177,6 @@ def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple
 
 @partial(jax.jit, static_argnums=0)
 def _inputs(model: Any, params: PyTree, indptr: Array, features: Array | None) -> Array:
-    if model.identity is None and features is not None:
-        return features
     nodes = jnp.arange(indptr.shape[0] - 1)
     return model.apply(params, features, nodes, method="inputs")
 

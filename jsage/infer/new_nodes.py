@@ -44,7 +44,8 @@ def embed_new(
 
     A host function that compiles for powers of two, and reuses what it compiled: a service sets
     `new.capacity`, and a model of two layers then has one program. An LSTM reads ordered slots: give it
-    fanouts no smaller than any degree. Raises ValueError as `overlay` does.
+    fanouts no smaller than any degree. A model with `in_features` takes new rows without the table's padding.
+    Raises ValueError as `overlay` does.
 
     >>> import jax
     >>> from jsage import GraphSAGE, sample_blocks
@@ -57,6 +58,7 @@ def embed_new(
     (2, 10)
     """
     features = jnp.asarray(features)
+    new = _as_wide(model, new, features)
     _check_model(model, graph, features, new)
     joined, count = overlay(graph, new), len(new.features)
     capacity = joined.features.shape[0]
@@ -121,6 +123,14 @@ def _rooms(model: Any, joined: GraphOverlay, new: NewNodes, seeds: np.ndarray) -
         near = np.asarray(joined.src)[slice(*np.searchsorted(dst, (seeds[0], seeds[-1] + 1)))]
         room = HopSize(round_up(near.size), round_up(np.unique(np.concatenate([seeds, near])).size))
     return measure_hop_sizes(joined, jnp.asarray(seeds), layers, (room,))
+
+
+def _as_wide(model: Any, new: NewNodes, features: Array) -> NewNodes:
+    """Rows of as many columns as the model reads, padded to those of the table."""
+    if np.ndim(new.features) != 2 or new.features.shape[1] != getattr(model, "in_features", None):
+        return new
+    missing = max(features.shape[1] - new.features.shape[1], 0)
+    return new._replace(features=np.pad(np.asarray(new.features), ((0, 0), (0, missing))))
 
 
 def _check_model(model: Any, graph: KnownNodes, features: Array, new: NewNodes) -> None:

@@ -63,7 +63,7 @@ def _stages(run: StreamRun, features: np.ndarray | None) -> Stages:
     wanted = every if run.options.nodes is None else np.asarray(run.options.nodes, np.int32)
     rows: Any = features
     place, kept = None, []
-    if model.identity is not None or features is None:
+    if model.identity is not None or features is None or _cut(run, features):
         read: Read = lambda first, last: [_slice(features, first, last), every[first:last]]  # noqa: E731
         stage = _rowwise(run, "inputs", partial(_inputs, model, run.params), read, every.size)
         rows = yield from _kept(stage)
@@ -80,6 +80,14 @@ def _stages(run: StreamRun, features: np.ndarray | None) -> Stages:
     if model.jump:
         read = lambda first, last: [_at(rows, place, wanted[first:last]) for rows, place in kept]  # noqa: E731
         yield _named(_rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size))
+
+
+def _cut(run: StreamRun, features: np.ndarray) -> bool:
+    """Whether the first layer reads fewer columns than there are."""
+    one = jax.ShapeDtypeStruct((1, features.shape[1]), features.dtype)
+    return (
+        jax.eval_shape(partial(_inputs, run.model), run.params, one, np.zeros(1, np.int32)).shape != one.shape
+    )
 
 
 def _named(stage: Stage) -> Stage:

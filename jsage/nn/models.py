@@ -19,7 +19,8 @@ class GraphSAGE(nn.Module):
 
     The last layer is a plain convolution to `out`; with `jump` every layer is a hidden one and a dense
     layer reads what `jump` makes of all their outputs (Xu et al., 2018, "Jumping knowledge networks").
-    The same parameters run on sampled blocks and on the whole graph.
+    The same parameters run on sampled blocks and on the whole graph. Raises ValueError for features of fewer
+    columns than `in_features`, for neither features nor `identity`, and unless there is a block a layer.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -54,6 +55,8 @@ class GraphSAGE(nn.Module):
     """Jumping knowledge: `jump_concat`, `jump_max`."""
     identity: tuple[int, int] | None = None
     """`(num_nodes, width)` of learned embeddings, one a node, beside the features or instead of them."""
+    in_features: int | None = None
+    """Columns of the features that are read: those after them are padding (`to_device_table`); None: all."""
 
     def setup(self) -> None:
         """Name the submodules; those that a setting leaves out hold no parameters."""
@@ -119,6 +122,7 @@ class GraphSAGE(nn.Module):
         self, h: Float[Array, "rows d"] | None, nodes: Int[Array, " rows"]
     ) -> Float[Array, "rows d_in"]:
         """What the first layer reads of these nodes: their features, identity embeddings, or both."""
+        h = None if h is None else self._columns(h)
         if self.identity is None:
             return _present(h)
         table = take(self.embed.embedding, nodes)
@@ -132,12 +136,26 @@ class GraphSAGE(nn.Module):
 
     def _inputs(self, h: Array | None, block: Block) -> tuple[Array, Block]:
         if self.identity is None:
-            return _present(h), block
+            h = _present(h)
+            if self.in_features in (None, h.shape[1]):
+                return h, block
+            rows, block = read_tables((h,), block)  # cut, and joined below, after they are read: no table is
+            return self._columns(rows[0]), block
         table = self.embed.embedding
         if h is None:
             return table, block
-        rows, block = read_tables((h, table), block)  # joined after they are read: no table is copied
-        return jnp.concatenate([rows[0], rows[1].astype(h.dtype)], 1), block
+        rows, block = read_tables((h, table), block)
+        return jnp.concatenate([self._columns(rows[0]), rows[1].astype(h.dtype)], 1), block
+
+    def _columns(self, h: Array) -> Array:
+        if self.in_features is None:
+            return h
+        if h.shape[1] < self.in_features:
+            raise ValueError(
+                f"features must have in_features={self.in_features} columns at least, got shape {h.shape}: "
+                "pass those that the model was made for"
+            )
+        return h[:, : self.in_features]
 
 
 class Skip(nn.Module):

@@ -104,8 +104,7 @@ def embed_all(
     (3, 4)
     """
     model, rows = check_model(model), None if features is None else features.rows
-    if model.identity is not None or rows is None:
-        rows = model.apply(params, rows, graph.names[0].astype(jnp.int32), method="inputs")
+    rows = model.apply(params, rows, graph.names[0].astype(jnp.int32), method="inputs")
     kept = []
     for k in range(model.num_layers):
         rows = sharded_layer_rows(layer_of(model, params, k), graph, rows, budget, axis)

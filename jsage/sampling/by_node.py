@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Integer, UInt32
 
-from jsage._internal.arrays import as_ids
-from jsage._internal.checks import check_fanout
+from jsage._internal.checks import as_ids, check_fanout
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
@@ -73,7 +72,8 @@ def _words(key: PRNGKey) -> tuple[Array, Array]:
 def sample_neighbors_by_node(key: PRNGKey, graph: Adjacency, seeds: Nodes, fanout: int) -> Indexed:
     """`sample_neighbors` without replacement, with each seed's draw keyed by its id.
 
-    A seed that comes twice has the same neighbors both times; different seeds' are independent.
+    A seed that comes twice has the same neighbors both times; different seeds' are independent. Errors, and
+    ids out of range, are as with `sample_neighbors`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -94,7 +94,8 @@ def sample_blocks_by_node(
     """`sample_blocks` without replacement, with draws keyed by `(key, hop, node id)`.
 
     Each node's neighbors are an exact uniform sample. Under one key copies of a node share theirs in all
-    batches, so keep the key for inference, and take another one for each step of training.
+    batches, so keep the key for inference, and take another one for each step of training. Errors, and ids
+    out of range, are as with `sample_neighbors`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.data import digits

@@ -143,7 +143,10 @@ def by_degree(
     Array([1, 1, 1], dtype=int32)
     """
     weights = np.asarray(in_degrees(graph), np.float64) ** power
-    return alias_table(weights) if nodes is None else choice(nodes, weights[np.asarray(nodes)])
+    if nodes is None:
+        return alias_table(weights)
+    ids = check_ids(nodes, graph.num_nodes, "nodes")
+    return choice(ids, weights[ids])
 
 
 def in_batch(src: Int[Array, " b"], dst: Int[Array, " b"], mask: Bool[Array, " b"]) -> Bool[Array, "b b"]:

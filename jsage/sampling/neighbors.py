@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
-from jsage._internal.arrays import as_ids
-from jsage._internal.checks import check_fanouts
+from jsage._internal.checks import as_ids, check_fanouts
 from jsage.blocks import Indexed, Segments, Tree
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
@@ -33,7 +32,12 @@ def sample_neighbors(
 
     With fewer than `fanout` neighbors a seed takes them all, once each, and the other slots are padding:
     mask False, pointing at the seed itself. `edge_data` is gathered alike, and costs nothing unless it
-    is used. Seeds are node ids below `graph.id_limit`; `jsage.graph.validate` checks them on the host.
+    is used.
+
+    Seeds are node ids in `0 .. graph.id_limit - 1`, -1 is none of them. Nothing checks that in a compiled
+    program: other ids draw arbitrary edges or none, without an error. `jsage.graph.validate` finds them on
+    the host, and jax's `checkify.index_checks` inside jit (docs/sampling.md). Raises TypeError for seeds that
+    are no integers, and ValueError for `fanout < 1`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -84,7 +88,8 @@ def sample_blocks(
 
     `fanouts[0]` is the hop next to the seeds: `(25, 10)` draws 25 neighbors of each seed, then 10 of
     each of the `num_seeds * (1 + 25)` nodes sampled so far. `blocks[0]` reads the feature table by node id;
-    the others are trees over the layer before; `blocks[-1]`'s destinations are the seeds.
+    the others are trees over the layer before; `blocks[-1]`'s destinations are the seeds. Errors, and ids out
+    of range, are as with `sample_neighbors`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges

@@ -1,16 +1,20 @@
 """Features on a device: whole lanes on a TPU, and a model that does not mind."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import NUM_NODES, features, graph
 
+import jsage
 from jsage.data import device_tables, to_device_table, whole_lanes
 from jsage.nn import GraphSAGE
 from jsage.sampling import sample_blocks
 
 ROWS = features(0, NUM_NODES, 5)
+close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
 
 
 class Chip:
@@ -75,3 +79,28 @@ def test_a_model_gives_the_same_and_the_columns_of_zeros_get_no_gradient():
     padded = [grad for grad in jax.tree.leaves(grads) if grad.shape == (8, 6)]
     assert len(padded) == 2
     assert not any(grad[5:].any() for grad in padded)
+
+
+@pytest.mark.parametrize("identity", [None, (NUM_NODES, 3)])
+def test_one_script_whether_rows_are_padded_or_not(identity, tmp_path):
+    """Parameters made on rows of their own width read padded ones, sampled, whole and exact, and back."""
+    model, wide = GraphSAGE(6, 2, in_features=5, identity=identity), to_device_table(ROWS, lanes=8)
+    one, key = graph("random"), jax.random.key(0)
+    blocks = sample_blocks(key, one, jnp.arange(3, dtype=jnp.int32), (3, 2))
+    params, again = (jax.jit(model.init)(key, rows, blocks) for rows in (ROWS, wide))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    for given in (blocks, (jsage.full_block(one),) * 2):
+        close(*(jax.jit(model.apply)(params, rows, given) for rows in (ROWS, wide)))
+    close(*(jsage.embed_all(model, params, one, rows) for rows in (ROWS, wide)))
+    for name, rows in (("own", ROWS), ("wide", wide)):
+        jsage.embed_to_file(str(tmp_path / f"{name}.npy"), model, params, one, rows)
+    close(np.load(tmp_path / "own.npy"), np.load(tmp_path / "wide.npy"))
+    with pytest.raises(ValueError, match=r"in_features=5 columns at least, got shape \(\d+, 4\)"):
+        jsage.embed_all(model, params, one, ROWS[:, :4])
+
+
+def test_new_nodes_need_not_be_padded():
+    model, one, wide = GraphSAGE(6, 2, in_features=5), graph("random"), to_device_table(ROWS, lanes=8)
+    params = jax.jit(model.init)(jax.random.key(0), ROWS, (jsage.full_block(one),) * 2)
+    new = jsage.NewNodes(ROWS[:2] / 2, [0, 1, -1], [-1, -1, -2])
+    close(*(jsage.embed_new(model, params, one, rows, new) for rows in (ROWS, wide)))

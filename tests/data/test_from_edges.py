@@ -408,8 +408,8 @@ def test_a_file_that_changed_is_another(tmp_path):
 
 
 BAD = {
-    "above": ([[0, NODES]], rf"array 0 must hold node ids in 0 \.\. 49, got {NODES}"),
-    "negative": ([[-1, 0]], r"array 0 must hold node ids in 0 \.\. 49, got -1"),
+    "above": ([[0, NODES]], rf"array 0 must be node ids in 0 \.\. 49, got {NODES}"),
+    "negative": ([[-1, 0]], r"array 0 must be node ids in 0 \.\. 49, got -1"),
     "float": ([[0.0, 1.0]], "array 0 must hold integers, got float64"),
     "wide": ([[0, 1, 2]], r"array 0 must be edges \[n, 2\], .* got shape \(1, 3\)"),
     "flat": ([0, 1], r"array 0 must be edges \[n, 2\], .* got shape \(2,\)"),

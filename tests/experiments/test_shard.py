@@ -58,7 +58,7 @@ def test_the_command_writes_shards(given, placement, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--num-nodes=59"], "must hold node ids in 0 .. 58, got 59"),
+        (["--num-nodes=59"], "must be node ids in 0 .. 58, got 59"),
         (["--edges=nowhere"], "nowhere has no .npy or .parquet files"),
         (["--features=nowhere.npy"], "No such file"),
         (["--memory=10"], "memory_bytes must be at least 134217728, got 10"),

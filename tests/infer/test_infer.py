@@ -199,10 +199,10 @@ def test_bad_input_is_told(tmp_path):
     model, params, table, _ = case("mean", "plain")
     path = str(tmp_path / "all.npy")
     for nodes, message in (
-        (np.array([0, NODES]), rf"nodes must be ids in 0 .. {NODES - 1}, got 0 .. {NODES}"),
-        (np.array([-1]), r"got -1 .. -1"),
-        (np.zeros(0, int), r"nodes must be a vector of ids"),
-        (np.array([0.5]), r"nodes must be a vector of ids, got float64"),
+        (np.array([0, NODES]), rf"nodes must be node ids in 0 .. {NODES - 1}, got {NODES}"),
+        (np.array([-1]), "got -1"),
+        (np.zeros(0, int), r"nodes must hold one id at least, got none"),
+        (np.array([0.5]), r"nodes must hold integers, got float64"),
     ):
         with pytest.raises(ValueError, match=message):
             embed_all(model, params, GRAPH, table, nodes=nodes)

@@ -198,10 +198,10 @@ class TestEmbedNew:
             ([["a"] * 5], [], [], "features must be any x 5 numbers"),
             ([[float("nan")] * 5], [], [], "must be finite in float32"),
             ([[1e39] * 5], [], [], "must be finite in float32"),
-            ([[1.0] * 5], [0], [20], r"dst must be ids in 0 .. 19, or -1 .. -1 \(-1 - i is new .* got 20"),
-            ([[1.0] * 5], [-2], [-1], r"src must be ids in 0 .. 19, or -1 .. -1 .* got -2"),
-            ([[1.0] * 5], np.array([0.5]), [-1], "src must be integers, got float64"),
-            ([[1.0] * 5], np.array([2**70]), [-1], "src must be integers, got object"),
+            ([[1.0] * 5], [0], [20], r"dst must be node ids in 0 .. 19, or -1 .. -1 \(-1 - i is .* got 20"),
+            ([[1.0] * 5], [-2], [-1], r"src must be node ids in 0 .. 19, or -1 .. -1 .* got -2"),
+            ([[1.0] * 5], np.array([0.5]), [-1], "src must hold integers, got float64"),
+            ([[1.0] * 5], np.array([2**70]), [-1], "src must hold integers, got object"),
             ([[1.0] * 5], [0, 1], [-1], "one entry an edge each, got 2 and 1"),
             ([[1.0] * 5], [0], [1], "must start or end at a new node, got 0 -> 1"),
             ([[1.0] * 5] * 3, [], [], "at most 2 new nodes with 16 edges a call, got 3 with 0"),
@@ -267,7 +267,7 @@ class TestRefresh:
                 lambda t: t.update(indices=t["indices"][:-1]),
                 "indptr must rise from 0 to the number of edges, 59",
             ),
-            (lambda t: t.update(indices=t["indices"] + 1), r"indices must be ids in 0 .. 19, got 20"),
+            (lambda t: t.update(indices=t["indices"] + 1), r"indices must be node ids in 0 .. 19, got 20"),
             (lambda t: t.update(indptr=t["indptr"][::-1].copy()), "without falling"),
         ],
     )
@@ -280,10 +280,10 @@ class TestRefresh:
     @pytest.mark.parametrize(
         ("nodes", "message"),
         [
-            ([0, 20], r"nodes must be ids in 0 .. 19, got 20"),
+            ([0, 20], r"nodes must be node ids in 0 .. 19, got 20"),
             ([-1], r"got -1"),
-            (np.array([0.0]), "nodes must be integers, got float64"),
-            (np.array([[1]]), r"nodes must be a list of ids, got an array of shape \[1, 1\]"),
+            (np.array([0.0]), "nodes must hold integers, got float64"),
+            (np.array([[1]]), r"nodes must have one axis, got shape \(1, 1\)"),
         ],
     )
     def test_a_wrong_node_is_refused(self, sampled, nodes, message):

@@ -182,18 +182,6 @@ def check_edges(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     check_integer(dtype, name)
 
 
-def check_range(piece: Piece, num_nodes: int) -> None:
-    """ValueError unless the ids of some edges are below `num_nodes`, and not negative.
-
-    >>> check_range(Piece("a.npy", np.array([[0, 5]])), num_nodes=4)
-    Traceback (most recent call last):
-    ValueError: a.npy must hold node ids in 0 .. 3, got 5
-    """
-    for extreme in (int(piece.edges.min()), int(piece.edges.max())) if len(piece.edges) else ():
-        if not 0 <= extreme < num_nodes:
-            raise ValueError(f"{piece.name} must hold node ids in 0 .. {num_nodes - 1}, got {extreme}")
-
-
 def _pairs(files: list[Path]) -> Iterator[tuple[Path, ...]]:
     """Files alone, and those of sources with those of destinations."""
     other = {"src": "dst", "dst": "src"}

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jsage._internal.checks import check_range
 from jsage._internal.files import Record, checksum, flush_directory, locked, refuse_existing
 from jsage.data.formats.arrays import bytes_of
 from jsage.data.shards.edge_sort import SortedEdges, both_directions, import_duckdb, open_edges
-from jsage.data.shards.edge_sources import EdgeSource, check_range, edge_arrays
+from jsage.data.shards.edge_sources import EdgeSource, edge_arrays
 from jsage.data.shards.layout import describe_placement, read_placement
 from jsage.data.shards.writer import (
     ShardWriter,
@@ -205,7 +206,7 @@ def _read(job: _Job) -> Iterator[tuple[Int[np.ndarray, "n 2"], list[int]]]:
     """The edges, and how many there were so far, with their checksum; ValueError that names a bad piece."""
     number, seen = 0, 0
     for piece in job.source.pieces():
-        check_range(piece, job.asked.num_nodes)
+        check_range(piece.edges, job.asked.num_nodes, piece.name)
         edges = np.ascontiguousarray(piece.edges, np.int64)
         number, seen = number + len(edges), zlib.crc32(bytes_of(edges), seen)
         yield edges, [number, seen]

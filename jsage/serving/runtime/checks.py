@@ -15,19 +15,19 @@ def check_nodes(
 
     >>> check_nodes([2, 3], num_nodes=3)
     Traceback (most recent call last):
-    ValueError: nodes must be ids in 0 .. 2, got 3
+    ValueError: nodes must be node ids in 0 .. 2, got 3
     """
     array = np.asarray(nodes)
     if array.ndim != 1:
-        raise ValueError(f"{name} must be a list of ids, got an array of shape {list(array.shape)}")
+        raise ValueError(f"{name} must have one axis, got shape {array.shape}")
     if len(array) == 0:
         return np.zeros(0, np.int32)
     if array.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers, got {array.dtype}")
+        raise ValueError(f"{name} must hold integers, got {array.dtype}")
     for extreme in (int(array.min()), int(array.max())):
         if not -num_new <= extreme < num_nodes:
             more = f", or -1 .. -{num_new} (-1 - i is new node i)" if num_new else ""
-            raise ValueError(f"{name} must be ids in 0 .. {num_nodes - 1}{more}, got {extreme}")
+            raise ValueError(f"{name} must be node ids in 0 .. {num_nodes - 1}{more}, got {extreme}")
     return array.astype(np.int32, copy=False)
 
 
