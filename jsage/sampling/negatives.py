@@ -166,8 +166,8 @@ def by_side(sides: HostArray | Sequence[int], weights: Weights | None = None) ->
     slots = [_slots(part if part.any() else np.ones(len(part))) for part in parts]
     keep, alias = (np.concatenate(arrays) for arrays in zip(*slots, strict=True))
     rows = (array.astype(np.int32) for array in (side, start, size, nodes, alias + np.repeat(start, size)))
-    *rest, alias = jax.device_put(tuple(rows))
-    return BySide(*rest, AliasTable(jax.device_put(keep), alias))
+    side, start, size, nodes, alias = jax.device_put(tuple(rows))
+    return BySide(side, start, size, nodes, AliasTable(jax.device_put(keep), alias))
 
 
 def by_degree(

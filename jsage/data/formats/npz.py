@@ -102,7 +102,7 @@ def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
     splits = [_split(arrays, split, num_nodes, labels) for split in _SPLITS]
     placed = None if labels is None else jnp.asarray(labels)
     types = jnp.asarray(node_sides(graph, arrays["node_type"])) if "node_type" in arrays else None
-    dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits, types)
+    dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits, node_type=types)
     if any(f"{split}_mask" in arrays for split in _SPLITS):
         validate_dataset(dataset)
     else:
