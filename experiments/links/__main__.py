@@ -24,6 +24,7 @@ from functools import partial
 
 import numpy as np
 
+from experiments.common.datasets import kept
 from experiments.common.mesh import virtual
 from experiments.common.options import command, read
 from experiments.links import mesh
@@ -42,7 +43,7 @@ def main(config: Config) -> dict:
     """Train `config.runs` models and the baseline; print the table; return what `--json` writes."""
     if config.devices:
         virtual(config.devices)
-    dataset = load(config)
+    dataset, scaling = load(config)
     by_time = "time" in dataset.graph.edge_data
     if config.decoder is None:  # events have a direction
         config = dataclasses.replace(config, decoder="bilinear" if by_time else "mlp")
@@ -63,7 +64,7 @@ def main(config: Config) -> dict:
         for name, maker in makers.items():
             if name not in programs:
                 programs[name] = compile_programs(maker(config, problem.tables), config)
-            about = {"negatives_drawn": problem.drawn}
+            about = {"negatives_drawn": problem.drawn, **kept(scaling)}
             with Record(name, seed, config, pairs, dataset, about) as record:
                 run, found = train(programs[name], problem, config, record)
             runs.setdefault(name, []).append(run)

@@ -35,6 +35,7 @@ from jsage.graph import (
     symmetrize,
 )
 from jsage.recipes.plots import node_colors
+from jsage.recipes.scaling import Scaling
 from jsage.sampling import full_block, negatives
 
 
@@ -53,18 +54,19 @@ class Problem(NamedTuple):
     """What nodes are colored by in pictures, and its name."""
 
 
-def load(config: Config) -> Dataset:
-    """The data set, features scaled; edges in both directions unless they have times."""
+def load(config: Config) -> tuple[Dataset, Scaling | None]:
+    """The data set, features scaled, and how; edges in both directions unless they have times."""
     path = Path(config.dataset)
     if path.is_file():
-        dataset = datasets.scaled(data.load_npz(path), config.scale)
+        dataset, scaling = datasets.scaled(data.load_npz(path), config.scale)
     else:
-        dataset, _ = datasets.load(LabelOptions(config.dataset, config.scale))
+        options = LabelOptions(config.dataset, config.scale)
+        dataset, _, scaling = datasets.prepare(datasets.read(options), options)
     if "time" in dataset.graph.edge_data:
-        return dataset
+        return dataset, scaling
     if config.by_time:
         raise ValueError(f"--by-time needs edge times, and {config.dataset} has none")
-    return dataset._replace(graph=symmetrize(dataset.graph._replace(edge_data={})))
+    return dataset._replace(graph=symmetrize(dataset.graph._replace(edge_data={}))), scaling
 
 
 def edge_problem(dataset: Dataset, seed: int, config: Config) -> Problem:

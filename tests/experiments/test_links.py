@@ -333,7 +333,7 @@ def test_edgebank_remembers_event_by_event():
 )
 def test_edgebank_scores_what_the_data_page_says(data_folder, name: str, auc: float, ap: float):
     """There any node is a destination, also one that the source has an event with at that time."""
-    graph = load_links(Config(dataset=str(data_folder / f"{name}.npz"))).graph
+    graph = load_links(Config(dataset=str(data_folder / f"{name}.npz")))[0].graph
     split, size = by_time(graph), len(by_time(graph).test)
     others = np.random.default_rng(0).integers(0, graph.num_nodes, size)
     wrong = np.stack([split.test[:, 0], others], 1).astype(np.int32)
