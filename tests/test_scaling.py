@@ -74,3 +74,8 @@ OTHERS = {"center": [float("nan")] * 4}, {"kind": "rows"}, {"center": [[0.0]] * 
 def test_a_scaling_that_is_none_is_refused(kept):
     with pytest.raises(ValueError, match="expected a scaling as to_json writes it"):
         Scaling.from_json(kept)
+
+
+def test_what_float32_does_not_hold_is_refused():
+    with pytest.raises(ValueError, match="times the spread that they were scaled by, beyond float32"):
+        fit_scaling(UNLIKE * [1e-3, 1, 1, 1])(np.full((1, 4), 3e38, np.float32))

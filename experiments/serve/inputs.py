@@ -35,8 +35,11 @@ class Weigher(NamedTuple):
             1 + np.pad(degree, (0, most - num)) + np.bincount(ends, minlength=most)
             for degree, ends in ((self.into, dst), (self.out, src))
         )
-        weight = 1.0 if given is None or self.unit is None else given / self.unit
-        return (np.sqrt(into[dst] / out[src]) * weight).astype(np.float32)
+        weight = 1.0 if given is None or self.unit is None else given.astype(np.float64) / self.unit
+        found = np.sqrt(into[dst] / out[src]) * weight
+        if np.abs(found).max(initial=0) > np.finfo(np.float32).max:
+            raise ValueError(f"weights of edges are beyond float32, up to {np.abs(found).max()}")
+        return found.astype(np.float32)
 
 
 class Inputs(NamedTuple):

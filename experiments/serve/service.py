@@ -202,10 +202,10 @@ class Service:
             checked = check_new(meta, self.embedder.num_nodes, new, data) | ends
         except ValueError as error:
             raise Problem(400, str(error)) from None
-        found = self.inputs(checked, new)
-        if not all(np.isfinite(array).all() for array in found.values()):
-            raise Problem(422, "features or weights overflow when scaled: give them as the graph has them")
-        return found
+        try:
+            return self.inputs(checked, new)
+        except ValueError as error:
+            raise Problem(422, str(error)) from None
 
     async def _new_rows(self, request: Request, new: dict[str, np.ndarray]) -> np.ndarray:
         if self._new >= self.limits.waiting:

@@ -20,13 +20,18 @@ class Scaling(NamedTuple):
     why: str = "asked for"
 
     def __call__(self, rows: Float[HostArray, "n num_features"]) -> Float[np.ndarray, "n num_features"]:
-        """The rows, scaled; on the host, in float32."""
+        """The rows, scaled; on the host, in float32. ValueError for what that does not hold."""
         wide = np.asarray(rows, np.float64)
         if self.center is not None and self.spread is not None:
             wide = (wide - self.center) / self.spread
         elif self.kind == "rows":
             length = np.sqrt((wide**2).sum(1, keepdims=True))
             wide = wide / np.where(length > 0, length, 1)
+        if np.abs(wide).max(initial=0) > np.finfo(np.float32).max:
+            raise ValueError(
+                f"features are up to {np.abs(wide).max()} times the spread that they were scaled by, beyond "
+                "float32: give them in the unit of those that the scaling was fitted on"
+            )
         return wide.astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:

@@ -190,8 +190,8 @@ def best_threshold(
     Halfway between two scores, so that none is equal to it; of equally good ones the highest; 0 where all are
     of one class. At least the highest score is above it.
 
-    >>> best_threshold(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-    0.225
+    >>> best_threshold(np.array([0.0, 0.5, 0.25, 1.0]), np.array([False, False, True, True]))
+    0.125
     """
     total, order = int(positive.sum()), np.argsort(-scores, kind="stable")
     if total in (0, len(scores)):
