@@ -101,7 +101,10 @@ def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
     graph = from_edges(edge_index[0], edge_index[1], num_nodes, **_edge_data(arrays))
     splits = [_split(arrays, split, num_nodes, labels) for split in _SPLITS]
     placed = None if labels is None else jnp.asarray(labels)
-    types = jnp.asarray(node_sides(graph, arrays["node_type"])) if "node_type" in arrays else None
+    types = None
+    if "node_type" in arrays:
+        kinds = check_ids(arrays["node_type"], INT32, "node_type", what="types")
+        types = jnp.asarray(node_sides(graph, kinds))
     dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits, node_type=types)
     if any(f"{split}_mask" in arrays for split in _SPLITS):
         validate_dataset(dataset)
