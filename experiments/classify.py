@@ -16,38 +16,46 @@ from pathlib import Path
 import numpy as np
 
 from experiments.common.config import DRAWS, Config, parse
-from experiments.common.datasets import load
+from experiments.common.datasets import kept, prepare, read
 from experiments.common.learners import check_draw, mlp, sage, weigh
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
 from experiments.common.smoothing import linear_smoothing
 from experiments.common.subgraphs import Plan, on_subgraphs
 from jsage.recipes.plots import save_plots
-from jsage.recipes.report import baseline, print_tables, summarize
+from jsage.recipes.report import baseline, print_tables, summarize, summarize_all
 
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
-    given = dataset, training_graph = load(config)
+    dataset, training_graph, scaling = prepare(read(config), config)
+    given = dataset, training_graph
     check_draw(dataset.graph, config)
     task = task_of(dataset, config)
     dataset, training_graph = weigh(dataset, training_graph, config)
     draw, identity = DRAWS[config.draw], dataset.features is None
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
     learner = on_subgraphs(learner, Plan(config, task.width, identity, config.aggregator == "gcn"))
+    learner = learner._replace(about=kept(scaling))
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     scores = {"GraphSAGE": found.scores}
     if dataset.features is not None:
-        plain = train_all("MLP", mlp(config, task.width), task, dataset, training_graph, config)
+        plain = mlp(config, task.width)._replace(about=kept(scaling))
+        plain = train_all("MLP", plain, task, dataset, training_graph, config)
         scores["MLP (features only)"] = plain.scores
         if (linear := linear_smoothing(task, *given, config.layers)) is not None:
             scores["linear on smoothed features"] = [linear]
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores[name] = [guess]
     print_tables(task, dataset, scores, found.outputs)
+    if task.calls:
+        levels = ", ".join(f"{level:.3f}" for level in found.thresholds)
+        print(f"{task.calls}: {levels}; --threshold says otherwise")
     if config.out:
         save_plots(Path(config.out), task, dataset, found.runs, found.outputs)
-    return summarize(config, task.metric, scores, found.runs, found.traces["epoch"])
+    given = config, task.metric, scores, found.runs, found.traces["epoch"]
+    every = summarize_all(*given)["scores"]
+    return summarize(*given) | {"scores": every, "thresholds": found.thresholds}
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.common.config import DRAWS, Config, parse
-from experiments.common.datasets import load
+from experiments.common.datasets import kept, prepare, read
 from experiments.common.learners import check_draw, mlp, sage, sage_model
 from experiments.common.options import command
 from experiments.common.runs import task_of, train_all
@@ -48,7 +48,7 @@ class Split(NamedTuple):
 
 def main(config: Config) -> dict:
     """Train `config.runs` models; score the new nodes both ways; return what `--json` writes."""
-    dataset, _ = load(config)
+    dataset, _, scaling = prepare(read(config), config)
     if dataset.features is None or config.aggregator == "lstm":
         raise ValueError(
             "inductive reads features and whole neighborhoods: it needs a data set with features, and an "
@@ -61,6 +61,7 @@ def main(config: Config) -> dict:
     draw = DRAWS[config.draw]
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=False, draw=draw)
     learner = on_subgraphs(learner, Plan(config, task.width, identity=False, symmetric=False))
+    learner = learner._replace(about=kept(scaling))
     found = train_all("GraphSAGE", learner, task, dataset, hidden, config)
     plain = train_all("MLP", mlp(config, task.width), task, dataset, hidden, config)
     test, val = np.asarray(dataset.test), np.asarray(dataset.val)

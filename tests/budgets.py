@@ -53,6 +53,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_pod": 160,
     "test_ranking": 120,
     "test_messages": 90,
+    "test_serve_inputs": 170,
     "test_compose": 100,
     "test_reduce": 410,
     "test_recommend": 220,

@@ -1,11 +1,13 @@
 """Features are scaled by a stated rule, the same at training and at prediction."""
 
+import json
+
 import numpy as np
 import pytest
 
 from experiments.common.learners import unit_weights
 from jsage.graph import from_edges
-from jsage.recipes import fit_scaling
+from jsage.recipes import Scaling, fit_scaling
 
 RNG = np.random.default_rng(0)
 UNLIKE = RNG.normal(size=(200, 4)) * [1, 2, 1e5, 1] + [0, 5, 1e5, 0]
@@ -52,3 +54,28 @@ def test_the_unit_of_the_weights_says_nothing(unit):
     expected = unit_weights(from_edges([0, 1, 2], [1, 2, 0], 3, weight=weight)).edge_data["weight"]
     np.testing.assert_allclose(graph.edge_data["weight"], expected, rtol=1e-6)
     assert graph.edge_data["weight"].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("table", [UNLIKE, WORDS], ids=["columns", "rows"])
+def test_a_scaling_comes_back_from_json_to_the_bit(table):
+    scaling = fit_scaling(table, np.arange(50))
+    again = Scaling.from_json(json.loads(json.dumps(scaling.to_json(), allow_nan=False)))
+    assert (again.kind, again.why) == (scaling.kind, scaling.why)
+    np.testing.assert_array_equal(again(table), scaling(table))
+
+
+WHOLE = fit_scaling(UNLIKE).to_json()
+WRONG = {"kind": "auto", "center": [0.0], "spread": None}, {"spread": [0.0] * 4, "center": ["a"] * 4}
+ONE_WRONG = [{**WHOLE, name: value} for row in WRONG for name, value in row.items()]
+OTHERS = {"center": [float("nan")] * 4}, {"kind": "rows"}, {"center": [[0.0]] * 4}
+
+
+@pytest.mark.parametrize("kept", [None, [], {}, *ONE_WRONG, *({**WHOLE, **other} for other in OTHERS)])
+def test_a_scaling_that_is_none_is_refused(kept):
+    with pytest.raises(ValueError, match="expected a scaling as to_json writes it"):
+        Scaling.from_json(kept)
+
+
+def test_what_float32_does_not_hold_is_refused():
+    with pytest.raises(ValueError, match="times the spread that they were scaled by, beyond float32"):
+        fit_scaling(UNLIKE * [1e-3, 1, 1, 1])(np.full((1, 4), 3e38, np.float32))

@@ -14,7 +14,7 @@ from jsage.graph import Graph, Placement, balanced, contiguous, hashed, in_degre
 from jsage.nn import LSTM, GATConv, GATv2Conv, GCNConv, GINEConv, Pool, SAGEConv, TransformerConv
 from jsage.recipes.options import DataOptions, option
 from jsage.recipes.scaling import SCALES
-from jsage.recipes.tasks import TASKS
+from jsage.recipes.tasks import TASKS, THRESHOLDS
 from jsage.sampling import Labor, WeightedWithReplacement, without_replacement
 from jsage.typing import AggregateFn, AnyDraw
 
@@ -133,6 +133,12 @@ class SupervisedOptions(RunOptions, TrainingOptions, ModelOptions, LabelOptions)
 
     epochs: int = option(600, "passes over the training nodes, at most")
     balanced: bool = option(False, "weigh rare classes up")
+    threshold: str = option(
+        "auto",
+        "of two classes, where the rarer is called on: best F1 of it or best balanced accuracy on validation "
+        "nodes, or half; auto: f1 where its share of the training nodes is below 0.2, else half",
+        THRESHOLDS,
+    )
     smoothing: float = option(0.2, "share of each label that all classes get alike")
     patience: int = option(
         100, "steps without a better validation score or loss before stopping; 40 epochs at least"

@@ -13,7 +13,7 @@ from jsage import data
 from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
-from jsage.recipes.scaling import fit_scaling
+from jsage.recipes.scaling import Scaling, fit_scaling
 from jsage.recipes.tasks import Task, other_task
 from jsage.sampling import full_block
 from jsage.typing import HostArray
@@ -24,6 +24,12 @@ MESSAGES = 200_000_000
 
 def load(config: LabelOptions) -> tuple[Dataset, Graph]:
     """The data set, features scaled, and the graph to train on."""
+    dataset, graph, _ = prepare(read(config), config)
+    return dataset, graph
+
+
+def read(config: LabelOptions) -> Dataset:
+    """The data set as it is, checked."""
     path = Path(config.dataset)
     if config.dataset == "digits":
         dataset = data.digits()
@@ -38,23 +44,34 @@ def load(config: LabelOptions) -> tuple[Dataset, Graph]:
             f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
         )
     data.validate_dataset(dataset)  # before jax would round what it does not keep
-    dataset = scaled(jax.device_put(dataset), config.scale, dataset.train)
+    return dataset
+
+
+def prepare(dataset: Dataset, config: LabelOptions) -> tuple[Dataset, Graph, Scaling | None]:
+    """The data set, features scaled; the graph to train on; what scales features, where there are some."""
+    dataset, scaling = scaled(jax.device_put(dataset), config.scale, dataset.train)
     labels = np.asarray(dataset.labels)
     if not config.task and (other := other_task(labels)):
         kind = "several classes a node" if labels.dtype == bool else "real values"
         print(f"labels are taken as {kind}: pass --task {other} if they are not", file=sys.stderr)
-    return dataset, data.inductive(dataset) if config.dataset == "digits" else dataset.graph
+    graph = data.inductive(dataset) if config.dataset == "digits" else dataset.graph
+    return dataset, graph, scaling
 
 
-def scaled(dataset: Dataset, kind: str, nodes: HostArray | None = None) -> Dataset:
-    """The data set with its features scaled, columns by these nodes, and a line that says how and why."""
+def scaled(dataset: Dataset, kind: str, nodes: HostArray | None = None) -> tuple[Dataset, Scaling | None]:
+    """The data set with its features scaled, columns by these nodes, and how; a line says why."""
     if dataset.features is None:
-        return dataset
+        return dataset, None
     scaling = fit_scaling(dataset.features, nodes, kind)
     if kind == "auto":
         done = {"rows": "each row scaled to length 1", "columns": "each column standardized"}[scaling.kind]
         print(f"features: {done} ({scaling.why}); --scale says otherwise")
-    return dataset._replace(features=jnp.asarray(scaling(dataset.features)))
+    return dataset._replace(features=jnp.asarray(scaling(dataset.features))), scaling
+
+
+def kept(scaling: Scaling | None) -> dict:
+    """What run.json and an artefact say of it."""
+    return {} if scaling is None else {"scaling": scaling.to_json()}
 
 
 def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> Tables:

@@ -1,6 +1,6 @@
 """What is trained: GraphSAGE on sampled blocks or on the whole graph, and a features-only MLP beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,6 +64,8 @@ class Learner(NamedTuple):
     """`(variables, tables, nodes) -> outputs`, deterministic."""
     subgraphs: Subgraphs | None = None
     """How training goes where it is not by `forward`."""
+    about: Mapping[str, Any] = {}
+    """What run.json says of it beside the options: how features are scaled."""
 
 
 def weigh(dataset: Dataset, training_graph: Graph, config: LearnerOptions) -> tuple[Dataset, Graph]:
@@ -82,11 +84,17 @@ def normalized(graph: Graph, config: LearnerOptions) -> Graph:
 
 def unit_weights(graph: Graph) -> Graph:
     """The graph with edge weights of mean size 1, that of a node's own row: their unit says nothing."""
-    weight = graph.edge_data.get("weight")
-    size = 0.0 if weight is None else float(np.abs(np.asarray(weight, np.float64)).mean())
-    if weight is None or size == 0:
+    unit = weight_unit(graph)
+    if unit is None:
         return graph
-    return graph._replace(edge_data={**graph.edge_data, "weight": jnp.asarray(weight / size)})
+    weight = jnp.asarray(graph.edge_data["weight"] / unit)
+    return graph._replace(edge_data={**graph.edge_data, "weight": weight})
+
+
+def weight_unit(graph: Graph) -> float | None:
+    """The mean size of the edge weights, 1 where all are 0; None where there are none."""
+    weight = graph.edge_data.get("weight")
+    return None if weight is None else float(np.abs(np.asarray(weight, np.float64)).mean()) or 1.0
 
 
 def check_draw(graph: Graph, config: Config) -> None:

@@ -1,6 +1,7 @@
 """Runs on labels: trained until validation gets no better, tested, and told in numbers."""
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jsage.data import Dataset
 from jsage.graph import Graph
 from jsage.recipes.loop import Run, StoppingPolicy, rank_by_score_and_loss, train_seeds, train_until_stopped
 from jsage.recipes.record import Record
-from jsage.recipes.tasks import Task, make_task
+from jsage.recipes.tasks import Task, called, make_task
 from jsage.sampling import epoch as shuffle
 from jsage.train import TrainState
 
@@ -44,20 +45,28 @@ class Job(NamedTuple):
     """The arrays that all this was made from, which a resumed run must be given again."""
     batch_size: int | None = None
     """How many of `train` are a batch; None: as the options say."""
+    about: Mapping[str, Any] = {}
+    """What run.json says beside the options."""
 
 
 class Results(NamedTuple):
-    """The runs of one learner, their scores on the test nodes, and the last run's outputs there."""
+    """The runs of one learner, their scores on the test nodes, and the last run's outputs there.
+
+    Of two classes, the larger output is that of the class that is called.
+    """
 
     runs: list[Run]
     scores: list[dict[str, float]]
     outputs: np.ndarray
     traces: Counter[str]
+    thresholds: list[float]
+    """Chosen on the validation nodes, one a run."""
 
 
 def task_of(dataset: Dataset, config: SupervisedOptions) -> Task:
     """The task of a data set, learned as the options say."""
-    return make_task(dataset, config.task, balanced=config.balanced, smoothing=config.smoothing)
+    balanced, smoothing, threshold = config.balanced, config.smoothing, config.threshold
+    return make_task(dataset, config.task, balanced=balanced, smoothing=smoothing, threshold=threshold)
 
 
 def train_all(
@@ -70,7 +79,8 @@ def train_all(
     val, test = np.asarray(dataset.val), np.asarray(dataset.test)
     data = dataset if same else (training_graph, dataset)
     train = jnp.asarray(dataset.train)
-    job = Job(task, tables, train, *around(val, tables, config), val, everything, test, data)
+    cut_to = around(val, tables, config)
+    job = Job(task, tables, train, *cut_to, val, everything, test, data, about=learner.about)
     if learner.subgraphs is not None:
         cut, units, size = learner.subgraphs.cut(training_graph, np.asarray(dataset.train))
         cut_tables, units = tables._replace(cut=cut), jnp.arange(units)
@@ -81,7 +91,7 @@ def train_all(
 def train_job(name: str, programs: Programs, job: Job, config: SupervisedOptions) -> Results:
     """Train with seeds `0 .. runs-1`, and test each."""
 
-    def train(record: Record) -> tuple[Run, dict[str, float], np.ndarray]:
+    def train(record: Record) -> tuple[Run, dict[str, float], np.ndarray, float]:
         run = fit(programs, job, config, record)
         validated, outputs = (
             np.asarray(programs.predict(run.params, run.stats, tables, nodes))
@@ -91,10 +101,12 @@ def train_job(name: str, programs: Programs, job: Job, config: SupervisedOptions
             )
         )
         threshold = job.task.threshold(validated, job.val)
-        return run, job.task.scores(outputs, job.test, threshold), outputs
+        scores = job.task.scores(outputs, job.test, threshold)
+        return run, scores, called(job.task, outputs, threshold), float(threshold)
 
-    runs, scores, outputs = zip(*train_seeds(name, config, len(job.train), train, job.data), strict=True)
-    return Results(list(runs), list(scores), outputs[-1], programs.traces)
+    found = train_seeds(name, config, len(job.train), train, job.data, job.about)
+    runs, scores, outputs, thresholds = zip(*found, strict=True)
+    return Results(list(runs), list(scores), outputs[-1], programs.traces, list(thresholds))
 
 
 def fit(programs: Programs, job: Job, config: SupervisedOptions, record: Record) -> Run:

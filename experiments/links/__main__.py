@@ -10,6 +10,10 @@ neighborhood of its step. Events with times are split in their order, 70/15/15, 
 the negative, and a node's neighbors are its latest events before the one asked about: EdgeBank stands
 beside. The model with the best validation AUC is tested.
 
+A negative could be joined: it has the sides of its link's ends, which are the nodes' types or, in a graph of
+users and items, its two colors (`jsage.graph.node_sides`). `--test-negatives` has harder ones. How they were
+drawn is printed, and is in the JSON and in run.json.
+
 On a mesh (`--devices`) a negative that is an edge to train on stays; without one it is drawn again. A step
 holds the features of all nodes that its pairs and negatives draw: wide ones take a smaller `--batch-size`.
 """
@@ -20,6 +24,7 @@ from functools import partial
 
 import numpy as np
 
+from experiments.common.datasets import kept
 from experiments.common.mesh import virtual
 from experiments.common.options import command, read
 from experiments.links import mesh
@@ -28,7 +33,6 @@ from experiments.links.learners import mlp, sage
 from experiments.links.problems import Problem, edge_problem, event_problem, load
 from experiments.links.programs import Programs, compile_programs, fit, predict
 from experiments.links.scores import rate
-from jsage.data import Dataset
 from jsage.recipes.loop import Run
 from jsage.recipes.plots import save_tsne
 from jsage.recipes.record import Record
@@ -39,7 +43,7 @@ def main(config: Config) -> dict:
     """Train `config.runs` models and the baseline; print the table; return what `--json` writes."""
     if config.devices:
         virtual(config.devices)
-    dataset = load(config)
+    dataset, scaling = load(config)
     by_time = "time" in dataset.graph.edge_data
     if config.decoder is None:  # events have a direction
         config = dataclasses.replace(config, decoder="bilinear" if by_time else "mlp")
@@ -50,32 +54,34 @@ def main(config: Config) -> dict:
     scores: Scores = {}
     runs: dict[str, list[Run]] = {}
     programs: dict[str, Programs] = {}
-    size = 0
+    size, drawn = 0, ""
     for seed in range(config.runs):
         problem = make(dataset, seed, config)
         if config.devices:  # again for each split, whose shards have other sizes
             programs["GraphSAGE"], tables = mesh.place_tables(problem.tables, config)
             problem = problem._replace(tables=tables)
+        pairs, drawn = min(config.pairs, problem.tables.pairs.shape[0]), problem.drawn
         for name, maker in makers.items():
             if name not in programs:
                 programs[name] = compile_programs(maker(config, problem.tables), config)
-            run, found = train(name, programs[name], problem, seed, config, dataset)
+            about = {"negatives_drawn": problem.drawn, **kept(scaling)}
+            with Record(name, seed, config, pairs, dataset, about) as record:
+                run, found = train(programs[name], problem, config, record)
             runs.setdefault(name, []).append(run)
             scores.setdefault(name, []).append(found)
         size = len(problem.test.positive)
         for name, values in problem.plain.items():
             scores.setdefault(name, []).append(rate(values[:size], values[size:], ranked=not by_time))
-    print_scores(scores, f"{size:,} test {'events' if by_time else 'links'}")
-    return summarize_all(config, "auc", scores, runs["GraphSAGE"], programs["GraphSAGE"].traces["epoch"])
+    print(f"negatives: {drawn}; --test-negatives says otherwise")
+    kind = "events" if by_time else "links"
+    print_scores(scores, f"{size:,} test {kind}, negatives: {config.test_negatives}")
+    traces = programs["GraphSAGE"].traces["epoch"]
+    return summarize_all(config, "auc", scores, runs["GraphSAGE"], traces) | {"negatives_drawn": drawn}
 
 
-def train(
-    name: str, programs: Programs, problem: Problem, seed: int, config: Config, dataset: Dataset
-) -> tuple[Run, dict]:
+def train(programs: Programs, problem: Problem, config: Config, record: Record) -> tuple[Run, dict]:
     """One run and its test scores."""
-    pairs = min(config.pairs, problem.tables.pairs.shape[0])
-    with Record(name, seed, config, pairs, dataset) as record:
-        run = fit(programs, problem.tables, problem.val, config, record)
+    run = fit(programs, problem.tables, problem.val, config, record)
     if record.folder:
         value, shade = problem.colors
         rows = np.asarray(programs.embed(run.params, problem.tables))

@@ -17,6 +17,9 @@ DECODERS = ("dot", "cosine", "bilinear", "mlp", "pair")
 """Scores of two embeddings; `pair` and `bilinear` tell `(u, v)` from `(v, u)`."""
 NEGATIVES = ("pairs", "uniform", "degree")
 """Both ends of a negative drawn evenly; or the source kept, and the other end drawn evenly or by degree."""
+TEST_NEGATIVES = ("uniform", "destination", "historical")
+"""What links are told from: any pair that could be joined (of an event, any other destination); another end
+among the nodes that occur as destinations; pairs that were joined before and are not now."""
 SLOTLESS = [name for name in AGGREGATORS if name != "lstm"]
 
 
@@ -37,6 +40,12 @@ class Config(RunOptions, MeshOptions, TrainingOptions, EncoderOptions, FeatureOp
     negatives: int = option(1, "negatives a pair")
     noise: str = option(
         "pairs", "both ends of a negative drawn evenly, or one: evenly or by degree", NEGATIVES
+    )
+    test_negatives: str = option(
+        "uniform",
+        "what links are validated and tested against: any other pair, or destination, of the same sides; a "
+        "destination that occurs as one; or, with times, a pair that was joined before",
+        TEST_NEGATIVES,
     )
     lr: float = option(0.005, "learning rate of Adam")
     weight_decay: float = option(0.0, "L2 penalty on the parameters")

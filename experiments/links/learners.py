@@ -38,7 +38,7 @@ class Tables(NamedTuple):
     features: Array | None
     full: Block | None
     """The training graph as one block; None by time."""
-    sampler: negatives.NegativeSampler
+    sampler: negatives.NegativeSampler | negatives.BySide
     pairs: Array
     """What is trained on, `[n, 2]`."""
     time: Array | None
@@ -190,7 +190,7 @@ def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
         if when is None:  # an undirected pair has no first end
             flip = jax.random.bernoulli(turn, shape=src.shape)
             src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
-        negatives, valid = draw_negatives(draw, tables, src, config)
+        negatives, valid = draw_negatives(draw, tables, src, dst, config)
         batch = LinkBatch(src, dst, negatives, mask)
         one, other, far = split(embed(variables, tables, batch, when, key), batch)
         score = partial(model.apply, variables, method="score")
@@ -201,19 +201,29 @@ def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
     return forward
 
 
-def draw_negatives(key: Array, tables: Tables, src: Array, config: Config) -> tuple[Array, Array]:
+def near(sampler: negatives.NegativeSampler | negatives.BySide, nodes: Array) -> negatives.NegativeSampler:
+    """The sampler of nodes on the sides of these, where there are several."""
+    return partial(sampler, like=nodes[:, None]) if isinstance(sampler, negatives.BySide) else sampler
+
+
+def draw_negatives(key: Array, tables: Tables, src: Array, dst: Array, config: Config) -> tuple[Array, Array]:
     """`(nodes, mask)`: the other ends of negatives, or both ends side by side; no edge to train on is valid.
 
-    By time none is excluded: that two nodes were in touch before or will be later is no link now.
+    Each end is of the side of the one that it stands for. By time none is excluded: that two nodes were in
+    touch before or will be later is no link now.
     """
     first, again = jax.random.split(key)
     shape = src.shape[0], config.negatives
+    source, target = near(tables.sampler, src), near(tables.sampler, dst)
     if tables.time is not None:
-        return tables.sampler(first, shape), jnp.ones(shape, bool)
+        return target(first, shape), jnp.ones(shape, bool)
     if config.noise != "pairs":
-        nodes = tables.sampler(first, shape)
-        return negatives.exclude_edges(again, tables.known, src, nodes, tables.sampler)
-    ends = lambda key: tuple(tables.sampler(part, shape) for part in jax.random.split(key))  # noqa: E731
+        return negatives.exclude_edges(again, tables.known, src, target(first, shape), target)
+
+    def ends(key: Array) -> tuple[Array, Array]:
+        one, other = jax.random.split(key)
+        return source(one, shape), target(other, shape)
+
     wrong = lambda ends: has_edge(tables.known, *ends)  # noqa: E731
     kept, valid = negatives.resample(again, ends(first), ends, wrong)
     return jnp.concatenate(kept, axis=1), valid

@@ -41,8 +41,9 @@ from jsage.parallel import (
     without_pairs,
 )
 from jsage.parallel import split as split_over
+from jsage.parallel.mesh import AXIS
 from jsage.sampling import LinkBatch, split
-from jsage.sampling.negatives import NegativeSampler
+from jsage.sampling.negatives import BySide, NegativeSampler
 from jsage.train import TrainState, make_update, train_epoch
 
 
@@ -53,7 +54,7 @@ class Tables(NamedTuple):
     features: ShardedFeatures
     splits: NodeSplits
     """Where every node is, in the order of their ids."""
-    sampler: NegativeSampler
+    sampler: NegativeSampler | BySide
     pairs: np.ndarray
 
 
@@ -124,12 +125,21 @@ def width(config: Config) -> int:
     return config.negatives * (2 if config.noise == "pairs" else 1)
 
 
+def near(sampler: NegativeSampler | BySide, pairs: jax.Array, config: Config) -> NegativeSampler:
+    """`learners.near` of all devices' pairs: each negative's end is of the side of the one it stands for."""
+    if not isinstance(sampler, BySide):
+        return sampler
+    ends = (pairs[:, 0], pairs[:, 1]) if config.noise == "pairs" else (pairs[:, 1],)
+    like = jnp.concatenate([jnp.repeat(end[:, None], config.negatives, 1) for end in ends], 1)
+    return partial(sampler, like=jax.lax.all_gather(like, AXIS, tiled=True))
+
+
 def loss_of(given: tuple, tables: tuple, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
     """The loss of one device's pairs, and its sums."""
     (model, placement, capacities, config), (graph, features, sampler) = given, tables
     pairs, mask = batch
     noise, draw, drop = jax.random.split(key, 3)
-    negatives = local_share(noise, sampler, (len(pairs), width(config)))
+    negatives = local_share(noise, near(sampler, pairs, config), (len(pairs), width(config)))
     batch = LinkBatch(pairs[:, 0], pairs[:, 1], negatives, mask)
     left = without_pairs(graph, batch.src, batch.dst, mask, placement)
     seeds = placement.locate(batch.seeds)

@@ -99,7 +99,7 @@ def locate(source: Source, mesh: Mesh) -> NodeSplits:
             for part in found
         ]
     else:
-        splits, labels = source.dataset[3:], np.asarray(source.dataset.labels)
+        splits, labels = source.dataset[3:6], np.asarray(source.dataset.labels)
         ids = [np.sort(np.asarray(nodes)) for nodes in splits]
         parts = [(*source.placement.locate(nodes), labels[nodes]) for nodes in ids]
     owner, local, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

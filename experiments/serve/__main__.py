@@ -9,9 +9,10 @@
     curl --json '{"features": [[0.1, ...]], "src": [7, -1], "dst": [-1, 7]}' http://127.0.0.1:8000/embed_new
 
 New node `i` of a request is called -1 - i among the ends of its edges; `/predict` takes new nodes too.
-`GET /openapi.json` describes all of it. Features are as the model was trained on: here, rows scaled to
-length 1. After SIGTERM or Ctrl-C it takes no more connections, answers what comes on the open ones and closes
-them, then ends with status 0. Needs the extra `serve` (prometheus_client, starlette, uvicorn).
+`GET /openapi.json` describes all of it. Features are raw, as in the data set: the service scales them, and
+weighs edges, as training did. After SIGTERM or Ctrl-C it takes no more connections, answers what comes on the
+open ones and closes them, then ends with status 0. Needs the extra `serve` (prometheus_client, starlette,
+uvicorn).
 """
 
 import sys

@@ -68,18 +68,19 @@ def refuse(name: str) -> None:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def classes(rows: np.ndarray) -> dict:
-    """The class of the largest output, and the softmax."""
+def classes(rows: np.ndarray, threshold: float) -> dict:
+    """The class of the largest output (of two: the second, if larger by more than the threshold); softmax."""
     grown = np.exp(rows - rows.max(1, keepdims=True, initial=-np.inf))
     shares = grown / grown.sum(1, keepdims=True)
-    return {"classes": rows.argmax(1).tolist(), "probabilities": shares.tolist()}
+    named = rows.argmax(1) if rows.shape[1] != 2 else (rows[:, 1] - rows[:, 0] > threshold).astype(int)
+    return {"classes": named.tolist(), "probabilities": shares.tolist()}
 
 
-def labels(rows: np.ndarray) -> dict:
-    """The labels of at least one half, and the sigmoid."""
+def labels(rows: np.ndarray, threshold: float) -> dict:
+    """The labels above the threshold, and the sigmoid."""
     shares = 0.5 * (1 + np.tanh(0.5 * rows))
     return {
-        "labels": [np.flatnonzero(row >= 0.5).tolist() for row in shares],
+        "labels": [np.flatnonzero(row > threshold).tolist() for row in rows],
         "probabilities": shares.tolist(),
     }
 

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from experiments.serve.connection import Connection
+from experiments.serve.inputs import SYMMETRIC, prepare
 from experiments.serve.log import LOGGING
 from experiments.serve.server import Server
 from experiments.serve.service import Limits, make_app
@@ -45,7 +46,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace, folder: Path) -> None:
-    """`folder/artefact` and `folder/graph` from the recipe of experiments.classify."""
+    """`folder/artefact` by the recipe of experiments.classify, and `folder/graph`, which is raw."""
     from experiments.common import datasets, learners, runs
     from experiments.common.config import Config
     from jsage.serving import export
@@ -55,9 +56,11 @@ def train(options: argparse.Namespace, folder: Path) -> None:
     config = Config(
         options.dataset, fanouts=options.fanouts, layers=len(options.fanouts), epochs=options.epochs
     )
-    dataset, training_graph = datasets.load(config)
-    if dataset.features is None:
+    raw = datasets.read(config)
+    if raw.features is None:
         raise ValueError(f"{options.dataset} has no features, and new nodes are embedded from theirs")
+    dataset, training_graph, scaling = datasets.prepare(raw, config)
+    dataset, training_graph = learners.weigh(dataset, training_graph, config)
     task = runs.task_of(dataset, config)
     learner = learners.sage(config, task.width, dataset.graph.num_nodes, identity=False)
     found = runs.train_all("GraphSAGE", learner, task, dataset, training_graph, config)
@@ -68,20 +71,27 @@ def train(options: argparse.Namespace, folder: Path) -> None:
         config.fanouts,
         options.sizes,
         platforms=options.platforms,
-        about={"task": task.name, "dataset": options.dataset},
+        about={
+            "task": task.name,
+            "dataset": options.dataset,
+            "threshold": found.thresholds[0],
+            "weights": SYMMETRIC,
+            **datasets.kept(scaling),
+        },
     )
     variables = {"params": run.params, **run.stats}
     export.save(
         folder / "artefact", model.apply, variables, dataset.graph, np.asarray(dataset.features), plan
     )
-    data.save(folder / "graph", dataset)
+    data.save(folder / "graph", raw)
 
 
 def serve(options: argparse.Namespace, folder: Path) -> None:
     """Compile every program, then answer on the port."""
     began = time.perf_counter()
     loaded = runtime.load(folder / "artefact")
-    embedder = loaded.place(tables(data.open(options.graph or folder / "graph")))
+    dataset, inputs = prepare(loaded.meta["about"], data.open(options.graph or folder / "graph"))
+    embedder = loaded.place(tables(dataset))
     limits = Limits(
         body=options.max_body,
         nodes=options.max_nodes,
@@ -94,7 +104,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     )
     # a web page may have its own name resolved to this machine
     own = LOOPBACK if options.host in LOOPBACK else ("*",)
-    app = make_app(embedder, limits, options.names or own)
+    app = make_app(embedder, limits, options.names or own, inputs)
     config, sock = listen(app, limits, options.host, options.port)
     say(f"{loaded.compilations} programs compiled in {time.perf_counter() - began:.1f} s")
     say(f"serving {embedder.num_nodes} nodes on http://{options.host}:{sock.getsockname()[1]}")

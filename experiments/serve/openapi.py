@@ -16,9 +16,12 @@ REFUSALS = {
 }
 
 
-def describe(meta: dict, num_nodes: int, limits: Any) -> dict:
-    """Paths, bodies, answers and limits of a service on an artefact with this `meta`."""
-    known, new = _known(num_nodes, limits), _new(meta, num_nodes)
+def describe(meta: dict, num_nodes: int, limits: Any, asked: list[str]) -> dict:
+    """Paths, bodies, answers and limits of a service on an artefact with this `meta`.
+
+    `asked` are the data of edges that new nodes come with.
+    """
+    known, new = _known(num_nodes, limits), _new(meta, num_nodes, asked)
     task = meta["about"].get("task")
     embeddings = _object({"embeddings": ROWS})
     found = {"type": "array", "items": {"type": "integer"}}
@@ -46,14 +49,13 @@ def _known(num_nodes: int, limits: Any) -> dict:
     return schema | {"examples": [{"nodes": [0]}]}
 
 
-def _new(meta: dict, num_nodes: int) -> dict:
+def _new(meta: dict, num_nodes: int, data: list[str]) -> dict:
     """New nodes: node `i` of a request is -1 - i."""
     most = max((entry["size"] for entry in meta["programs"] if entry["function"] == "embed_new"), default=0)
     width = int(meta["tables"]["features"]["shape"].split(",")[1])
     row = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
     end = {"type": "integer", "minimum": -most, "maximum": num_nodes - 1}
     edges = {"type": "array", "maxItems": most * meta["new_edges"]}
-    data = [name for name in meta["tables"] if name.startswith("edge_")]
     example: dict[str, Any] = {"features": [[0.0] * width], "src": [], "dst": []} | {
         name: [] for name in data
     }

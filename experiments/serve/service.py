@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from experiments.serve.answers import CLOSING, TASKS, Problem, answer, lists, parse, short
 from experiments.serve.batcher import Batcher, QueueFullError
+from experiments.serve.inputs import Inputs
 from experiments.serve.middleware import Checked, Measured
 from experiments.serve.openapi import describe
 from jsage.serving.runtime import Embedder
@@ -56,6 +57,7 @@ class Limits(NamedTuple):
     """Lists and objects in one another: more is 400."""
 
 
+NOTHING = Inputs()
 NUMBER = 24
 """Bytes of a number in an answer, at most."""
 
@@ -63,16 +65,18 @@ NUMBER = 24
 class Service:
     """The endpoints, on one embedder."""
 
-    def __init__(self, embedder: Embedder, limits: Limits) -> None:
-        self.embedder, self.limits = embedder, limits
+    def __init__(self, embedder: Embedder, limits: Limits, inputs: Inputs = NOTHING) -> None:
+        self.embedder, self.limits, self.inputs = embedder, limits, inputs
+        self.asked = inputs.asked(embedder.meta)
         self.sizes = embedder.sizes("embed")
         self.task = embedder.meta["about"].get("task")
+        self.threshold = float(embedder.meta["about"].get("threshold", 0))
         self.width = embedder.meta["output"]["width"]
         self._pool = ThreadPoolExecutor(1, "device")
         self._new = 0
         self.held = 0
         """Bytes of the bodies and answers of requests that are not answered yet."""
-        self.page = describe(embedder.meta, embedder.num_nodes, limits)
+        self.page = describe(embedder.meta, embedder.num_nodes, limits, self.asked)
         self.batcher = Batcher(
             self._embed, self.sizes[-1], self._pool, wait=limits.wait, limit=limits.waiting
         )
@@ -104,7 +108,7 @@ class Service:
         asked: Any = self._arrays(body) if new else self._nodes(body)
         del body  # large beside what is in it
         rows = await (self._new_rows(request, asked) if new else self._known(request, asked))
-        return JSONResponse(TASKS[self.task](rows.astype(np.float64)))
+        return JSONResponse(TASKS[self.task](rows.astype(np.float64), self.threshold))
 
     async def embed_new(self, request: Request) -> Response:
         """`{"features": [[...]], "src": [7, -1], "dst": [-1, 7]}`: new node `i` is -1 - i among the ends."""
@@ -188,15 +192,20 @@ class Service:
 
     def _arrays(self, body: dict) -> dict[str, np.ndarray]:
         """The new nodes of a body: checked, and small beside it."""
-        data = [name for name in self.embedder.meta["tables"] if name.startswith("edge_")]
-        new = lists(body, ("features", "src", "dst", *data))
+        new = lists(body, ("features", "src", "dst", *self.asked))
         ends = {name: self._ends(new, name) for name in ("src", "dst")}
         self._small(len(new["features"]), len(new["src"]))
-        weights = {name.removeprefix("edge_"): new[name] for name in data}
+        meta, made = self.embedder.meta, [1.0] * len(new["src"])
+        names = [name.removeprefix("edge_") for name in meta["tables"] if name.startswith("edge_")]
+        data = {name: new.get(f"edge_{name}", made) for name in names}
         try:
-            return check_new(self.embedder.meta, self.embedder.num_nodes, new, weights) | ends
+            checked = check_new(meta, self.embedder.num_nodes, new, data) | ends
         except ValueError as error:
             raise Problem(400, str(error)) from None
+        try:
+            return self.inputs(checked, new)
+        except ValueError as error:
+            raise Problem(422, str(error)) from None
 
     async def _new_rows(self, request: Request, new: dict[str, np.ndarray]) -> np.ndarray:
         if self._new >= self.limits.waiting:
@@ -211,7 +220,7 @@ class Service:
         finally:
             self._new -= 1
         if not np.isfinite(rows).all():
-            raise Problem(422, "the model overflows on these features: scale them as those of the graph are")
+            raise Problem(422, "the model overflows on these features: give them as those of the graph are")
         return rows
 
     def _ends(self, new: dict, name: str) -> np.ndarray:
@@ -249,9 +258,11 @@ class Service:
             )
 
 
-def make_app(embedder: Embedder, limits: Limits, hosts: Sequence[str] = ("*",)) -> Starlette:
+def make_app(
+    embedder: Embedder, limits: Limits, hosts: Sequence[str] = ("*",), inputs: Inputs = NOTHING
+) -> Starlette:
     """The service as an ASGI application that goes by these names."""
-    service = Service(embedder, limits)
+    service = Service(embedder, limits, inputs)
     posts = {"/embed": service.embed, "/embed_new": service.embed_new, "/predict": service.predict}
     gets = {"/healthz": service.health, "/metrics": service.metrics, "/openapi.json": service.openapi}
     routes = [Route(path, call, methods=["POST"]) for path, call in posts.items()]

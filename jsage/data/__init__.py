@@ -14,6 +14,8 @@ from jsage.data.formats.directory import open as open
 from jsage.data.formats.directory import save as save
 from jsage.data.formats.edge_list import read_edge_list as read_edge_list
 from jsage.data.formats.npz import load_npz as load_npz
+from jsage.data.link_negatives import destination_negatives as destination_negatives
+from jsage.data.link_negatives import historical_negatives as historical_negatives
 from jsage.data.shards.edge_sources import edge_arrays as edge_arrays
 from jsage.data.shards.edge_sources import edge_files as edge_files
 from jsage.data.shards.from_dataset import shard_dataset as shard_dataset

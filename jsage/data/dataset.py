@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from jsage._internal.checks import check_ids, check_labels, is_floating
-from jsage.graph import Graph, hide_nodes, validate
+from jsage.graph import Graph, hide_nodes, node_sides, validate
 from jsage.typing import HostArray
 
 
@@ -18,6 +18,7 @@ class Dataset(NamedTuple):
       num_classes]`), or real values (float32 `[num_nodes]` or `[num_nodes, num_targets]`, NaN for none); None
       for a graph without labels. One column `[num_nodes, 1]` is refused: pass `labels[:, 0]`.
     * `train`, `val`, `test`: distinct int32 node ids; empty where the source has no splits.
+    * `node_type`: one type a node, from 0, int32; None where all are of one type, or the types are not known.
 
     The arrays are jax arrays, except those of `jsage.data.open`, which are memory maps:
     `jax.device_put(dataset)`, or of one of its fields, places them.
@@ -34,6 +35,7 @@ class Dataset(NamedTuple):
     train: Int[HostArray, " num_train"]
     val: Int[HostArray, " num_val"]
     test: Int[HostArray, " num_test"]
+    node_type: Int[HostArray, " num_nodes"] | None = None
 
 
 def inductive(dataset: Dataset) -> Graph:
@@ -54,7 +56,8 @@ def validate_dataset(dataset: Dataset) -> None:
     """Check that a data set can be trained and tested on: raises ValueError that says what is wrong.
 
     The graph and the features by `jsage.graph.validate`; labels of a known kind, one row a node; splits that
-    are not empty, do not overlap, hold distinct ids in range, and whose nodes all have labels.
+    are not empty, do not overlap, hold distinct ids in range, and whose nodes all have labels; one type a
+    node, where there are types.
 
     >>> from jsage.data import digits
     >>> dataset = digits()
@@ -64,6 +67,8 @@ def validate_dataset(dataset: Dataset) -> None:
     """
     graph, features, labels, *_ = dataset
     validate(graph, features, labels)
+    if dataset.node_type is not None:
+        node_sides(graph, dataset.node_type)
     if features is not None and not is_floating(features.dtype):
         raise ValueError(
             "features must be float [num_nodes, num_features] or None, "

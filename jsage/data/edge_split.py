@@ -7,6 +7,7 @@ Both end in `verify_split`, which names every leak it knows; run it on splits fr
 import numpy as np
 
 from jsage._internal.checks import check_edge_rows
+from jsage.data.link_negatives import non_edges
 from jsage.data.split_check import (
     EdgeSplit,
     TimeSplit,
@@ -16,17 +17,22 @@ from jsage.data.split_check import (
     pair_numbers,
     verify_split,
 )
-from jsage.graph import Graph, SortedGraph, edges, from_edges
+from jsage.graph import Graph, SortedGraph, edges, from_edges, node_sides
 from jsage.typing import HostArray
 
 
-def split_edges(graph: Graph, *, seed: int, val: float = 0.05, test: float = 0.1) -> EdgeSplit:
+def split_edges(
+    graph: Graph, *, seed: int, val: float = 0.05, test: float = 0.1, sides: HostArray | None = None
+) -> EdgeSplit:
     """Split an undirected graph's edges at random: `round(val·m)` and `round(test·m)` of its `m` pairs.
 
     A pair `{u, v}` goes to one part as a whole, in both directions and with its parallel edges; `edge_data`
     stays with the edges. Self-loops are in no part, and all in the graph to train on: they say nothing of a
-    link. Negatives are distinct pairs, also from part to part, uniform over those that the whole graph does
-    not join. The same seed gives the same split under one version of NumPy.
+    link. The same seed gives the same split under one version of NumPy.
+
+    Negatives are distinct pairs, also from part to part, uniform over those that the whole graph does not
+    join and could: negative `i` has the two `sides` of pair `i`, by default those of
+    `jsage.graph.node_sides(graph)`, so that in a graph of users and items it is a user and an item.
 
     Raises ValueError for a graph with an edge in one direction only, shares that leave nothing to train on,
     and a graph with too few pairs that are no edges.
@@ -48,7 +54,8 @@ def split_edges(graph: Graph, *, seed: int, val: float = 0.05, test: float = 0.1
             f"val={val} and test={test} take {sum(sizes)} of {len(known)} edges: nothing is left to train on"
         )
     parts = np.split(rng.permutation(known), np.cumsum(sizes))
-    negatives = np.split(_non_edges(rng, known, n, sum(sizes)), [sizes[0]])
+    sides = node_sides(graph, sides)
+    negatives = np.split(non_edges(rng, known, sides, np.concatenate(parts[:2])), [sizes[0]])
     hidden = is_among(pair, np.sort(np.concatenate(parts[:2])))
     data = {name: np.asarray(values)[~hidden] for name, values in graph.edge_data.items()}
     kept = _sorted_graph(src[~hidden], dst[~hidden], n, data)
@@ -108,22 +115,6 @@ def _check_symmetric(src: np.ndarray, dst: np.ndarray) -> None:
             f"an undirected graph has each edge in both directions, but {len(single)} have no reverse, the "
             f"first {edge}: pass symmetrize(graph), or split events by time"
         )
-
-
-def _non_edges(rng: np.random.Generator, known: np.ndarray, num_nodes: int, size: int) -> np.ndarray:
-    """Numbers of `size` distinct pairs of two nodes, uniform over those not `known`, without rejection.
-
-    The `r`-th number not in an ascending list `t` is `r + j` with `j` the entries of `t[j] - j <= r`.
-    """
-    diagonal = np.arange(num_nodes, dtype=np.int64)
-    taken = np.sort(np.concatenate([known, pair_numbers(diagonal, diagonal)]))
-    left = num_nodes * (num_nodes + 1) // 2 - len(taken)
-    if size > left:
-        raise ValueError(
-            f"val and test need {size} pairs that are no edges, but the graph has only {left}: lower them"
-        )
-    rank = rng.choice(left, size, replace=False)
-    return rank + np.searchsorted(taken - np.arange(len(taken)), rank, side="right")
 
 
 def _turned(rng: np.random.Generator, numbers: np.ndarray) -> np.ndarray:

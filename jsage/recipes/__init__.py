@@ -23,5 +23,8 @@ from jsage.recipes.scaling import SCALES as SCALES
 from jsage.recipes.scaling import Scaling as Scaling
 from jsage.recipes.scaling import fit_scaling as fit_scaling
 from jsage.recipes.tasks import TASKS as TASKS
+from jsage.recipes.tasks import THRESHOLDS as THRESHOLDS
 from jsage.recipes.tasks import Task as Task
+from jsage.recipes.tasks import best_threshold as best_threshold
+from jsage.recipes.tasks import called as called
 from jsage.recipes.tasks import make_task as make_task

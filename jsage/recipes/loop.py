@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -143,16 +143,18 @@ def train_seeds(
     rows_per_epoch: int,
     train: Callable[[Record], Result],
     data: PyTree = None,
+    about: Mapping[str, Any] | None = None,
 ) -> list[Result]:
     """What `train(record)` gives for the seeds `0 .. options.runs - 1`, each with a record of its own.
 
-    `data` are the arrays that are learned from: a resumed run must have the same.
+    `data` are the arrays that are learned from, `about` what else is to be known of it (as JSON): a resumed
+    run must have the same.
 
     >>> train_seeds("GraphSAGE", RunOptions(runs=3), 1000, lambda record: record.seed)
     [0, 1, 2]
     """
     found = []
     for seed in range(options.runs):
-        with Record(name, seed, options, rows_per_epoch, data) as record:
+        with Record(name, seed, options, rows_per_epoch, data, about) as record:
             found.append(train(record))
     return found

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ class Record:
 
     `metrics.jsonl` holds one line an epoch; `checkpoints/` every `save_every`-th epoch and the last, each
     with the training state and the early stopping: a killed run goes on bit for bit. `run.json` holds the
-    options, but for those in `FREE`, and a checksum of every array of `data`: a run goes on with the same
-    alone. Of several processes all write the checkpoints together, and the first one the rest. One run is in
-    a folder at a time: a second one gets BlockingIOError.
+    options, but for those in `FREE`, what `about` says beside them (as JSON), and a checksum of every array
+    of `data`: a run goes on with the same alone. Of several processes all write the checkpoints together, and
+    the first one the rest. One run is in a folder at a time: a second one gets BlockingIOError.
 
     >>> import tempfile
     >>> options = RunOptions(out=tempfile.mkdtemp())
@@ -41,9 +42,16 @@ class Record:
     """
 
     def __init__(
-        self, name: str, seed: int, options: RunOptions, rows_per_epoch: int, data: PyTree = None
+        self,
+        name: str,
+        seed: int,
+        options: RunOptions,
+        rows_per_epoch: int,
+        data: PyTree = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.seed, self._options, self._rows, self._data = seed, options, rows_per_epoch, data
+        self._about = dict(about or {})
         self.folder = Path(options.out) / f"{name.split()[0].lower()}-{seed}" if options.out else None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         status = (TextColumn("{task.fields[status]}"), TimeRemainingColumn())
@@ -100,7 +108,7 @@ class Record:
         free = {*self._options.FREE, *(() if self._data is None else ("dataset",))}
         options = {k: v for k, v in dataclasses.asdict(self._options).items() if k not in free}
         data = {f"data/{name}": found for name, found in checksums(self._data).items()}
-        return json.loads(to_json({**options, **data}))
+        return json.loads(to_json({**options, **self._about, **data}))
 
     def keep(self, history: list[Row], tree: PyTree, *, last: bool) -> None:
         """Report the newest epoch; write the history and, when due, a checkpoint of `tree`."""

@@ -1,6 +1,6 @@
 """How features are scaled before training: each row, each column, or not at all."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,14 +20,48 @@ class Scaling(NamedTuple):
     why: str = "asked for"
 
     def __call__(self, rows: Float[HostArray, "n num_features"]) -> Float[np.ndarray, "n num_features"]:
-        """The rows, scaled; on the host, in float32."""
+        """The rows, scaled; on the host, in float32. ValueError for what that does not hold."""
         wide = np.asarray(rows, np.float64)
         if self.center is not None and self.spread is not None:
             wide = (wide - self.center) / self.spread
         elif self.kind == "rows":
             length = np.sqrt((wide**2).sum(1, keepdims=True))
             wide = wide / np.where(length > 0, length, 1)
+        if np.abs(wide).max(initial=0) > np.finfo(np.float32).max:
+            raise ValueError(
+                f"features are up to {np.abs(wide).max()} times the spread that they were scaled by, beyond "
+                "float32: give them in the unit of those that the scaling was fitted on"
+            )
         return wide.astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as JSON has them without loss: kept beside a model, for `from_json`."""
+        numbers = {"center": self.center, "spread": self.spread}
+        lists = {name: None if row is None else row.tolist() for name, row in numbers.items()}
+        return {"kind": self.kind, **lists, "why": self.why}
+
+    @classmethod
+    def from_json(cls, kept: Any) -> "Scaling":
+        """What `to_json` wrote; ValueError for anything else.
+
+        >>> scaling = fit_scaling(np.array([[1.0, 2.0], [2.0, 4.0]]), kind="columns")
+        >>> Scaling.from_json(scaling.to_json())(np.array([[2.0, 2.0]]))
+        array([[ 1., -1.]], dtype=float32)
+        """
+        fault = ValueError(f"expected a scaling as to_json writes it, got {str(kept)[:200]}")
+        try:
+            kind, why = kept["kind"], str(kept["why"])
+            center, spread = kept["center"], kept["spread"]
+            if kind in ("rows", "none") and center is None and spread is None:
+                return cls(kind, why=why)
+            center, spread = np.array(center, np.float64), np.array(spread, np.float64)
+        except (KeyError, TypeError, ValueError):
+            raise fault from None
+        if kind != "columns" or center.ndim != 1 or center.shape != spread.shape:
+            raise fault
+        if not (np.isfinite(center).all() and np.isfinite(spread).all() and (spread > 0).all()):
+            raise fault
+        return cls(kind, center, spread, why)
 
 
 def fit_scaling(

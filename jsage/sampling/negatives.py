@@ -1,7 +1,8 @@
 """Negatives of pairs: what they are drawn from, which ones a batch holds, and true edges kept out of them.
 
-A sampler is called `sampler(key, shape) -> ids`, int32 of that shape. All of them here are tuples of arrays:
-pass them to the jitted step as arguments. They are made on the host, once, and draw inside jit.
+A sampler is called `sampler(key, shape) -> ids`, int32 of that shape (`by_side` is told for which nodes,
+too). All of them here are tuples of arrays: pass them to the jitted step as arguments. They are made on the
+host, once, and draw inside jit.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +63,30 @@ class Choice(NamedTuple):
         return take(self.nodes, self.position(key, shape))
 
 
+class BySide(NamedTuple):
+    """Nodes of the same side as given ones: those that could be in their place. Make one with `by_side`.
+
+    With `functools.partial(sampler, like=...)` it is a sampler like all others.
+    """
+
+    side: Int[Array, " num_nodes"]
+    start: Int[Array, " num_sides"]
+    """Where the nodes of each side begin in `nodes`."""
+    size: Int[Array, " num_sides"]
+    nodes: Int[Array, " num_nodes"]
+    """All nodes, one side behind the other."""
+    table: AliasTable
+    """One for each side, behind one another; its slots are positions in `nodes`."""
+
+    def __call__(self, key: PRNGKey, shape: Shape, *, like: Int[Array, "*#shape"]) -> Int[Array, "*shape"]:
+        """Draw ids of `shape`, each of the side of its node in `like`, which is broadcast to it."""
+        pick, word = jax.random.split(key)
+        side = take(self.side, jnp.broadcast_to(like, shape))
+        slot = take(self.start, side) + jax.random.randint(pick, shape, 0, take(self.size, side))
+        own = jax.random.bits(word, shape, jnp.uint32) < take(self.table.keep, slot)
+        return take(self.nodes, jnp.where(own, slot, take(self.table.alias, slot)))
+
+
 def alias_table(weights: Weights) -> AliasTable:
     """The table that draws `i` with probability `weights[i] / sum(weights)`, in one step whatever `n` is.
 
@@ -74,17 +99,8 @@ def alias_table(weights: Weights) -> AliasTable:
     >>> table.alias.tolist(), (np.asarray(table.keep) / 2**32).round(3).tolist()
     ([2, 3, 2, 3], [0.5, 0.0, 1.0, 1.0])
     """
-    share = _shares(weights)
-    light, heavy = np.flatnonzero(share < ONE), np.flatnonzero(share > ONE)
-    keep, alias = share.copy(), np.arange(len(share))
-    # The heavy ids fill up the light slots, both in order; one that falls below 1 is filled by the next.
-    lack, spare = np.cumsum(ONE - share[light]), np.cumsum(share[heavy] - ONE)
-    alias[light] = heavy[np.searchsorted(spare, lack - (ONE - share[light]), "right")]
-    keep[heavy] = ONE + spare - lack[np.searchsorted(lack, spare, "left")]
-    alias[heavy[:-1]] = heavy[1:]
-    full = keep == ONE
-    alias[full] = np.flatnonzero(full)
-    return AliasTable(jnp.asarray(np.minimum(keep, ONE - 1).astype(np.uint32)), jnp.asarray(alias, jnp.int32))
+    keep, alias = _slots(weights)
+    return AliasTable(jnp.asarray(keep), jnp.asarray(alias, jnp.int32))
 
 
 def sample_alias(key: PRNGKey, table: AliasTable, shape: Shape) -> Int[Array, "..."]:
@@ -127,6 +143,31 @@ def choice(nodes: HostArray | Sequence[int], weights: Weights | None = None) -> 
         raise ValueError(f"expected one weight a node, {len(ids)}, got shape {np.shape(weights)}")
     position = uniform(len(ids)) if weights is None else alias_table(weights)
     return Choice(jnp.asarray(ids), position)
+
+
+def by_side(sides: HostArray | Sequence[int], weights: Weights | None = None) -> BySide:
+    """The sampler of nodes on the side (`jsage.graph.node_sides`) of the node that they stand for.
+
+    In a graph of users and items a negative is then a user and an item, as its positive is: one that could be
+    joined. Evenly, or in proportion to `weights`, one a node; evenly on a side whose weights are all 0.
+
+    >>> sampler = by_side([0, 0, 1, 1], [1.0, 0.0, 0.0, 2.0])
+    >>> sampler(jax.random.key(0), (2, 3), like=jnp.array([[1], [2]]))
+    Array([[0, 0, 0],
+           [3, 3, 3]], dtype=int32)
+    """
+    side = check_ids(sides, INT32, "sides", what="sides")
+    weight = np.ones(len(side)) if weights is None else np.asarray(weights, np.float64)
+    if not len(side) or weight.shape != side.shape:
+        raise ValueError(f"expected one side and one weight a node, got {side.shape} and {weight.shape}")
+    size = np.bincount(side)
+    start, nodes = np.cumsum(size) - size, np.argsort(side, kind="stable")
+    parts = [weight[nodes[at : at + num]] for at, num in zip(start, size, strict=True) if num]
+    slots = [_slots(part if part.any() else np.ones(len(part))) for part in parts]
+    keep, alias = (np.concatenate(arrays) for arrays in zip(*slots, strict=True))
+    rows = (array.astype(np.int32) for array in (side, start, size, nodes, alias + np.repeat(start, size)))
+    side, start, size, nodes, alias = jax.device_put(tuple(rows))
+    return BySide(side, start, size, nodes, AliasTable(jax.device_put(keep), alias))
 
 
 def by_degree(
@@ -256,6 +297,21 @@ def exclude_edges(
     rows = jnp.broadcast_to(src[:, None], negatives.shape)
     propose, wrong = lambda key: sampler(key, negatives.shape), lambda ids: has_edge(graph, rows, ids)
     return resample(key, negatives, propose, wrong, tries=tries)
+
+
+def _slots(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """`keep` and `alias` of the table that draws in proportion to weights."""
+    share = _shares(weights)
+    light, heavy = np.flatnonzero(share < ONE), np.flatnonzero(share > ONE)
+    keep, alias = share.copy(), np.arange(len(share))
+    # The heavy ids fill up the light slots, both in order; one that falls below 1 is filled by the next.
+    lack, spare = np.cumsum(ONE - share[light]), np.cumsum(share[heavy] - ONE)
+    alias[light] = heavy[np.searchsorted(spare, lack - (ONE - share[light]), "right")]
+    keep[heavy] = ONE + spare - lack[np.searchsorted(lack, spare, "left")]
+    alias[heavy[:-1]] = heavy[1:]
+    full = keep == ONE
+    alias[full] = np.flatnonzero(full)
+    return np.minimum(keep, ONE - 1).astype(np.uint32), alias
 
 
 def _shares(weights: Weights) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from jsage.data import load_npz, validate_dataset
+from jsage.data import load_npz, save, validate_dataset
+from jsage.data import open as open_directory
 from jsage.graph import edges
 
 MASKS = {f"{name}_mask": np.arange(4) == i for i, name in enumerate(("train", "val", "test"))}
@@ -228,7 +229,7 @@ def test_real_files(data_folder, name, nodes, directed, features, labels, splits
     assert (dataset.graph.num_nodes, dataset.graph.num_edges) == (nodes, directed)
     assert dataset.features is None if features is None else dataset.features.shape == (nodes, features)
     assert dataset.labels is None if labels is None else dataset.labels.shape == labels
-    assert tuple(len(split) for split in dataset[3:]) == splits
+    assert tuple(len(split) for split in dataset[3:6]) == splits
 
 
 def test_real_sparse_features_agree_with_scipy(data_folder):
@@ -244,3 +245,18 @@ def test_real_regression_and_times(data_folder):
     assert (traffic.dtype, float(traffic.max())) == (jnp.float32, 508957.0)
     times = load_npz(data_folder / "bitcoin_alpha.npz").graph.edge_data["time"]
     assert (times.dtype, int(times.max())) == (jnp.int32, 1453438800)
+
+
+def test_types_of_nodes_come_along(tmp_path):
+    """From a file, which needs nothing else that says how many nodes there are, and through a directory."""
+    np.savez(tmp_path / "typed.npz", edge_index=[[0, 1], [1, 0]], node_type=np.array([1, 0, 0, 2], np.int8))
+    dataset = load_npz(tmp_path / "typed.npz")
+    assert (dataset.graph.num_nodes, dataset.node_type.dtype) == (4, np.int32)
+    save(tmp_path / "kept", dataset)
+    assert np.asarray(open_directory(tmp_path / "kept").node_type).tolist() == [1, 0, 0, 2]
+    np.savez(tmp_path / "wrong.npz", edge_index=[[0], [1]], y=[0, 1], node_type=[0, 1, 1])
+    with pytest.raises(ValueError, match="node_type must have one type a node, 2, got 3"):
+        load_npz(tmp_path / "wrong.npz")
+    np.savez(tmp_path / "text.npz", edge_index=[[0], [1]], node_type=["a", "b"])
+    with pytest.raises(ValueError, match="node_type"):
+        load_npz(tmp_path / "text.npz")

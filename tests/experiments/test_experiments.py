@@ -124,7 +124,7 @@ def digits_run(tmp_path_factory):
 @pytest.mark.slow
 def test_the_json_has_what_it_promises(digits_run):
     result, _ = digits_run
-    assert result.keys() == KEYS
+    assert result.keys() == KEYS | {"scores", "thresholds"}
     assert (result["dataset"], result["metric"], result["runs"]) == ("digits", "accuracy", 2)
     assert result["epochs"] == [30, 30]
     assert result["config"].keys() == {field.name for field in dataclasses.fields(Config)}
@@ -311,7 +311,7 @@ def test_two_epochs_end_with_a_score(tmp_path: Path, capsys):
     ]
     assert classify.run(options) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result.keys() == KEYS
+    assert result.keys() == KEYS | {"scores", "thresholds"}
     assert (result["metric"], result["epochs"], result["traces"]) == ("accuracy", [2], 1)
     assert result["test_mean"] > result["baselines"]["majority class"]
     assert len(read_lines(tmp_path / "out" / "graphsage-0")) == 2

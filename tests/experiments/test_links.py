@@ -12,14 +12,26 @@ import pytest
 from test_experiments import KEYS
 
 from experiments.links import __main__ as links
+from experiments.links import mesh as mesh_programs
 from experiments.links.baselines import edgebank, heuristics
-from experiments.links.config import DECODERS, NEGATIVES, Config
+from experiments.links.config import DECODERS, NEGATIVES, TEST_NEGATIVES, Config
 from experiments.links.learners import MAKE_DECODER, Tables, draw_negatives, link_blocks, past_blocks
-from experiments.links.problems import event_problem
+from experiments.links.problems import by_time, edge_problem, event_problem, noise
 from experiments.links.problems import load as load_links
 from experiments.links.scores import Pairs, rate
-from jsage.data import split_edges_by_time
-from jsage.graph import Graph, add_self_loops, edges, from_edges, sort_by_time, sort_rows, symmetrize
+from jsage.data import Dataset, split_edges_by_time
+from jsage.graph import (
+    Graph,
+    add_self_loops,
+    bipartite_graph,
+    edges,
+    from_edges,
+    node_sides,
+    sort_by_time,
+    sort_rows,
+    symmetrize,
+)
+from jsage.parallel import local_share, make_mesh, replicate, split
 from jsage.recipes.plots import node_colors
 from jsage.sampling import LinkBatch, negatives
 
@@ -59,7 +71,7 @@ def run(*arguments: str, out) -> dict:
 def test_two_epochs_end_with_scores(tmp_path):
     path = write_communities(tmp_path, times=False)
     result = run("--dataset", path, *TINY, "--epochs", "2", out=tmp_path)
-    assert result.keys() == KEYS | {"scores"}
+    assert result.keys() == KEYS | {"scores", "negatives_drawn"}
     assert (result["metric"], result["epochs"], result["traces"]) == ("auc", [2], 1)
     assert result["scores"]["GraphSAGE"].keys() == {"auc", "ap", "mrr", "hits@10", "hits@50"}
     assert result["test_mean"] > 0.5
@@ -69,7 +81,7 @@ def test_two_epochs_end_with_scores(tmp_path):
 def test_links_within_groups_are_found(tmp_path, capsys):
     path = write_communities(tmp_path, times=False)
     result = run("--dataset", path, *TINY, "--epochs", "12", "--runs", "2", out=tmp_path)
-    assert result.keys() == KEYS | {"scores"}
+    assert result.keys() == KEYS | {"scores", "negatives_drawn"}
     assert (result["metric"], result["runs"], result["traces"]) == ("auc", 2, 1)
     assert result["epochs"] == [12, 12]
     assert result["config"].keys() == {field.name for field in dataclasses.fields(Config)}
@@ -88,7 +100,7 @@ def test_links_are_found_on_a_mesh(tmp_path):
     path = write_communities(tmp_path, times=False)
     options = "--dataset", path, *TINY, "--fanouts", "6", "--decoder", "dot", "--batch-size", "100"
     result = run(*options, "--devices", "8", "--epochs", "8", out=tmp_path)
-    assert result.keys() == KEYS | {"scores"}
+    assert result.keys() == KEYS | {"scores", "negatives_drawn"}
     assert (result["epochs"], result["traces"], result["config"]["devices"]) == ([8], 1, 8)
     assert "MLP (features only)" not in result["baselines"]
     assert result["test_mean"] > result["baselines"]["preferential attachment"] + 0.1
@@ -117,6 +129,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for arguments, word in (
         (("--dataset", "missing.npz"), "missing.npz"),
         (("--dataset", path, "--by-time"), "edge times"),
+        (("--dataset", path, "--test-negatives", "historical"), "historical needs edge times"),
         (("--dataset", path, "--devices", "9"), "--devices 9, but jax has 8"),
         (("--dataset", times, "--devices", "8"), "--devices needs features, and edges without times"),
     ):
@@ -173,20 +186,104 @@ def test_neighbors_are_the_latest_of_the_past():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", NEGATIVES)
-def test_no_valid_negative_is_an_edge_to_train_on(noise: str):
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_no_valid_negative_is_an_edge_to_train_on(name: str):
     graph = random_graph(12, 60)
     known = sort_rows(add_self_loops(graph))
-    sampler = negatives.by_degree(graph) if noise == "degree" else negatives.uniform(12)
+    sampler = negatives.by_degree(graph) if name == "degree" else negatives.uniform(12)
     tables = Tables(graph, known, None, None, sampler, jnp.zeros((1, 2), jnp.int32), None)
-    config, src = Config(noise=noise, negatives=5), jnp.arange(12).repeat(20)
-    nodes, valid = jax.jit(draw_negatives, static_argnums=3)(jax.random.key(0), tables, src, config)
-    one, other = jnp.split(nodes, 2, axis=1) if noise == "pairs" else (src[:, None].repeat(5, 1), nodes)
+    config, src = Config(noise=name, negatives=5), jnp.arange(12).repeat(20)
+    nodes, valid = jax.jit(draw_negatives, static_argnums=4)(jax.random.key(0), tables, src, src, config)
+    one, other = jnp.split(nodes, 2, axis=1) if name == "pairs" else (src[:, None].repeat(5, 1), nodes)
     joined = np.zeros((12, 12), bool)
     joined[tuple(edges(known))] = True
     assert joined.mean() > 0.5  # most draws were wrong at first
     assert valid.mean() > 0.9
     assert not joined[np.asarray(one)[np.asarray(valid)], np.asarray(other)[np.asarray(valid)]].any()
+
+
+def shop() -> Graph:
+    """Five users, then four items."""
+    users, items = np.array([(0, 0), (0, 1), (1, 0), (1, 2), (2, 0), (2, 3), (3, 0), (4, 1)]).T
+    return bipartite_graph(users, items, num_users=5, num_items=4)
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_negatives_of_training_join_a_user_and_an_item(name: str):
+    graph, config = shop(), Config(noise=name, negatives=40)
+    sampler = noise(graph, node_sides(graph), config)
+    tables = Tables(graph, sort_rows(graph), None, None, sampler, jnp.zeros((1, 2), jnp.int32), None)
+    src, dst = (jnp.asarray(ends) for ends in edges(graph))
+    draw = jax.jit(draw_negatives, static_argnums=4)
+    nodes, valid = (np.asarray(array) for array in draw(jax.random.key(0), tables, src, dst, config))
+    one, other = np.split(nodes, 2, axis=1) if name == "pairs" else (np.asarray(src)[:, None], nodes)
+    one, other = np.broadcast_arrays(one, other)
+    assert ((one < 5) == (np.asarray(src) < 5)[:, None]).all()
+    assert ((other < 5) == (np.asarray(dst) < 5)[:, None]).all()
+    known = set(zip(src.tolist(), dst.tolist(), strict=True))
+    assert not known & set(zip(one[valid].tolist(), other[valid].tolist(), strict=True))
+    assert valid.mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["pairs", "uniform"])
+def test_sides_on_a_mesh_are_those_of_one_device(name: str):
+    config, mesh = Config(noise=name, negatives=3), make_mesh()
+    pairs = jnp.asarray(np.stack(edges(shop()), 1))
+    given = *replicate((jax.random.key(1), negatives.by_side(node_sides(shop()))), mesh), split(pairs, mesh)
+
+    def draw(key, sampler, pairs):
+        near = mesh_programs.near(sampler, pairs, config)
+        return local_share(key, near, (len(pairs), mesh_programs.width(config)))
+
+    specs = jax.tree.map(lambda array: array.sharding.spec, given)
+    found = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=specs, out_specs=specs[-1]))(*given)
+    one = make_mesh(jax.devices()[:1])
+    alone = jax.device_put(given, jax.sharding.NamedSharding(one, jax.sharding.PartitionSpec()))
+    few = jax.jit(jax.shard_map(draw, mesh=one, in_specs=specs, out_specs=specs[-1]))(*alone)
+    np.testing.assert_array_equal(found, few)
+    like = np.concatenate([np.tile(pairs[:, :1], 3), np.tile(pairs[:, 1:], 3)], 1)[:, -found.shape[1] :]
+    assert ((np.asarray(found) < 5) == (like < 5)).all()
+
+
+def dataset_of(graph: Graph, types: Any = None) -> Dataset:
+    ids = np.zeros(0, np.int32)
+    return Dataset(graph, None, None, ids, ids, ids, types)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "destination"])
+@pytest.mark.parametrize("types", [None, np.array([4] * 5 + [1] * 4)], ids=["two colors", "types"])
+def test_negatives_of_evaluation_join_a_user_and_an_item(kind: str, types):
+    problem = edge_problem(dataset_of(shop(), types), 0, Config(test_negatives=kind))
+    for pairs in (problem.val, problem.test):
+        sides = pairs.negative < 5
+        assert (sides[:, 0] != sides[:, 1]).all()
+        if kind == "destination":
+            np.testing.assert_array_equal(pairs.negative[:, 0], pairs.positive[:, 0])
+    assert ("both ends" in problem.drawn) == (kind == "uniform")
+    assert ("types of nodes: 4, 5 nodes" in problem.drawn) == (types is not None)
+    assert ("two colors" in problem.drawn) == (types is None)
+
+
+@pytest.mark.parametrize("kind", TEST_NEGATIVES)
+def test_negatives_of_events_are_what_the_line_says(kind: str):
+    pairs, time = events()
+    pairs = pairs * [1, 0] + [0, 12] + pairs[:, 1:] % 7 * [0, 1]  # from 12 nodes to 7 others; 3 are never met
+    dataset = dataset_of(from_edges(*pairs.T, num_nodes=22, time=time))
+    problem = event_problem(dataset, 0, Config(test_negatives=kind))
+    every = {(*pair, at) for pair, at in zip(map(tuple, pairs.tolist()), time.tolist(), strict=True)}
+    split = by_time(dataset.graph)
+    earlier = {"val": split.train, "test": np.concatenate([split.train, split.val])}
+    for name, part in (("val", problem.val), ("test", problem.test)):
+        source, other = part.negative.T
+        assert ((source < 12) & (other >= 12) & (other < 19)).all()
+        if kind == "historical":
+            met = set(map(tuple, earlier[name].tolist())) - set(map(tuple, part.positive.tolist()))
+            assert set(map(tuple, part.negative.tolist())) <= met
+            continue
+        np.testing.assert_array_equal(source, part.positive[:, 0])
+        when = np.asarray(part.time).tolist()
+        assert not every & set(zip(source.tolist(), other.tolist(), when, strict=True))
+    assert "12, 7, 3 nodes" in problem.drawn
 
 
 def test_every_decoder_is_made():
@@ -235,9 +332,12 @@ def test_edgebank_remembers_event_by_event():
     [("collegemsg", 0.8436, 0.8314), ("bitcoin_alpha", 0.4942, 0.5), ("temporal_enron", 0.894, 0.8308)],
 )
 def test_edgebank_scores_what_the_data_page_says(data_folder, name: str, auc: float, ap: float):
-    config = Config(dataset=str(data_folder / f"{name}.npz"))
-    problem = event_problem(load_links(config), 0, config)
-    values, size = problem.plain["EdgeBank"], len(problem.test.positive)
+    """There any node is a destination, also one that the source has an event with at that time."""
+    graph = load_links(Config(dataset=str(data_folder / f"{name}.npz")))[0].graph
+    split, size = by_time(graph), len(by_time(graph).test)
+    others = np.random.default_rng(0).integers(0, graph.num_nodes, size)
+    wrong = np.stack([split.test[:, 0], others], 1).astype(np.int32)
+    values = edgebank(split, Pairs(split.test, wrong, split.test_time), graph.num_nodes)["EdgeBank"]
     found = rate(values[:size], values[size:], ranked=False)
     assert found == pytest.approx({"auc": auc, "ap": ap}, abs=0.004)  # other draws of the negatives
 

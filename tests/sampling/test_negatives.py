@@ -1,6 +1,7 @@
 """Negatives: tables that hold the weights exactly, draws by chi-square, and no true edge among them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,21 @@ import pytest
 from helpers import AWKWARD, NUM_NODES
 from scipy import stats
 
-from jsage.graph import Graph, add_self_loops, from_edges, has_edge, sort_rows
+from jsage.graph import (
+    Graph,
+    add_self_loops,
+    bipartite_graph,
+    edges,
+    from_edges,
+    has_edge,
+    node_sides,
+    sort_rows,
+)
 from jsage.sampling.negatives import (
     AliasTable,
     alias_table,
     by_degree,
+    by_side,
     choice,
     corrupt,
     exclude_edges,
@@ -60,7 +71,8 @@ def fits(ids: np.ndarray, weights: np.ndarray) -> bool:
     assert len(counts) == len(weights)
     assert (counts[weights == 0] == 0).all()
     some = weights > 0
-    return stats.chisquare(counts[some], counts.sum() * weights[some] / weights.sum()).pvalue > 1e-3
+    expected = counts.sum() * weights[some] / weights.sum()
+    return some.sum() == 1 or stats.chisquare(counts[some], expected).pvalue > 1e-3
 
 
 def shares(table: AliasTable) -> np.ndarray:
@@ -116,6 +128,66 @@ def test_samplers_draw_in_proportion(name: str):
     assert fits(np.asarray(ids), weights.astype(float))
     pairs = np.asarray(ids).reshape(-1, 2) @ np.array([len(weights), 1])  # and independently
     assert fits(pairs, np.outer(weights, weights).ravel().astype(float))
+
+
+def test_a_node_is_drawn_from_the_side_of_the_one_that_it_stands_for():
+    """All sides in one program, evenly and by weights: a side of one node, one without weights, any order."""
+    sides, traces = np.array([1, 0, 1, 3, 0, 1, 3, 2]), []
+
+    @jax.jit
+    def draw(key, sampler):
+        traces.append(1)
+        return sampler(key, (DRAWS // 8, 8), like=jnp.arange(8))
+
+    for weights in (None, np.array([1, 2, 0, 0, 3, 5, 0, 1])):
+        drawn = np.asarray(draw(jax.random.key(8), by_side(sides, weights)))
+        for node, ids in enumerate(drawn.T):
+            wanted = (sides == sides[node]) * (np.ones(8) if weights is None else weights)
+            wanted = wanted if wanted.any() else (sides == sides[node]) * 1.0
+            assert fits(ids, wanted), node
+        assert fits(drawn[:, 0] * 8 + drawn[:, 5], _outer(sides, weights))  # and independently
+    assert len(traces) == 1
+
+
+def _outer(sides: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    wanted = (sides == 1) * (np.ones(8) if weights is None else weights)
+    return np.outer(wanted, wanted).ravel()
+
+
+def test_no_negative_of_a_graph_of_users_and_items_joins_two_of_one_side():
+    users, items = np.random.default_rng(9).integers(0, (6, 5), (18, 2)).T
+    graph = sort_rows(bipartite_graph(users, items, num_users=6, num_items=5))
+    src, dst = (jnp.asarray(ends) for ends in edges(graph))
+    sampler = by_side(node_sides(graph))
+
+    @jax.jit
+    def draw(key, sampler):
+        shape, near = (len(src), 300), partial(sampler, like=dst[:, None])
+        first, again = jax.random.split(key)
+        return exclude_edges(again, graph, src, near(first, shape), near)
+
+    nodes, mask = (np.asarray(array) for array in draw(jax.random.key(9), sampler))
+    known = set(zip(src.tolist(), dst.tolist(), strict=True))
+    for u, v, row, valid in zip(src.tolist(), dst.tolist(), nodes, mask, strict=True):
+        free = [w for w in range(11) if (w < 6) == (v < 6) and (u, w) not in known]
+        if not free:
+            assert not valid.any()
+            continue
+        assert fits(row[valid], np.eye(11)[free].sum(0))
+
+
+@pytest.mark.parametrize(
+    ("sides", "weights", "message"),
+    [
+        ([], None, r"one side and one weight a node, got \(0,\)"),
+        ([0, 1], [1.0], r"one side and one weight a node, got \(2,\) and \(1,\)"),
+        ([0, -1], None, "sides must be sides in"),
+        ([0, 1], [1.0, -1.0], "weights must be finite, at least 0"),
+    ],
+)
+def test_sides_that_are_refused(sides, weights, message):
+    with pytest.raises(ValueError, match=message):
+        by_side(sides, weights)
 
 
 def test_ids_beyond_what_floats_can_count():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jsage._internal.checks import check_labels
 from jsage._internal.files import checksum, new_directory, replaced
 from jsage.data.dataset import Dataset
 from jsage.data.formats.arrays import ArrayWriter, check_file, map_array
-from jsage.graph import Graph, validate
+from jsage.graph import Graph, node_sides, validate
 from jsage.typing import HostArray
 
 _VERSION = 2
@@ -82,11 +83,12 @@ def open(path: str | Path, *, verify: bool = True) -> Dataset:
 def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
     """File names and what they hold."""
     graph = dataset.graph
+    checked = {"labels": check_labels, "node_type": partial(node_sides, graph)}
     yield from (("indptr.npy", graph.indptr), ("indices.npy", graph.indices))
     yield from ((f"{_EDGE}{name}.npy", array) for name, array in graph.edge_data.items())
     for field in Dataset._fields[1:]:
         if (array := getattr(dataset, field)) is not None:
-            yield f"{field}.npy", check_labels(array) if field == "labels" else array
+            yield f"{field}.npy", checked[field](array) if field in checked else array
 
 
 def _write(path: Path, array: np.ndarray) -> dict:

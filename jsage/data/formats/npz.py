@@ -20,11 +20,11 @@ from jsage._internal.checks import (
     check_numeric,
 )
 from jsage.data.dataset import Dataset, has_label, validate_dataset
-from jsage.graph import from_edges, validate
+from jsage.graph import from_edges, node_sides, validate
 
 _SPLITS = ("train", "val", "test")
 _SPARSE = ("x_data", "x_indices", "x_indptr", "x_shape")
-_USED = {"x", "y", "meta", *_SPARSE, *(f"{split}_mask" for split in _SPLITS)}
+_USED = {"x", "y", "meta", "node_type", *_SPARSE, *(f"{split}_mask" for split in _SPLITS)}
 
 
 def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
@@ -33,7 +33,8 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
     `labels` names the array to predict: integers `[num_nodes]` are classes (-1: none), 0/1 rows `[num_nodes,
     num_classes]` any number of classes, floats real values. CSR features become dense; a mask becomes the ids
     of its labeled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
-    `labels=None`; one without masks gives empty splits. No other array of the file is read.
+    `labels=None`; one without masks gives empty splits; `node_type` are the types of nodes. No other array of
+    the file is read.
 
     Raises FileNotFoundError, and ValueError that names the file if it is truncated, is no `.npz`, holds
     pickles, lacks an array, has values that would not be kept, or fails `validate_dataset`.
@@ -100,7 +101,11 @@ def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
     graph = from_edges(edge_index[0], edge_index[1], num_nodes, **_edge_data(arrays))
     splits = [_split(arrays, split, num_nodes, labels) for split in _SPLITS]
     placed = None if labels is None else jnp.asarray(labels)
-    dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits)
+    types = None
+    if "node_type" in arrays:
+        kinds = check_ids(arrays["node_type"], INT32, "node_type", what="types")
+        types = jnp.asarray(node_sides(graph, kinds))
+    dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits, node_type=types)
     if any(f"{split}_mask" in arrays for split in _SPLITS):
         validate_dataset(dataset)
     else:
@@ -113,7 +118,8 @@ def _num_nodes(arrays: dict[str, np.ndarray], labels: np.ndarray | None) -> int:
     meta = json.loads(str(arrays.get("meta", "{}")))
     if labels is not None:
         return len(labels)
-    for name, extra in (("x", 0), ("x_indptr", 1), *((f"{split}_mask", 0) for split in _SPLITS)):
+    rows = ("x", "node_type", *(f"{split}_mask" for split in _SPLITS))
+    for name, extra in (("x_indptr", 1), *((name, 0) for name in rows)):
         if name in arrays:
             return arrays[name].size - extra if arrays[name].ndim < 2 else len(arrays[name])
     if isinstance(meta, dict) and "nodes" in meta:
