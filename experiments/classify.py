@@ -34,10 +34,13 @@ def main(config: Config) -> dict:
     linear = None
     if dataset.features is not None:
         linear = linear_smoothing(task, dataset, training_graph, config.layers)
-    dataset, training_graph = weigh(dataset, training_graph, config)
+    raw = training_graph
+    dataset, training_graph = weigh(dataset, raw, config)
     draw, identity = DRAWS[config.draw], dataset.features is None
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
-    learner = on_subgraphs(learner, Plan(config, task.width, identity, config.aggregator == "gcn"))
+    learner = on_subgraphs(
+        learner, Plan(config, task.width, identity, None if training_graph is raw else raw)
+    )
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     scores = {"GraphSAGE": found.scores}
     if dataset.features is not None:
