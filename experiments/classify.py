@@ -29,13 +29,14 @@ from jsage.recipes.report import baseline, print_tables, summarize, summarize_al
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
     dataset, training_graph, scaling = prepare(read(config), config)
-    given = dataset, training_graph
     check_draw(dataset.graph, config)
     task = task_of(dataset, config)
+    plain_data, plain_graph = dataset, training_graph
     dataset, training_graph = weigh(dataset, training_graph, config)
     draw, identity = DRAWS[config.draw], dataset.features is None
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
-    learner = on_subgraphs(learner, Plan(config, task.width, identity, config.aggregator == "gcn"))
+    unweighed = None if training_graph is plain_graph else plain_graph
+    learner = on_subgraphs(learner, Plan(config, task.width, identity, unweighed))
     learner = learner._replace(about=kept(scaling))
     found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
     scores = {"GraphSAGE": found.scores}
@@ -43,7 +44,7 @@ def main(config: Config) -> dict:
         plain = mlp(config, task.width)._replace(about=kept(scaling))
         plain = train_all("MLP", plain, task, dataset, training_graph, config)
         scores["MLP (features only)"] = plain.scores
-        if (linear := linear_smoothing(task, *given, config.layers)) is not None:
+        if (linear := linear_smoothing(task, plain_data, plain_graph, config.layers)) is not None:
             scores["linear on smoothed features"] = [linear]
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores[name] = [guess]

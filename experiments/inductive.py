@@ -60,7 +60,7 @@ def main(config: Config) -> dict:
     check_draw(dataset.graph, config)
     draw = DRAWS[config.draw]
     learner = sage(config, task.width, dataset.graph.num_nodes, identity=False, draw=draw)
-    learner = on_subgraphs(learner, Plan(config, task.width, identity=False, symmetric=False))
+    learner = on_subgraphs(learner, Plan(config, task.width, identity=False, plain=None))
     learner = learner._replace(about=kept(scaling))
     found = train_all("GraphSAGE", learner, task, dataset, hidden, config)
     plain = train_all("MLP", mlp(config, task.width), task, dataset, hidden, config)

@@ -9,9 +9,16 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.common.config import Config
-from experiments.common.learners import Learner, Step, Subgraphs, Tables, sage_model
-from jsage.graph import Graph, cluster, symmetric_weights
-from jsage.sampling import cluster_batch, estimated_batch, measure_saint, saint_walks, symmetric_block
+from experiments.common.learners import Learner, Step, Subgraphs, Tables, sage_model, unit_weights
+from jsage.graph import Graph, cluster, remove_self_loops
+from jsage.sampling import (
+    cluster_batch,
+    estimated_batch,
+    gcn_block,
+    measure_saint,
+    saint_walks,
+    symmetric_block,
+)
 
 CLUSTERS = 8
 """Clusters a batch."""
@@ -40,8 +47,9 @@ class Plan(NamedTuple):
     """Of the outputs."""
     identity: bool
     """Whether the model has embeddings of its own, for graphs without features."""
-    symmetric: bool
-    """Whether edges are weighed by the degrees of both ends; in clusters those are the batch's."""
+    plain: Graph | None
+    """The training graph before edges were weighed by the degrees of both ends, which in clusters are the
+    batch's; None: they are not."""
 
 
 def on_subgraphs(learner: Learner, plan: Plan) -> Learner:
@@ -51,9 +59,9 @@ def on_subgraphs(learner: Learner, plan: Plan) -> Learner:
         return learner
     for option, given in ("--full-batch", config.full_batch), ("--draw", config.draw != "uniform"):
         if given:
-            raise ValueError(
-                f"{option} has no meaning with --batches {config.batches}: leave one of them out"
-            )
+            raise ValueError(f"{option} has no meaning with --batches {config.batches}: leave one out")
+    if config.batches == "saint" and config.conv != "sage":
+        raise ValueError(f"--batches saint estimates sums, expected --conv sage, got {config.conv}")
     if config.aggregator == "lstm" or (config.batches == "saint" and config.aggregator not in LINEAR):
         fit = f"one of {', '.join(LINEAR)}" if config.batches == "saint" else "one without an order"
         raise ValueError(f"--batches {config.batches} needs an aggregator, {fit}: got {config.aggregator}")
@@ -67,10 +75,9 @@ LINEAR = ("gcn", "mean", "sum")
 
 def clustered(plan: Plan, graph: Graph, train: np.ndarray) -> tuple[Cut, int, int]:
     """The graph in clusters, how many, and how many of them are a batch."""
-    if plan.symmetric:  # weighed again by the degrees in each batch
-        plain = {name: x for name, x in graph.edge_data.items() if name != "weight"}
-        ours = symmetric_weights(graph._replace(edge_data=plain)).edge_data["weight"]
-        graph = graph._replace(edge_data={**plain, "weight": graph.edge_data["weight"] / ours})
+    if plan.plain is not None:  # weighed in each batch
+        graph = unit_weights(plan.plain)
+        graph = remove_self_loops(graph) if plan.config.conv == "gcn" else graph
     num = min(-(-CLUSTERS * graph.num_nodes // plan.config.subgraph), graph.num_nodes)
     size = min(CLUSTERS, num)
     return Cut(cluster(graph, num), shares(graph, train, -(-num // size))), num, size
@@ -97,13 +104,14 @@ def shares(graph: Graph, train: np.ndarray, steps: int) -> Array:
 
 def train_step(plan: Plan, variables: Any, tables: Tables, batch: tuple[Array, ...]) -> Step:
     """Outputs of a batch's nodes."""
-    config, width, identity, symmetric = plan
+    config, width, identity, plain = plan
     chosen, mask, key = batch
     draw, drop = jax.random.split(key)
     if config.batches == "clusters":
         found = cluster_batch(tables.cut.source, chosen, mask)
         weight = found.mask.astype(jnp.float32)
-        block = symmetric_block(found.block) if symmetric else found.block
+        weigh = gcn_block if config.conv == "gcn" else symmetric_block
+        block = found.block if plain is None else weigh(found.block)
     else:
         found, weight = estimated_batch(draw, tables.cut.source, walks(config))
         block = found.block

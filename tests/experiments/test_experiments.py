@@ -284,6 +284,20 @@ KINDS = {
         "auroc",
         0.9,
     ),
+    "clusters, GCN": (
+        "classes",
+        True,
+        ("--batches", "clusters", "--conv", "gcn", *SUBGRAPH),
+        "accuracy",
+        0.8,
+    ),
+    "clusters, GATv2": (
+        "classes",
+        True,
+        ("--batches", "clusters", "--conv", "gatv2", "--heads", "2", *SUBGRAPH),
+        "accuracy",
+        0.8,
+    ),
     "saint, gcn": ("classes", True, ("--batches", "saint", *SUBGRAPH), "accuracy", 0.8),
     "saint, mean, real values": (
         "real",
@@ -502,11 +516,9 @@ BAD = {
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ("clusters", "--full-batch"),
-            "--full-batch has no meaning with --batches clusters: leave one of them out",
-        ),
-        (("saint", "--draw", "labor"), "--draw has no meaning with --batches saint: leave one of them out"),
+        (("clusters", "--full-batch"), "--full-batch has no meaning with --batches clusters: leave one out"),
+        (("saint", "--draw", "labor"), "--draw has no meaning with --batches saint: leave one out"),
+        (("saint", "--conv", "gat"), "--batches saint estimates sums, expected --conv sage, got gat"),
         (("clusters", "--aggregator", "lstm"), "needs an aggregator, one without an order: got lstm"),
         (("saint", "--aggregator", "max"), "needs an aggregator, one of gcn, mean, sum: got max"),
     ],
