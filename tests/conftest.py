@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import budgets
+import lanes
 
 # Compiling is most of the suite's time, and LLVM's passes and the fusion emitters' are most of that.
 # `XLA_FLAGS= pytest` compiles as users do; .ci/run does so once. Child processes read these too.
@@ -91,14 +92,10 @@ def pytest_terminal_summary(terminalreporter):
                     terminalreporter.write_line(line)
 
 
-LONG = ("docs/train.md", "docs/parallel.md", "docs/infer.md", "docs/nn.md", "jsage/infer/variance.py")
-"""Documents whose examples compile whole models: they run with the slow tests."""
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.as_posix().endswith(LONG):
+        if lanes.is_slow(item):
             item.add_marker(pytest.mark.slow)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import budgets
 import jax
+import lanes
 import numpy as np
 
 HERE = Path(__file__)
@@ -32,3 +33,11 @@ def test_every_exception_is_a_file_that_needs_more():
     files = {path.stem for path in HERE.parent.rglob("test_*.py")}
     assert budgets.EXCEPTIONS.keys() <= files
     assert all(most > budgets.MOST for most in budgets.EXCEPTIONS.values())
+
+
+def test_every_slow_test_is_there_and_leaves_its_file_something_quick():
+    for name in lanes.SLOW:
+        file, *_, function = name.split("::")
+        assert f"def {function}(" in (lanes.TESTS / file).read_text(), name
+    for file in lanes.EXAMPLES:
+        assert (lanes.TESTS.parent / file).is_file(), file
