@@ -119,9 +119,9 @@ class Trainer:
         if "form" not in request:
             return {"forms": self._forms(), "sampler": sampler(), "versions": versions()}
         fanouts, batch_size = tuple(request["fanouts"]), request["batch_size"]
-        batches = self._batches.setdefault((fanouts, batch_size), self._endless(fanouts, batch_size))
+        batches = self._batches.setdefault((fanouts, batch_size), self.endless(fanouts, batch_size))
         form, steps = FORMS[request["form"]], request["steps"]
-        net, optimizer = self._net(request["form"], len(fanouts), request["hidden"])
+        net, optimizer = self.net(request["form"], len(fanouts), request["hidden"])
         start = time.perf_counter()
         loss = train(form, net, optimizer, itertools.islice(batches, steps))
         return {
@@ -139,7 +139,7 @@ class Trainer:
         lacks = None if pyg.WITH_TORCH_SPARSE else "SparseTensor needs torch-sparse, which is not installed"
         return {name: lacks if name == "bipartite_csr" else None for name in FORMS}
 
-    def _endless(self, fanouts: tuple[int, ...], batch_size: int) -> Iterator[Data]:
+    def endless(self, fanouts: tuple[int, ...], batch_size: int) -> Iterator[Data]:
         loader = NeighborLoader(
             self._data,
             num_neighbors=list(fanouts),
@@ -152,7 +152,7 @@ class Trainer:
         while True:
             yield from loader
 
-    def _net(self, form: str, num_layers: int, hidden: int) -> tuple[Net, torch.optim.Optimizer]:
+    def net(self, form: str, num_layers: int, hidden: int) -> tuple[Net, torch.optim.Optimizer]:
         key = (form, num_layers, hidden)
         if key not in self._nets:
             widths = [self._data.num_features, *[hidden] * (num_layers - 1), self._num_classes]
