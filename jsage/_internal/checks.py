@@ -207,6 +207,26 @@ def check_edge_names(names: Sequence[str]) -> None:
         )
 
 
+def check_names(values: Any, num_nodes: int | None = None) -> np.ndarray:
+    """Names of nodes as text: one a node, no two alike, kept to the letter; integers by their digits.
+
+    >>> check_names([12, 7]).tolist()
+    ['12', '7']
+    """
+    array = host_array(values, "names")
+    text = array.astype(str) if array.dtype.kind in "iuUOT" else array
+    if text.dtype.kind != "U" or (array.dtype.kind in "OT" and text.tolist() != array.tolist()):
+        raise ValueError(f"names must be text or integers, got {array.dtype}: pass np.array(names, str)")
+    if text.ndim != 1 or num_nodes not in (None, len(text)):
+        raise ValueError(f"names must be one a node, [{num_nodes or 'num_nodes'}], got {list(text.shape)}")
+    found, times = np.unique(text, return_counts=True)
+    if len(found) != len(text):
+        raise ValueError(f"names must differ, got {str(found[times.argmax()])!r} {times.max()} times")
+    if any("\ud800" <= letter <= "\udfff" for letter in {*"".join(text.tolist())}):
+        raise ValueError("names must be text that UTF-8 can hold, got lone surrogates: read it as UTF-8")
+    return text
+
+
 def check_features(values: Any, num_nodes: int | None = None, name: str = "features") -> np.ndarray:
     """`[num_nodes, d]` numbers, `d` at least 1, finite in float32; they come back as they are.
 

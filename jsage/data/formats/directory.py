@@ -1,14 +1,14 @@
 """A graph in a directory of `.npy` files, memory-mapped when opened: the format of docs/data.md."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jsage._internal.checks import check_labels
+from jsage._internal.checks import check_labels, check_names
 from jsage._internal.files import checksum, new_directory, replaced
 from jsage.data.dataset import Dataset
 from jsage.data.formats.arrays import ArrayWriter, check_file, map_array
@@ -19,16 +19,19 @@ _VERSION = 2
 """1 had no checksums."""
 _META = "meta.json"
 _EDGE = "edge_"
+_NAMES = "node_name.npy"
 
 
-def save(path: str | Path, dataset: Dataset) -> None:
+def save(path: str | Path, dataset: Dataset, names: HostArray | Sequence[str] | None = None) -> None:
     """Write a data set as a new graph directory; it appears whole, under its name, or not at all.
 
     The files are written and flushed in a hidden directory beside `path`, which is then renamed. What a
-    killed call left of it, the next call removes.
+    killed call left of it, the next call removes. `names` are the nodes' own, text or integers, as
+    `read_edge_list` gives them; `read_names` gives them back.
 
     Raises FileExistsError if `path` exists (unless it is an empty directory), BlockingIOError while another
-    process writes it, ValueError for values that `jsage.graph.validate` refuses, and OSError, leaving nothing
+    process writes it, ValueError for values that `jsage.graph.validate` refuses or names that are not one a
+    node and distinct, and OSError, leaving nothing
     behind, if the disk is full.
 
     >>> import tempfile
@@ -39,8 +42,11 @@ def save(path: str | Path, dataset: Dataset) -> None:
     460160
     """
     validate(dataset.graph, dataset.features, dataset.labels)
+    arrays = dict(_arrays(dataset))
+    if names is not None:
+        arrays[_NAMES] = check_names(names, dataset.graph.num_nodes)
     with new_directory(Path(path)) as part:
-        described = {name: _write(part / name, np.asarray(array)) for name, array in _arrays(dataset)}
+        described = {name: _write(part / name, np.asarray(array)) for name, array in arrays.items()}
         meta = {"format": "jsage graph directory", "version": _VERSION, "files": described}
         with replaced(part / _META) as file:
             file.write(json.dumps({"sha256": checksum(meta), **meta}, indent=1).encode())
@@ -78,6 +84,16 @@ def open(path: str | Path, *, verify: bool = True) -> Dataset:
     }
     rest: list[Any] = [arrays.get(f"{field}.npy") for field in Dataset._fields[1:]]
     return Dataset(Graph(arrays["indptr.npy"], arrays["indices.npy"], edge_data), *rest)
+
+
+def directory_names(path: Path) -> np.ndarray | None:
+    """The names of the nodes of a graph directory, checked; None where it has none."""
+    described = _read_meta(path / _META)
+    if _NAMES not in described:
+        return None
+    check_file(path / _NAMES, described[_NAMES], verify="sha256" in described[_NAMES])
+    num_nodes = described.get("indptr.npy", {"shape": [0]})["shape"][0] - 1
+    return check_names(map_array(path / _NAMES, described[_NAMES]), num_nodes)
 
 
 def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
