@@ -22,7 +22,7 @@ class Names:
 
     def ids(self, nodes: list, what: str) -> list[int]:
         """Names as ids, integers as they are; 400 for a name that no node has, and for other values."""
-        found = [self._ids.get(node) if isinstance(node, str) else node for node in nodes]
+        found: list[Any] = [self._ids.get(node) if isinstance(node, str) else node for node in nodes]
         if all(type(node) is int for node in found):
             return found
         wrong = next(node for node, one in zip(nodes, found, strict=True) if type(one) is not int)

@@ -35,8 +35,8 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
     `labels` names the array to predict: integers `[num_nodes]` are classes (-1: none), 0/1 rows `[num_nodes,
     num_classes]` any number of classes, floats real values. CSR features become dense; a mask becomes the ids
     of its labeled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
-    `labels=None`; one without masks gives empty splits; `node_type` are the types of nodes. `node_name`, which
-    `read_names` gives, is checked; no other array of the file is read.
+    `labels=None`; one without masks gives empty splits; `node_type` are the types of nodes. `node_name`,
+    which `read_names` gives, is checked; no other array of the file is read.
 
     Raises FileNotFoundError, and ValueError that names the file if it is truncated, is no `.npz`, holds
     pickles, lacks an array, has values that would not be kept, or fails `validate_dataset`.
