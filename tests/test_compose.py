@@ -218,14 +218,3 @@ def test_arrays_of_the_host_and_memory_maps_train_and_embed(tmp_path):
     seeds, _ = jsage.epoch(jax.random.key(0), train, 32)
     assert seeds.shape == (4, 32)
     assert jsage.embed_all(one, params, graph, features, nodes=train[:3]).shape == (3, 10)
-
-
-def test_models_and_blocks_are_copied_and_pickled():
-    blocks = DRAWN(jax.random.key(0), GRAPH, SEEDS, (3, 2))
-    one = jsage.GraphSAGE(hidden=5, out=3, conv=partial(SAGEConv, normalize=True))
-    for again in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
-        assert repr(again(one)) == repr(one)
-        assert again(one).act is one.act
-        for found, block in zip(again(blocks), blocks, strict=True):
-            assert type(found) is type(block)
-            jax.tree.map(np.testing.assert_array_equal, found, block)

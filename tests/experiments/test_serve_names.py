@@ -37,7 +37,7 @@ def client(request):
         yield client
 
 
-def ask(client: Any, path: str, status: int, **body: Any) -> Any:
+def post(client: Any, path: str, status: int, **body: Any) -> Any:
     answer = client.post(path, json=body)
     assert answer.status_code == status, answer.text
     return answer.json()
@@ -45,9 +45,9 @@ def ask(client: Any, path: str, status: int, **body: Any) -> Any:
 
 def test_names_in_and_out(client):
     nodes = ["007", 3, NAMES[9]] if client.named else [8, 3, 9]
-    embedded = ask(client, "/embed", 200, nodes=nodes)
+    embedded = post(client, "/embed", 200, nodes=nodes)
     assert embedded["embeddings"] == [[8, 8], [3, 3], [9, 9]]
-    predicted = ask(client, "/predict", 200, nodes=nodes)
+    predicted = post(client, "/predict", 200, nodes=nodes)
     assert predicted["classes"] == [0, 0, 0]
     for answer in (embedded, predicted):
         assert answer.get("names") == (["007", "d", NAMES[9]] if client.named else None)
@@ -56,19 +56,19 @@ def test_names_in_and_out(client):
 
 def test_ends_of_edges_by_name(client):
     ends = {"src": ["b", -1, 2] if client.named else [1, -1, 2], "dst": [-1, 3, -1]}
-    answer = ask(client, "/embed_new", 200, features=[[0, 0, 0]], **ends)
+    answer = post(client, "/embed_new", 200, features=[[0, 0, 0]], **ends)
     assert answer == {"embeddings": [[0, 0]]}
     assert client.seen == {"src": [1, -1, 2], "dst": [-1, 3, -1]}
 
 
 def test_what_names_no_node_is_refused(client):
-    said = ask(client, "/embed", 400, nodes=["a", "nobody"])["error"]
+    said = post(client, "/embed", 400, nodes=["a", "nobody"])["error"]
     named = 'nodes must be names or ids of nodes, but none is named "nobody"'
     assert said.startswith(named if client.named else "nodes must be a list of integers (nodes of this graph")
-    said = ask(client, "/embed_new", 400, features=[[0, 0, 0]], src=["A"], dst=[-1])["error"]
+    said = post(client, "/embed_new", 400, features=[[0, 0, 0]], src=["A"], dst=[-1])["error"]
     assert said.startswith('src must be names or ids of nodes, but none is named "A"') == client.named
     for odd in (True, None, 1.0, ["a"], {"a": 1}):
-        assert "nodes must be a list of integers" in ask(client, "/embed", 400, nodes=[odd])["error"]
+        assert "nodes must be a list of integers" in post(client, "/embed", 400, nodes=[odd])["error"]
     surrogate = client.post(
         "/embed", content=rb'{"nodes": ["\ud800"]}', headers={"content-type": "application/json"}
     )

@@ -87,7 +87,12 @@ def open(path: str | Path, *, verify: bool = True) -> Dataset:
 
 
 def directory_names(path: Path) -> np.ndarray | None:
-    """The names of the nodes of a graph directory, checked; None where it has none."""
+    """The names of the nodes of a graph directory, checked; None where it has none.
+
+    >>> directory_names(Path("nowhere"))
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere/meta.json is missing: nowhere is not a graph directory (see jsage.data.save)
+    """
     described = _read_meta(path / _META)
     if _NAMES not in described:
         return None

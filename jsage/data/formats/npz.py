@@ -56,7 +56,12 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
 
 
 def npz_names(path: Path) -> np.ndarray | None:
-    """The names of the nodes of an `.npz`, checked; None where it has none."""
+    """The names of the nodes of an `.npz`, checked; None where it has none.
+
+    >>> npz_names(Path("nowhere.npz"))
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere.npz: no such file
+    """
     names = _members(path, {_NAMES})[0].get(_NAMES)
     return None if names is None else check_names(names)
 
