@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jsage._internal.arrays import dense
 from jsage.typing import HostArray
 
 INT32 = 2**31
@@ -28,14 +29,13 @@ _NAMES = "number names by np.unique(values, return_inverse=True)[1]; numbers kep
 
 
 def host_array(values: Any, name: str) -> np.ndarray:
-    """`values` as a NumPy array; ValueError for a sparse one, for masked entries and for ragged lists.
+    """`values` as a NumPy array, SciPy's made dense; ValueError for masked entries and ragged lists.
 
     >>> host_array([[1], [2, 3]], "x")
     Traceback (most recent call last):
     ValueError: x must be an array: ...
     """
-    if hasattr(values, "toarray"):
-        raise ValueError(f"{name} must be a dense array, got {type(values).__name__}: pass .toarray()")
+    values = dense(values)
     if np.ma.is_masked(values):
         raise ValueError(f"{name} must have no masked entries: drop them, or fill them by .filled(value)")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jsage._internal.arrays import dense
 from jsage._internal.checks import check_labels, check_names
 from jsage._internal.files import checksum, new_directory, replaced
 from jsage.data.dataset import Dataset
@@ -109,7 +110,7 @@ def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
     yield from ((f"{_EDGE}{name}.npy", array) for name, array in graph.edge_data.items())
     for field in Dataset._fields[1:]:
         if (array := getattr(dataset, field)) is not None:
-            yield f"{field}.npy", checked[field](array) if field in checked else array
+            yield f"{field}.npy", checked[field](array) if field in checked else dense(array)
 
 
 def _write(path: Path, array: np.ndarray) -> dict:
