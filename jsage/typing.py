@@ -15,6 +15,22 @@ PRNGKey: TypeAlias = Key[Array, ""]
 HostArray: TypeAlias = np.ndarray | Array
 """An array on the host or on a device; host functions take either."""
 
+
+@runtime_checkable
+class SparseTable(Protocol):
+    """A SciPy matrix or array of any format."""
+
+    shape: Any
+    dtype: Any
+
+    def toarray(self) -> Any:
+        """The same as a dense array."""
+        ...
+
+
+HostTable: TypeAlias = np.ndarray | Array | SparseTable
+"""Rows of features: host functions take SciPy's too, and make them dense."""
+
 EdgeData: TypeAlias = Mapping[str, Array]
 """Named arrays with one row an edge (of a graph) or a slot (of a block); `"weight"` multiplies messages."""
 

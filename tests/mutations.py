@@ -602,6 +602,13 @@ MUTATIONS = (
         "data/test_boundary.py::test_labels_that_would_not_be_kept_are_refused",
         "classes as a column taken for labels of 0 and 1",
     ),
+    Mutation(
+        "_internal/checks.py",
+        "if len(found) != len(text):",
+        "if len(found) > len(text):",
+        "data/test_names.py::test_odd_names_are_refused",
+        "two nodes of one name",
+    ),
     # Inference
     Mutation(
         "infer/layer.py",
@@ -961,6 +968,20 @@ MUTATIONS = (
         'inputs["dst"][edges:] = self.num_nodes + size - 1',
         "serving/test_export.py::TestEmbedNew",
         "padded edges of an export's new nodes that count",
+    ),
+    Mutation(
+        "serving/runtime/operations.py",
+        "elif name not in ALLOWED",
+        "elif False",
+        "serving/test_damage.py::TestPrograms::test_an_operation_that_reaches_out",
+        "a program that reaches out of its arrays",
+    ),
+    Mutation(
+        "serving/runtime/meta.py",
+        "_expect(plain,",
+        "_expect(True,",
+        "serving/test_damage.py::test_odd_metadata",
+        "an artefact's file outside its folder",
     ),
     # Many devices
     Mutation(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
+import scipy.sparse
 from jax.sharding import AxisType, PartitionSpec
 
 import jsage
@@ -16,6 +18,7 @@ from jsage._internal import checks
 from jsage.blocks import SOFTMAX_SUM, aggregate, sliced_full_block
 from jsage.graph import SortedGraph, TimeSortedGraph, from_edges, sort_by_time, sort_rows, symmetrize
 from jsage.nn import LSTM, Pool, SAGEConv, l2_normalize
+from jsage.recipes import fit_scaling
 from jsage.sampling import LinkBatch, fast_key, negatives, sample_blocks_by_node, sample_link_blocks
 
 N = 40
@@ -220,12 +223,21 @@ def test_arrays_of_the_host_and_memory_maps_train_and_embed(tmp_path):
     assert jsage.embed_all(one, params, graph, features, nodes=train[:3]).shape == (3, 10)
 
 
-def test_models_and_blocks_are_copied_and_pickled():
-    blocks = DRAWN(jax.random.key(0), GRAPH, SEEDS, (3, 2))
-    one = jsage.GraphSAGE(hidden=5, out=3, conv=partial(SAGEConv, normalize=True))
-    for again in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
-        assert repr(again(one)) == repr(one)
-        assert again(one).act is one.act
-        for found, block in zip(again(blocks), blocks, strict=True):
-            assert type(found) is type(block)
-            jax.tree.map(np.testing.assert_array_equal, found, block)
+def test_features_of_scipy_are_taken_wherever_a_host_function_takes_arrays(tmp_path):
+    graph, rows = GRAPH, np.eye(GRAPH.num_nodes, 6, dtype=np.float32)
+    sparse, one = scipy.sparse.csr_matrix(rows), jsage.GraphSAGE(hidden=3, out=2)
+    shapes = jax.eval_shape(one.init, jax.random.key(0), rows, (jsage.full_block(graph),) * 2)
+    params = reference.filled(shapes)
+
+    def all_of(table, path):
+        jsage.infer.embed_to_file(str(tmp_path / path), one, params, graph, table)
+        new = jsage.NewNodes(table[:2], [0, -1], [-1, -2], {"weight": np.ones(2, np.float32)})
+        yield jsage.embed_all(one, params, graph, table)
+        yield jsage.embed_new(one, params, graph, table, new, fanouts=(2, 2))
+        yield jsage.data.to_device_table(table, lanes=4)
+        yield fit_scaling(table)(table)
+        yield fit_scaling(table, np.arange(4), "columns")(table)
+        yield np.load(tmp_path / path)
+
+    for found, expected in zip(all_of(sparse, "one.npy"), all_of(rows, "two.npy"), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def written(kind: str, folder: Path) -> Path:
             "x": np.eye(3),
             "edge_time": [1, 2],
             "meta": "{}",
+            "node_name": ["a", "b", "c"],
         }
         np.savez(
             path,
@@ -93,7 +95,7 @@ def written(kind: str, folder: Path) -> Path:
             **{f"{name}_mask": np.arange(3) == i for i, name in enumerate(("train", "val", "test"))},
         )
     elif kind == "directory":
-        data.save(path, DATASET)
+        data.save(path, DATASET, [f"node {i}" for i in range(DATASET.graph.num_nodes)])
     elif kind == "shards":
         data.shard_dataset(path, DATASET, contiguous(4, 2))
     else:
@@ -102,8 +104,8 @@ def written(kind: str, folder: Path) -> Path:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "npz": data.load_npz,
-    "directory": data.open,
+    "npz": lambda path: (data.load_npz(path), data.read_names(path)),
+    "directory": lambda path: (data.open(path), data.read_names(path)),
     "shards": lambda path: (data.verify_shards(path), data.open_shard(path, 0), data.open_shards(path)),
     "checkpoint": lambda path: checkpoint.restore(path, STATE),
 }
@@ -150,7 +152,7 @@ ODD_ARRAYS = st.one_of(
 
 def test_odd_arrays_in_an_npz(tmp_path):
     names = ["edge_index", "y", "x", "meta", "edge_time", "edge_weight", "train_mask", "x_data", "x_indices"]
-    names += ["x_indptr", "x_shape", "edge_", "edge_index/", "val_mask", "test_mask"]
+    names += ["x_indptr", "x_shape", "edge_", "edge_index/", "val_mask", "test_mask", "node_name"]
 
     @few
     @given(st.dictionaries(st.sampled_from(names), ODD_ARRAYS, min_size=1, max_size=6), st.booleans())
@@ -158,7 +160,8 @@ def test_odd_arrays_in_an_npz(tmp_path):
         base = {"edge_index": np.array([[0, 1], [1, 0]]), "y": np.array([0, 1])} if whole else {}
         with open(tmp_path / "odd.npz", "wb") as file:
             np.savez(file, **{**base, **arrays})
-        only_documented(lambda: data.load_npz(tmp_path / "odd.npz"))
+        for read in (data.load_npz, data.read_names):
+            only_documented(partial(read, tmp_path / "odd.npz"))
 
     run()
 

@@ -47,6 +47,11 @@ def read(config: LabelOptions) -> Dataset:
     return dataset
 
 
+def read_names(config: LabelOptions) -> HostArray | None:
+    """The names of its nodes, where it has them."""
+    return None if config.dataset in ("digits", "communities") else data.read_names(config.dataset)
+
+
 def prepare(dataset: Dataset, config: LabelOptions) -> tuple[Dataset, Graph, Scaling | None]:
     """The data set, features scaled; the graph to train on; what scales features, where there are some."""
     dataset, scaling = scaled(jax.device_put(dataset), config.scale, dataset.train)

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from experiments.serve.connection import Connection
 from experiments.serve.inputs import SYMMETRIC, prepare
 from experiments.serve.log import LOGGING
+from experiments.serve.names import Names
 from experiments.serve.server import Server
 from experiments.serve.service import Limits, make_app
 from jsage import data
@@ -83,14 +84,16 @@ def train(options: argparse.Namespace, folder: Path) -> None:
     export.save(
         folder / "artefact", model.apply, variables, dataset.graph, np.asarray(dataset.features), plan
     )
-    data.save(folder / "graph", raw)
+    data.save(folder / "graph", raw, datasets.read_names(config))
 
 
 def serve(options: argparse.Namespace, folder: Path) -> None:
     """Compile every program, then answer on the port."""
     began = time.perf_counter()
     loaded = runtime.load(folder / "artefact")
-    dataset, inputs = prepare(loaded.meta["about"], data.open(options.graph or folder / "graph"))
+    path = options.graph or folder / "graph"
+    dataset, inputs = prepare(loaded.meta["about"], data.open(path))
+    names = Names(data.read_names(path))
     embedder = loaded.place(tables(dataset))
     limits = Limits(
         body=options.max_body,
@@ -104,7 +107,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     )
     # a web page may have its own name resolved to this machine
     own = LOOPBACK if options.host in LOOPBACK else ("*",)
-    app = make_app(embedder, limits, options.names or own, inputs)
+    app = make_app(embedder, limits, options.names or own, inputs, names)
     config, sock = listen(app, limits, options.host, options.port)
     say(f"{loaded.compilations} programs compiled in {time.perf_counter() - began:.1f} s")
     say(f"serving {embedder.num_nodes} nodes on http://{options.host}:{sock.getsockname()[1]}")

@@ -16,23 +16,25 @@ REFUSALS = {
 }
 
 
-def describe(meta: dict, num_nodes: int, limits: Any, asked: list[str]) -> dict:
+def describe(meta: dict, num_nodes: int, limits: Any, asked: list[str], *, named: bool) -> dict:
     """Paths, bodies, answers and limits of a service on an artefact with this `meta`.
 
-    `asked` are the data of edges that new nodes come with.
+    `asked` are the data of edges that new nodes come with; `named`: nodes have names.
     """
-    known, new = _known(num_nodes, limits), _new(meta, num_nodes, asked)
+    name: list[dict] = [{"type": "string"}] if named else []
+    known, new = _known(num_nodes, limits, name), _new(meta, num_nodes, asked, name)
     task = meta["about"].get("task")
-    embeddings = _object({"embeddings": ROWS})
+    names: dict = {"names": {"type": "array", "items": name[0]}} if named else {}
+    embeddings = _object({"embeddings": ROWS}, names)
     found = {"type": "array", "items": {"type": "integer"}}
-    named = {"classes": found} if task == "classification" else {"labels": {"type": "array", "items": found}}
+    called = {"classes": found} if task == "classification" else {"labels": {"type": "array", "items": found}}
     paths = {
         "/embed": _post("Rows of known nodes.", known, embeddings),
         "/embed_new": _post("Rows of nodes that are not in the graph.", new, embeddings),
         "/predict": _post(
             f"Predictions ({task}) for known nodes or new ones; 404 where the model makes none.",
             {"anyOf": [known, new]},
-            _object({**named, "probabilities": ROWS}),
+            _object({**called, "probabilities": ROWS}, names),
         ),
         "/healthz": _get("What is served.", "application/json", {"type": "object"}),
         "/metrics": _get("Prometheus' text.", "text/plain", {"type": "string"}),
@@ -43,18 +45,20 @@ def describe(meta: dict, num_nodes: int, limits: Any, asked: list[str]) -> dict:
     return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 
-def _known(num_nodes: int, limits: Any) -> dict:
-    node = {"type": "integer", "minimum": 0, "maximum": num_nodes - 1}
+def _known(num_nodes: int, limits: Any, name: list[dict]) -> dict:
+    node: dict = {"type": "integer", "minimum": 0, "maximum": num_nodes - 1}
+    node = {"anyOf": [node, *name]} if name else node
     schema = _object({"nodes": {"type": "array", "items": node, "maxItems": limits.nodes}})
     return schema | {"examples": [{"nodes": [0]}]}
 
 
-def _new(meta: dict, num_nodes: int, data: list[str]) -> dict:
+def _new(meta: dict, num_nodes: int, data: list[str], name: list[dict]) -> dict:
     """New nodes: node `i` of a request is -1 - i."""
     most = max((entry["size"] for entry in meta["programs"] if entry["function"] == "embed_new"), default=0)
     width = int(meta["tables"]["features"]["shape"].split(",")[1])
     row = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
-    end = {"type": "integer", "minimum": -most, "maximum": num_nodes - 1}
+    end: dict = {"type": "integer", "minimum": -most, "maximum": num_nodes - 1}
+    end = {"anyOf": [end, *name]} if name else end
     edges = {"type": "array", "maxItems": most * meta["new_edges"]}
     example: dict[str, Any] = {"features": [[0.0] * width], "src": [], "dst": []} | {
         name: [] for name in data
@@ -65,8 +69,10 @@ def _new(meta: dict, num_nodes: int, data: list[str]) -> dict:
     return _object(fields) | {"description": text, "examples": [example]}
 
 
-def _object(fields: dict) -> dict:
-    return {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
+def _object(fields: dict, perhaps: dict | None = None) -> dict:
+    """These fields, and no others but those that only some answers have."""
+    some = {"properties": {**fields, **(perhaps or {})}, "required": [*fields]}
+    return {"type": "object", **some, "additionalProperties": False}
 
 
 def _post(summary: str, body: dict, answer: dict) -> dict:

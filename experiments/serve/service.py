@@ -24,6 +24,7 @@ from experiments.serve.answers import CLOSING, TASKS, Problem, answer, lists, pa
 from experiments.serve.batcher import Batcher, QueueFullError
 from experiments.serve.inputs import Inputs
 from experiments.serve.middleware import Checked, Measured
+from experiments.serve.names import Names
 from experiments.serve.openapi import describe
 from jsage.serving.runtime import Embedder
 from jsage.serving.runtime.checks import check_new, check_nodes
@@ -57,7 +58,7 @@ class Limits(NamedTuple):
     """Lists and objects in one another: more is 400."""
 
 
-NOTHING = Inputs()
+NOTHING, NAMELESS = Inputs(), Names()
 NUMBER = 24
 """Bytes of a number in an answer, at most."""
 
@@ -65,8 +66,8 @@ NUMBER = 24
 class Service:
     """The endpoints, on one embedder."""
 
-    def __init__(self, embedder: Embedder, limits: Limits, inputs: Inputs = NOTHING) -> None:
-        self.embedder, self.limits, self.inputs = embedder, limits, inputs
+    def __init__(self, embedder: Embedder, limits: Limits, inputs: Inputs, names: Names) -> None:
+        self.embedder, self.limits, self.inputs, self.names = embedder, limits, inputs, names
         self.asked = inputs.asked(embedder.meta)
         self.sizes = embedder.sizes("embed")
         self.task = embedder.meta["about"].get("task")
@@ -76,7 +77,7 @@ class Service:
         self._new = 0
         self.held = 0
         """Bytes of the bodies and answers of requests that are not answered yet."""
-        self.page = describe(embedder.meta, embedder.num_nodes, limits, self.asked)
+        self.page = describe(embedder.meta, embedder.num_nodes, limits, self.asked, named=bool(names))
         self.batcher = Batcher(
             self._embed, self.sizes[-1], self._pool, wait=limits.wait, limit=limits.waiting
         )
@@ -95,9 +96,10 @@ class Service:
         gauge("jsage_nodes", "Nodes of the graph.").set(embedder.num_nodes)
 
     async def embed(self, request: Request) -> Response:
-        """`{"nodes": [3, 1]}` to `{"embeddings": [[...], [...]]}`."""
-        rows = await self._known(request, self._nodes(await self._body(request)))
-        return JSONResponse({"embeddings": rows.tolist()})
+        """`{"nodes": [3, 1]}` to `{"embeddings": [[...], [...]]}`, with `names` where nodes have them."""
+        nodes = self._nodes(await self._body(request))
+        rows = await self._known(request, nodes)
+        return JSONResponse({"embeddings": rows.tolist(), **self.names.of(nodes)})
 
     async def predict(self, request: Request) -> Response:
         """What `/embed` or `/embed_new` takes, to classes, or labels, and probabilities."""
@@ -108,7 +110,8 @@ class Service:
         asked: Any = self._arrays(body) if new else self._nodes(body)
         del body  # large beside what is in it
         rows = await (self._new_rows(request, asked) if new else self._known(request, asked))
-        return JSONResponse(TASKS[self.task](rows.astype(np.float64), self.threshold))
+        named = {} if new else self.names.of(asked)
+        return JSONResponse(TASKS[self.task](rows.astype(np.float64), self.threshold) | named)
 
     async def embed_new(self, request: Request) -> Response:
         """`{"features": [[...]], "src": [7, -1], "dst": [-1, 7]}`: new node `i` is -1 - i among the ends."""
@@ -120,6 +123,7 @@ class Service:
         meta = self.embedder.meta
         served = {"nodes": self.embedder.num_nodes, "width": meta["output"]["width"]}
         served |= {"features": int(meta["tables"]["features"]["shape"].split(",")[1]), "task": self.task}
+        served["names"] = bool(self.names)
         return JSONResponse({"status": "ok", **served, "fanouts": meta["fanouts"], "sizes": self.sizes})
 
     async def metrics(self, request: Request) -> Response:
@@ -176,9 +180,7 @@ class Service:
 
     def _nodes(self, body: dict) -> np.ndarray:
         """The ids of a body: checked, and small beside it."""
-        nodes = lists(body, ("nodes",))["nodes"]
-        if not all(type(node) is int for node in nodes):
-            raise Problem(400, f"nodes must be a list of integers, got {short(nodes)}")
+        nodes = self.names.ids(lists(body, ("nodes",))["nodes"], "nodes")
         if len(nodes) > self.limits.nodes:
             raise Problem(413, f"a request has at most {self.limits.nodes} nodes, got {len(nodes)}")
         try:
@@ -187,7 +189,7 @@ class Service:
             raise Problem(400, str(error)) from None
 
     async def _known(self, request: Request, nodes: np.ndarray) -> np.ndarray:
-        self._hold(request, len(nodes) * self.width * NUMBER)
+        self._hold(request, len(nodes) * (self.width * NUMBER + self.names.size))
         return await self._in_time(self.batcher.submit(nodes))
 
     def _arrays(self, body: dict) -> dict[str, np.ndarray]:
@@ -199,7 +201,7 @@ class Service:
         names = [name.removeprefix("edge_") for name in meta["tables"] if name.startswith("edge_")]
         data = {name: new.get(f"edge_{name}", made) for name in names}
         try:
-            checked = check_new(meta, self.embedder.num_nodes, new, data) | ends
+            checked = check_new(meta, self.embedder.num_nodes, new | ends, data) | ends
         except ValueError as error:
             raise Problem(400, str(error)) from None
         try:
@@ -224,14 +226,12 @@ class Service:
         return rows
 
     def _ends(self, new: dict, name: str) -> np.ndarray:
-        """Known nodes' ids and -1 - i for new node `i`."""
-        if not all(type(end) is int for end in new[name]):
-            raise Problem(400, f"{name} must be a list of integers, got {short(new[name])}")
-        most = len(new["features"])
-        if wrong := [end for end in new[name] if not -most <= end < self.embedder.num_nodes]:
+        """Known nodes' ids, of names too, and -1 - i for new node `i`."""
+        ends, most = self.names.ids(new[name], name), len(new["features"])
+        if wrong := [end for end in ends if not -most <= end < self.embedder.num_nodes]:
             known = f"known nodes 0 .. {self.embedder.num_nodes - 1} or new ones -1 .. {-most}"
             raise Problem(400, f"{name} must be {known}, got {short(wrong[0])}")
-        return np.asarray(new[name], np.int64).reshape(-1)
+        return np.asarray(ends, np.int64).reshape(-1)
 
     async def _in_time(self, rows: Any) -> np.ndarray:
         try:
@@ -259,10 +259,14 @@ class Service:
 
 
 def make_app(
-    embedder: Embedder, limits: Limits, hosts: Sequence[str] = ("*",), inputs: Inputs = NOTHING
+    embedder: Embedder,
+    limits: Limits,
+    hosts: Sequence[str] = ("*",),
+    inputs: Inputs = NOTHING,
+    names: Names = NAMELESS,
 ) -> Starlette:
     """The service as an ASGI application that goes by these names."""
-    service = Service(embedder, limits, inputs)
+    service = Service(embedder, limits, inputs, names)
     posts = {"/embed": service.embed, "/embed_new": service.embed_new, "/predict": service.predict}
     gets = {"/healthz": service.health, "/metrics": service.metrics, "/openapi.json": service.openapi}
     routes = [Route(path, call, methods=["POST"]) for path, call in posts.items()]

@@ -23,6 +23,16 @@ def take(table: HostArray, ids: Int[HostArray, "..."]) -> Array:
     return jnp.asarray(table).at[ids].get(**IN_BOUNDS)
 
 
+def dense(table: Any) -> Any:
+    """A SciPy matrix as an array; anything else as it is.
+
+    >>> from scipy.sparse import eye_array
+    >>> dense(eye_array(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return table.toarray() if hasattr(table, "toarray") else table
+
+
 def accumulator_dtype(rows: HostArray | jax.ShapeDtypeStruct) -> np.dtype:
     """The dtype that sums of rows accumulate in: float32 at least, and int32 at least for integers.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jsage._internal.arrays import dense
 from jsage.typing import HostArray
 
 INT32 = 2**31
@@ -28,14 +29,13 @@ _NAMES = "number names by np.unique(values, return_inverse=True)[1]; numbers kep
 
 
 def host_array(values: Any, name: str) -> np.ndarray:
-    """`values` as a NumPy array; ValueError for a sparse one, for masked entries and for ragged lists.
+    """`values` as a NumPy array, SciPy's made dense; ValueError for masked entries and ragged lists.
 
     >>> host_array([[1], [2, 3]], "x")
     Traceback (most recent call last):
     ValueError: x must be an array: ...
     """
-    if hasattr(values, "toarray"):
-        raise ValueError(f"{name} must be a dense array, got {type(values).__name__}: pass .toarray()")
+    values = dense(values)
     if np.ma.is_masked(values):
         raise ValueError(f"{name} must have no masked entries: drop them, or fill them by .filled(value)")
     try:
@@ -205,6 +205,26 @@ def check_edge_names(names: Sequence[str]) -> None:
         raise ValueError(
             f"data of edges must have names of their own, got {', '.join(map(repr, names))}: rename them"
         )
+
+
+def check_names(values: Any, num_nodes: int | None = None) -> np.ndarray:
+    """Names of nodes as text: one a node, no two alike, kept to the letter; integers by their digits.
+
+    >>> check_names([12, 7]).tolist()
+    ['12', '7']
+    """
+    array = host_array(values, "names")
+    text = array.astype(str) if array.dtype.kind in "iuUOT" else array
+    if text.dtype.kind != "U" or (array.dtype.kind in "OT" and text.tolist() != array.tolist()):
+        raise ValueError(f"names must be text or integers, got {array.dtype}: pass np.array(names, str)")
+    if text.ndim != 1 or num_nodes not in (None, len(text)):
+        raise ValueError(f"names must be one a node, [{num_nodes or 'num_nodes'}], got {list(text.shape)}")
+    found, times = np.unique(text, return_counts=True)
+    if len(found) != len(text):
+        raise ValueError(f"names must differ, got {str(found[times.argmax()])!r} {times.max()} times")
+    if any("\ud800" <= letter <= "\udfff" for letter in {*"".join(text.tolist())}):
+        raise ValueError("names must be text that UTF-8 can hold, got lone surrogates: read it as UTF-8")
+    return text
 
 
 def check_features(values: Any, num_nodes: int | None = None, name: str = "features") -> np.ndarray:

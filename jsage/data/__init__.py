@@ -13,6 +13,7 @@ from jsage.data.edge_split import split_edges_by_time as split_edges_by_time
 from jsage.data.formats.directory import open as open
 from jsage.data.formats.directory import save as save
 from jsage.data.formats.edge_list import read_edge_list as read_edge_list
+from jsage.data.formats.names import read_names as read_names
 from jsage.data.formats.npz import load_npz as load_npz
 from jsage.data.link_negatives import destination_negatives as destination_negatives
 from jsage.data.link_negatives import historical_negatives as historical_negatives

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jsage.typing import HostArray
+from jsage._internal.arrays import dense
+from jsage.typing import HostTable
 
 LANES = 128
 """Numbers in one row of a TPU's vector registers, whatever their dtype."""
 
 
 def to_device_table(
-    features: Float[HostArray, "num_nodes d"], device: Any = None, *, lanes: int | None = None
+    features: Float[HostTable, "num_nodes d"], device: Any = None, *, lanes: int | None = None
 ) -> Float[Array, "num_nodes d_padded"]:
     """The rows on a device, each padded with zeros to a multiple of `lanes`: 128 on a TPU, 1 elsewhere.
 
@@ -35,13 +36,14 @@ def to_device_table(
     >>> to_device_table(np.ones((3, 100), np.float32), jax.devices("cpu")[0]).shape
     (3, 100)
     """
+    table = dense(features)
     if lanes is None:
         lanes = lanes_of(device)
-    missing = whole_lanes(features.shape[1], lanes) - features.shape[1]
+    missing = whole_lanes(table.shape[1], lanes) - table.shape[1]
     if missing:
-        pad = jnp.pad if isinstance(features, jax.Array) else np.pad
-        features = pad(features, ((0, 0), (0, missing)))
-    return jax.device_put(features, device)
+        pad = jnp.pad if isinstance(table, jax.Array) else np.pad
+        table = pad(table, ((0, 0), (0, missing)))
+    return jax.device_put(table, device)
 
 
 def whole_lanes(width: int, lanes: int = LANES) -> int:

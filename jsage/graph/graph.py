@@ -18,7 +18,7 @@ from jsage._internal.checks import (
     check_pairs,
 )
 from jsage.graph.adjacency import edges_of_rows
-from jsage.typing import EdgeData, HostArray
+from jsage.typing import EdgeData, HostArray, HostTable
 
 
 class Graph(NamedTuple):
@@ -273,7 +273,7 @@ def _kept(graph: Graph, keep: np.ndarray) -> Graph:
 
 def validate(
     graph: Graph,
-    features: HostArray | None = None,
+    features: HostTable | None = None,
     labels: HostArray | None = None,
     seeds: HostArray | None = None,
 ) -> None:

@@ -16,7 +16,7 @@ from jsage._internal.checks import check_edge_rows, check_features, check_ids, c
 from jsage._internal.device_mirror import DeviceMirror, pad_rows
 from jsage.graph.adjacency import edges_of_rows
 from jsage.graph.graph import Graph, from_edges, validate
-from jsage.typing import EdgeData, HostArray
+from jsage.typing import EdgeData, HostArray, HostTable
 
 Ids: TypeAlias = HostArray | Sequence[int] | Sequence[float]
 """Whole numbers, one an edge; anything else is refused with a message."""
@@ -72,7 +72,7 @@ class GrowingGraph:
     (Array([2, 1, 1], dtype=int32), 4)
     """
 
-    def __init__(self, graph: Graph, features: HostArray) -> None:
+    def __init__(self, graph: Graph, features: HostTable) -> None:
         features = check_features(features, graph.num_nodes)
         validate(graph)
         self.num_nodes = graph.num_nodes
@@ -119,7 +119,7 @@ class GrowingGraph:
 
     def append_nodes(
         self,
-        features: HostArray,
+        features: HostTable,
         src: Ids = (),
         dst: Ids = (),
         edge_data: dict[str, Any] | None = None,

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jsage._internal.arrays import take
+from jsage._internal.arrays import dense, take
 from jsage._internal.checks import check_ids
 from jsage.graph import Graph
 from jsage.infer.layer import ROWS, Edges, Targets, in_parts, layer_rows, source_tables
 from jsage.infer.tracing import Apply
-from jsage.typing import HostArray, LayeredModel
+from jsage.typing import HostArray, HostTable, LayeredModel
 
 Ids: TypeAlias = Int[np.ndarray, " size"]
 
@@ -29,7 +29,7 @@ def embed_all(
     model: Any,
     params: PyTree,
     graph: Graph,
-    features: Float[HostArray, "num_nodes d"] | None,
+    features: Float[HostTable, "num_nodes d"] | None,
     *,
     nodes: HostArray | None = None,
 ) -> Float[Array, "size out"]:
@@ -54,10 +54,11 @@ def embed_all(
     >>> embed_all(model, params, graph, features, nodes=jnp.array([2, 0])).shape
     (2, 4)
     """
-    check(graph, features, nodes)
+    table = dense(features)
+    check(graph, table, nodes)
     model = check_model(model)
-    graph, features = jax.device_put((graph, features))
-    last = Kept(_inputs(model, params, graph.indptr, features), None)
+    graph, table = jax.device_put((graph, table))
+    last = Kept(_inputs(model, params, graph.indptr, table), None)
     kept: list[Kept] = []
     for k, step in enumerate(_steps(graph, nodes, model.num_layers)):
         placed = None if step is None else (jnp.asarray(step[0]), jnp.int32(step[1]))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jsage._internal.arrays import round_up
+from jsage._internal.arrays import dense, round_up
 from jsage.blocks.block import block_ids, read_tables
 from jsage.blocks.layout import Block
 from jsage.graph.overlay import GraphOverlay, KnownNodes, NewNodes, overlay
@@ -21,7 +21,7 @@ from jsage.infer.apply_exact import apply_exact
 from jsage.infer.embed_all import check_model
 from jsage.sampling import HopSize, exact_blocks, measure_hop_sizes, sample_blocks_by_node
 from jsage.sampling.exact import StreamedBlock, table_rows
-from jsage.typing import HostArray
+from jsage.typing import HostTable
 
 BATCH = 512
 """New nodes that are embedded at once."""
@@ -32,7 +32,7 @@ def embed_new(
     model: Any,
     params: PyTree,
     graph: KnownNodes,
-    features: HostArray,
+    features: HostTable,
     new: NewNodes,
     fanouts: Sequence[int] | None = None,
 ) -> Float[np.ndarray, "num_new out"]:
@@ -57,8 +57,8 @@ def embed_new(
     >>> embed_new(model, params, graph, features, new).shape
     (2, 10)
     """
-    features = jnp.asarray(features)
-    new = _as_wide(model, new, features)
+    features = jnp.asarray(dense(features))
+    new = _as_wide(model, new._replace(features=dense(new.features)), features)
     _check_model(model, graph, features, new)
     joined, count = overlay(graph, new), len(new.features)
     capacity = joined.features.shape[0]

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jsage._internal.arrays import pad_rows
+from jsage._internal.arrays import dense, pad_rows
 from jsage.graph import Graph
 from jsage.infer.embed_all import check, check_model, closure, layer_of, positions
 from jsage.infer.layer import Edges, Targets, is_input, layer_rows, made_tables, num_levels, source_tables
 from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage
 from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
 from jsage.infer.tracing import names_read
-from jsage.typing import EdgeData, HostArray
+from jsage.typing import EdgeData, HostTable
 
 Read = Callable[[int, int], list[np.ndarray | None]]
 
@@ -27,7 +27,7 @@ def embed_to_file(
     model: Any,
     params: PyTree,
     graph: Graph,
-    features: Float[HostArray, "num_nodes d"] | None,
+    features: Float[HostTable, "num_nodes d"] | None,
     options: StreamOptions = StreamOptions(),  # noqa: B008
 ) -> None:
     """Write what `embed_all` gives to `path`, a `.npy` file that appears once it is complete.
@@ -50,9 +50,10 @@ def embed_to_file(
     ...     np.load(f"{folder}/all.npy").shape
     (3, 4)
     """
-    check(graph, features, options.nodes)
+    given = dense(features)
+    check(graph, given, options.nodes)
     model = check_model(model)
-    table = None if features is None else np.asarray(features)
+    table = None if given is None else np.asarray(given)
     run = StreamRun(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
     what, stages = _describe(run, table), _stages(run, table)
     write_stages(path, what, stages, seconds=options.seconds, progress=options.progress)

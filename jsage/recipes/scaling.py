@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jsage.typing import HostArray
+from jsage._internal.arrays import dense
+from jsage.typing import HostArray, HostTable
 
 SCALES = ("auto", "rows", "columns", "none")
 
@@ -19,9 +20,9 @@ class Scaling(NamedTuple):
     spread: Float[np.ndarray, " num_features"] | None = None
     why: str = "asked for"
 
-    def __call__(self, rows: Float[HostArray, "n num_features"]) -> Float[np.ndarray, "n num_features"]:
+    def __call__(self, rows: Float[HostTable, "n num_features"]) -> Float[np.ndarray, "n num_features"]:
         """The rows, scaled; on the host, in float32. ValueError for what that does not hold."""
-        wide = np.asarray(rows, np.float64)
+        wide = np.asarray(dense(rows), np.float64)
         if self.center is not None and self.spread is not None:
             wide = (wide - self.center) / self.spread
         elif self.kind == "rows":
@@ -65,7 +66,7 @@ class Scaling(NamedTuple):
 
 
 def fit_scaling(
-    features: Float[HostArray, "num_nodes num_features"],
+    features: Float[HostTable, "num_nodes num_features"],
     nodes: Int[HostArray, " n"] | None = None,
     kind: str = "auto",
 ) -> Scaling:
@@ -83,7 +84,7 @@ def fit_scaling(
     """
     if kind not in SCALES:
         raise ValueError(f"features are scaled by one of {', '.join(SCALES)}, got {kind!r}")
-    table, why = np.asarray(features), "asked for"
+    table, why = np.asarray(dense(features)), "asked for"
     if kind == "auto":
         kind, why = _choose(table)
     if kind != "columns":

@@ -37,7 +37,7 @@ from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
 from jsage.serving.runtime.meta import inputs_of
 from jsage.serving.runtime.operations import check_operations
-from jsage.typing import HostArray, PRNGKey
+from jsage.typing import HostTable, PRNGKey
 
 BlocksFn: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
 """`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Adjacency`."""
@@ -68,7 +68,7 @@ class Plan(NamedTuple):
 
 
 def save(
-    path: str | Path, apply: Apply, variables: PyTree, graph: Graph, features: HostArray, plan: Plan
+    path: str | Path, apply: Apply, variables: PyTree, graph: Graph, features: HostTable, plan: Plan
 ) -> None:
     """Write an artefact as a new directory; it appears whole, under its name, or not at all.
 
@@ -190,7 +190,7 @@ def _edge_data(arrays: dict) -> dict[str, Array]:
     return {name.removeprefix("edge_"): a for name, a in arrays.items() if name.startswith("edge_")}
 
 
-def _tables(graph: Graph, features: HostArray) -> dict[str, dict]:
+def _tables(graph: Graph, features: HostTable) -> dict[str, dict]:
     """Shapes and dtypes, the numbers of nodes and edges left open."""
     shapes = {
         "indptr": ("num_nodes + 1", graph.indptr),
@@ -207,8 +207,8 @@ def _plan(plan: Plan) -> dict:
     return fields | {"sampler": getattr(plan.sampler, "__name__", "sampler"), "about": dict(plan.about)}
 
 
-def _check(plan: Plan, features: HostArray) -> None:
-    if features.ndim != 2:
+def _check(plan: Plan, features: HostTable) -> None:
+    if len(features.shape) != 2:
         raise ValueError(f"features must be one row a node, [num_nodes, width], got shape {features.shape}")
     if not plan.sizes:
         raise ValueError("sizes must name at least one batch size of embed, got none")

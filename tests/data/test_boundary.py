@@ -198,8 +198,8 @@ BAD_FEATURES = {
     "complex": np.full((4, 2), 1j),
     "objects": np.stack([OBJECTS, OBJECTS], 1),
     "masked": np.ma.array(np.ones((4, 2)), mask=np.eye(4, 2, dtype=bool)),
-    "sparse": scipy.sparse.eye_array(4, 2, format="csr"),
 }
+SPARSE = scipy.sparse.coo_array((np.float32([1, 2, 0.5]), ([0, 0, 3], [1, 1, 0])), (4, 2))
 BAD_LABELS = {
     "beyond int32": np.array([0, 1, 2**32, 2**32 + 1]),
     "unsigned": np.array([0, 1, 2**32, 2**63], np.uint64),
@@ -245,9 +245,7 @@ def cells(doors, kinds, without: dict[Any, tuple[str, ...]]) -> Any:
     return pytest.mark.parametrize(("door", "kind"), found, ids=ids)
 
 
-FILES = {by_npz: ("masked", "sparse"), by_files_of_others: ("masked", "objects", "sparse")}
-TYPED = dict.fromkeys((by_validate, by_directory, by_growing, by_appending), ("sparse",))
-"""Doors whose annotations, which the suite checks, refuse it first."""
+FILES = {by_npz: ("masked",), by_files_of_others: ("masked", "objects")}
 
 
 @cells(EDGE_DOORS, BAD_EDGE_DATA, {**FILES, by_edge_list: ("too few", "one number")})
@@ -298,13 +296,21 @@ def test_rows_that_join_others_must_fit_their_dtype(name, values, dtype):
         overlay(graph, NewNodes(np.ones((1, 1)), [0], [-1], {name: values}))
 
 
-OWN = {by_appending: ("too few", "sparse"), by_new_nodes: ("too few",)}
+OWN = {by_appending: ("too few",), by_new_nodes: ("too few",)}
 
 
-@cells(FEATURE_DOORS, BAD_FEATURES, {**FILES, **TYPED, **OWN})
+@cells(FEATURE_DOORS, BAD_FEATURES, {**FILES, **OWN})
 def test_features_that_would_not_be_kept_are_refused(door, kind, tmp_path):
     with pytest.raises(ValueError, match=r"features|\bx "):
         door(tmp_path, features=BAD_FEATURES[kind])
+
+
+@pytest.mark.parametrize("door", [by_directory, *FEATURE_DOORS[-5:]])
+@pytest.mark.parametrize("form", ["coo", "csr", "lil"])
+def test_features_of_scipy_are_kept_exactly(door, form, tmp_path):
+    """Entries of one place are added up, as SciPy does."""
+    found = door(tmp_path, features=SPARSE.asformat(form)).features
+    np.testing.assert_array_equal(found, [[0, 3], [0, 0], [0, 0], [0.5, 0]])
 
 
 @cells(LABEL_DOORS, BAD_LABELS, {**FILES, by_task: ("too few",)})

@@ -1,14 +1,15 @@
 """A graph in a directory of `.npy` files, memory-mapped when opened: the format of docs/data.md."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jsage._internal.checks import check_labels
+from jsage._internal.arrays import dense
+from jsage._internal.checks import check_labels, check_names
 from jsage._internal.files import checksum, new_directory, replaced
 from jsage.data.dataset import Dataset
 from jsage.data.formats.arrays import ArrayWriter, check_file, map_array
@@ -19,16 +20,19 @@ _VERSION = 2
 """1 had no checksums."""
 _META = "meta.json"
 _EDGE = "edge_"
+_NAMES = "node_name.npy"
 
 
-def save(path: str | Path, dataset: Dataset) -> None:
+def save(path: str | Path, dataset: Dataset, names: HostArray | Sequence[str] | None = None) -> None:
     """Write a data set as a new graph directory; it appears whole, under its name, or not at all.
 
     The files are written and flushed in a hidden directory beside `path`, which is then renamed. What a
-    killed call left of it, the next call removes.
+    killed call left of it, the next call removes. `names` are the nodes' own, text or integers, as
+    `read_edge_list` gives them; `read_names` gives them back.
 
     Raises FileExistsError if `path` exists (unless it is an empty directory), BlockingIOError while another
-    process writes it, ValueError for values that `jsage.graph.validate` refuses, and OSError, leaving nothing
+    process writes it, ValueError for values that `jsage.graph.validate` refuses or names that are not one a
+    node and distinct, and OSError, leaving nothing
     behind, if the disk is full.
 
     >>> import tempfile
@@ -39,8 +43,11 @@ def save(path: str | Path, dataset: Dataset) -> None:
     460160
     """
     validate(dataset.graph, dataset.features, dataset.labels)
+    arrays = dict(_arrays(dataset))
+    if names is not None:
+        arrays[_NAMES] = check_names(names, dataset.graph.num_nodes)
     with new_directory(Path(path)) as part:
-        described = {name: _write(part / name, np.asarray(array)) for name, array in _arrays(dataset)}
+        described = {name: _write(part / name, np.asarray(array)) for name, array in arrays.items()}
         meta = {"format": "jsage graph directory", "version": _VERSION, "files": described}
         with replaced(part / _META) as file:
             file.write(json.dumps({"sha256": checksum(meta), **meta}, indent=1).encode())
@@ -80,6 +87,21 @@ def open(path: str | Path, *, verify: bool = True) -> Dataset:
     return Dataset(Graph(arrays["indptr.npy"], arrays["indices.npy"], edge_data), *rest)
 
 
+def directory_names(path: Path) -> np.ndarray | None:
+    """The names of the nodes of a graph directory, checked; None where it has none.
+
+    >>> directory_names(Path("nowhere"))
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere/meta.json is missing: nowhere is not a graph directory (see jsage.data.save)
+    """
+    described = _read_meta(path / _META)
+    if _NAMES not in described:
+        return None
+    check_file(path / _NAMES, described[_NAMES], verify="sha256" in described[_NAMES])
+    num_nodes = described.get("indptr.npy", {"shape": [0]})["shape"][0] - 1
+    return check_names(map_array(path / _NAMES, described[_NAMES]), num_nodes)
+
+
 def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
     """File names and what they hold."""
     graph = dataset.graph
@@ -88,7 +110,7 @@ def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
     yield from ((f"{_EDGE}{name}.npy", array) for name, array in graph.edge_data.items())
     for field in Dataset._fields[1:]:
         if (array := getattr(dataset, field)) is not None:
-            yield f"{field}.npy", checked[field](array) if field in checked else array
+            yield f"{field}.npy", checked[field](array) if field in checked else dense(array)
 
 
 def _write(path: Path, array: np.ndarray) -> dict:

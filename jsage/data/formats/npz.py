@@ -17,6 +17,7 @@ from jsage._internal.checks import (
     check_ids,
     check_integer,
     check_labels,
+    check_names,
     check_numeric,
 )
 from jsage.data.dataset import Dataset, has_label, validate_dataset
@@ -24,7 +25,8 @@ from jsage.graph import from_edges, node_sides, validate
 
 _SPLITS = ("train", "val", "test")
 _SPARSE = ("x_data", "x_indices", "x_indptr", "x_shape")
-_USED = {"x", "y", "meta", "node_type", *_SPARSE, *(f"{split}_mask" for split in _SPLITS)}
+_NAMES = "node_name"
+_USED = {"x", "y", "meta", "node_type", _NAMES, *_SPARSE, *(f"{split}_mask" for split in _SPLITS)}
 
 
 def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
@@ -33,8 +35,8 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
     `labels` names the array to predict: integers `[num_nodes]` are classes (-1: none), 0/1 rows `[num_nodes,
     num_classes]` any number of classes, floats real values. CSR features become dense; a mask becomes the ids
     of its labeled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
-    `labels=None`; one without masks gives empty splits; `node_type` are the types of nodes. No other array of
-    the file is read.
+    `labels=None`; one without masks gives empty splits; `node_type` are the types of nodes. `node_name`,
+    which `read_names` gives, is checked; no other array of the file is read.
 
     Raises FileNotFoundError, and ValueError that names the file if it is truncated, is no `.npz`, holds
     pickles, lacks an array, has values that would not be kept, or fails `validate_dataset`.
@@ -53,8 +55,29 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
         raise ValueError(f"{path}: {error}") from error
 
 
+def npz_names(path: Path) -> np.ndarray | None:
+    """The names of the nodes of an `.npz`, checked; None where it has none.
+
+    >>> npz_names(Path("nowhere.npz"))
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere.npz: no such file
+    """
+    names = _members(path, {_NAMES})[0].get(_NAMES)
+    return None if names is None else check_names(names)
+
+
 def _read(path: Path, labels: str) -> dict[str, np.ndarray]:
     """The arrays that are used; those that are not may be of any size."""
+    arrays, has = _members(path, {*_USED, labels}, "edge_")
+    if "edge_index" not in arrays:
+        raise ValueError(f"{path}: no array 'edge_index': the file has {has} (see docs/data.md)")
+    if labels not in arrays and labels != "y":
+        raise ValueError(f"{path}: no array {labels!r} to use as labels: the file has {has}")
+    return arrays
+
+
+def _members(path: Path, names: set[str], begin: str | None = None) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of these names, and of names that begin so; and what the file has."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
@@ -63,17 +86,12 @@ def _read(path: Path, labels: str) -> dict[str, np.ndarray]:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            used = [name for name in archive.files if name in {*_USED, labels} or name.startswith("edge_")]
+            used = [name for name in archive.files if name in names or (begin and name.startswith(begin))]
             for name in used:
                 _check_size(archive.zip, name)
-            arrays, has = {name: archive[name] for name in used}, ", ".join(sorted(archive.files)) or "none"
+            return {name: archive[name] for name in used}, ", ".join(sorted(archive.files)) or "none"
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as an .npz of plain arrays: {error}") from error
-    if "edge_index" not in arrays:
-        raise ValueError(f"{path}: no array 'edge_index': the file has {has} (see docs/data.md)")
-    if labels not in arrays and labels != "y":
-        raise ValueError(f"{path}: no array {labels!r} to use as labels: the file has {has}")
-    return arrays
 
 
 def _check_size(archive: zipfile.ZipFile, name: str) -> None:
@@ -86,7 +104,9 @@ def _check_size(archive: zipfile.ZipFile, name: str) -> None:
             raise ValueError(f"{name} has a header of another version: write it by np.savez")
         shape, _, dtype = read(file)
         if dtype.hasobject:
-            raise ValueError(f"{name} has Python objects, which are pickles: store numbers")
+            raise ValueError(
+                f"{name} has Python objects, which are pickles: store numbers, or text by astype(str)"
+            )
         held = archive.getinfo(f"{name}.npy").file_size - file.tell()
     if (said := math.prod(shape) * dtype.itemsize) != held:
         raise ValueError(f"{name} should have {said} bytes, for {dtype} {list(shape)}, but has {held}")
@@ -100,6 +120,8 @@ def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
     num_nodes = _num_nodes(arrays, labels)
     graph = from_edges(edge_index[0], edge_index[1], num_nodes, **_edge_data(arrays))
     splits = [_split(arrays, split, num_nodes, labels) for split in _SPLITS]
+    if _NAMES in arrays:
+        check_names(arrays[_NAMES], num_nodes)
     placed = None if labels is None else jnp.asarray(labels)
     types = None
     if "node_type" in arrays:
@@ -118,7 +140,7 @@ def _num_nodes(arrays: dict[str, np.ndarray], labels: np.ndarray | None) -> int:
     meta = json.loads(str(arrays.get("meta", "{}")))
     if labels is not None:
         return len(labels)
-    rows = ("x", "node_type", *(f"{split}_mask" for split in _SPLITS))
+    rows = ("x", "node_type", _NAMES, *(f"{split}_mask" for split in _SPLITS))
     for name, extra in (("x_indptr", 1), *((name, 0) for name in rows)):
         if name in arrays:
             return arrays[name].size - extra if arrays[name].ndim < 2 else len(arrays[name])
