@@ -18,7 +18,8 @@ TINY = make_graph.Size(300, 3_000, 8, 4, 2.4, 100, 50)
 @pytest.mark.slow
 def test_every_part_has_a_row_and_a_missing_torch_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(make_graph.SIZES, "tiny", TINY)
-    given = ["--sizes", "tiny", "--repetitions", "1", "--steps", "2", "--batch-size", "16", "--hidden", "8", "--fanouts", "3,2"]
+    sizes = {"--sizes": "tiny", "--repetitions": "1", "--steps": "2", "--batch-size": "16", "--hidden": "8"}
+    given = [text for pair in sizes.items() for text in pair] + ["--fanouts", "3,2"]
     folder, out = ["--folder", str(tmp_path / "graphs")], tmp_path / "out.json"
     torch = ["--torch-python", "no-such-python"]
     assert accelerator.command([*given, *folder, *torch, "--json", str(out)]) == 0
