@@ -34,10 +34,11 @@ def main(config: Config) -> dict:
     task, found = problem.task, auto.train(kind, problem, config)
     assert found is not None  # a linear model is chosen only where it was fitted
     scores = {kind if choice is None else f"auto: {kind}": found.scores}
-    plain = problem if choice is None else auto.make_problem(dataset, given)
+    plain = config if choice is None else choice.plain
+    problem = problem if choice is None else auto.make_problem(dataset, plain)
     if dataset.features is not None:
         for other in (auto.FEATURES, auto.LINEAR):
-            if (beside := auto.train(other, plain, given)) is not None:
+            if (beside := auto.train(other, problem, plain)) is not None:
                 scores[other] = beside.scores
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores[name] = [guess]

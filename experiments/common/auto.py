@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.common.config import DRAWS, Config
+from experiments.common.config import AUTO, DRAWS, Config
 from experiments.common.datasets import kept, prepare
 from experiments.common.learners import check_draw, mlp, sage, weigh
 from experiments.common.runs import Results, task_of, train_all
@@ -52,6 +52,8 @@ class Choice(NamedTuple):
     best: Candidate
     config: Config
     validated: list[tuple[Candidate, list[float]]]
+    plain: Config
+    """The options given, for what stands beside."""
 
     def to_json(self) -> dict[str, Any]:
         """What `--json` writes of it."""
@@ -130,7 +132,7 @@ def choose(dataset: Dataset, config: Config) -> Choice:
             scores = [float(run.best[f"val_{problem.task.metric}"]) for run in found.runs]
             validated.append((candidate, scores))
     best = max(validated, key=lambda pair: np.mean(pair[1]))[0]
-    return Choice(best, with_options(config, best), validated)
+    return Choice(best, with_options(config, best), validated, with_options(config, Candidate(FEATURES, {})))
 
 
 def candidates(dataset: Dataset) -> list[Candidate]:
@@ -156,7 +158,8 @@ def with_options(config: Config, candidate: Candidate) -> Config:
     options = dict(candidate.options)
     layers = options.get("layers", config.layers)
     fanouts = config.fanouts[:layers] + config.fanouts[-1:] * (layers - len(config.fanouts))
-    return dataclasses.replace(config, **options, fanouts=fanouts)
+    conv = options.pop("conv", Config.conv if config.conv == AUTO else config.conv)
+    return dataclasses.replace(config, conv=conv, **options, fanouts=fanouts)
 
 
 def print_choice(choice: Choice, metric: str) -> None:
