@@ -15,48 +15,44 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.config import DRAWS, Config, parse
-from experiments.common.datasets import kept, prepare, read
-from experiments.common.learners import check_draw, mlp, sage, weigh
+from experiments.common import auto
+from experiments.common.config import AUTO, Config, parse
+from experiments.common.datasets import read
 from experiments.common.options import command
-from experiments.common.runs import task_of, train_all
-from experiments.common.smoothing import linear_smoothing
-from experiments.common.subgraphs import Plan, on_subgraphs
 from jsage.recipes.plots import save_plots
 from jsage.recipes.report import baseline, print_tables, summarize, summarize_all
 
 
 def main(config: Config) -> dict:
     """Train `config.runs` models and the baselines; print tables; return what `--json` writes."""
-    dataset, training_graph, scaling = prepare(read(config), config)
-    check_draw(dataset.graph, config)
-    task = task_of(dataset, config)
-    plain_data, plain_graph = dataset, training_graph
-    dataset, training_graph = weigh(dataset, training_graph, config)
-    draw, identity = DRAWS[config.draw], dataset.features is None
-    learner = sage(config, task.width, dataset.graph.num_nodes, identity=identity, draw=draw)
-    unweighed = None if training_graph is plain_graph else plain_graph
-    learner = on_subgraphs(learner, Plan(config, task.width, identity, unweighed))
-    learner = learner._replace(about=kept(scaling))
-    found = train_all("GraphSAGE", learner, task, dataset, training_graph, config)
-    scores = {"GraphSAGE": found.scores}
+    given, dataset = config, read(config)
+    choice = auto.choose(dataset, config) if config.conv == AUTO else None
+    kind = auto.NETWORK
+    if choice is not None:
+        kind, config = choice.best.kind, choice.config
+    problem = auto.make_problem(dataset, config)
+    task, found = problem.task, auto.train(kind, problem, config)
+    assert found is not None  # a linear model is chosen only where it was fitted
+    scores = {kind if choice is None else f"auto: {kind}": found.scores}
+    plain = config if choice is None else choice.plain
+    problem = problem if choice is None else auto.make_problem(dataset, plain)
     if dataset.features is not None:
-        plain = mlp(config, task.width)._replace(about=kept(scaling))
-        plain = train_all("MLP", plain, task, dataset, training_graph, config)
-        scores["MLP (features only)"] = plain.scores
-        if (linear := linear_smoothing(task, plain_data, plain_graph, config.layers)) is not None:
-            scores["linear on smoothed features"] = [linear]
+        for other in (auto.FEATURES, auto.LINEAR):
+            if (beside := auto.train(other, problem, plain)) is not None:
+                scores[other] = beside.scores
     name, guess = baseline(task, np.asarray(dataset.train), np.asarray(dataset.test))
     scores[name] = [guess]
+    if choice is not None:
+        auto.print_choice(choice, task.metric)
     print_tables(task, dataset, scores, found.outputs)
     if task.calls:
         levels = ", ".join(f"{level:.3f}" for level in found.thresholds)
         print(f"{task.calls}: {levels}; --threshold says otherwise")
-    if config.out:
+    if config.out and kind != auto.LINEAR:  # which has no curves
         save_plots(Path(config.out), task, dataset, found.runs, found.outputs)
-    given = config, task.metric, scores, found.runs, found.traces["epoch"]
-    every = summarize_all(*given)["scores"]
-    return summarize(*given) | {"scores": every, "thresholds": found.thresholds}
+    told = given, task.metric, scores, found.runs, found.traces["epoch"]
+    result = summarize(*told) | {"scores": summarize_all(*told)["scores"], "thresholds": found.thresholds}
+    return result if choice is None else result | {"auto": choice.to_json()}
 
 
 def run(arguments: list[str] | None = None) -> int:

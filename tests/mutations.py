@@ -413,6 +413,13 @@ MUTATIONS = (
         "destinations that are edges drawn as negatives",
     ),
     Mutation(
+        "recipes/scaling.py",
+        "size = np.abs(wide).sum(1) if",
+        "size = wide.sum(1) if",
+        "recipes/test_scaling.py::test_rows_have_size_1_by_their_norm",
+        "rows scaled to sum 1 by signed numbers",
+    ),
+    Mutation(
         "recipes/tasks.py",
         "    last = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True))  # the last of equal scores",
         "    last = np.arange(len(ranked))",

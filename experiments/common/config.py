@@ -37,6 +37,8 @@ CONVOLUTIONS: dict[str, type[nn.Module]] = {
     "gine": GINEConv,
 }
 """name -> the convolution"""
+AUTO = "auto"
+"""The name of a convolution that validation chooses."""
 NORMS: dict[str, Callable[[], nn.Module] | None] = {
     "none": None,
     "layer": nn.LayerNorm,
@@ -69,7 +71,7 @@ class RunOptions(recipes.RunOptions):
 class FeatureOptions(DataOptions):
     """What is learned from, and how it is scaled."""
 
-    scale: str = option("auto", "features: rows to length 1, columns standardized, or none", SCALES)
+    scale: str = option("auto", "features: rows to length 1, to sum 1, columns standardized, or none", SCALES)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,14 @@ class SupervisedOptions(RunOptions, TrainingOptions, ModelOptions, LabelOptions)
 class Config(SupervisedOptions, LearnerOptions):
     """Every option of `experiments.classify` and `experiments.inductive`; the defaults are the one recipe."""
 
+    conv: str = option(
+        "sage",
+        "the convolution; aggregators are sage's; auto: the model of the best validation score in a grid of "
+        "gcn, sage, gat, a network without the graph and linear smoothing, their depth, scaling of features "
+        "and weight decay (docs/experiments.md)",
+        [*CONVOLUTIONS, AUTO],
+    )
+    tries: int = option(1, "runs of each model of --conv auto, with seeds 0 .. tries-1")
     draw: str = option("uniform", "how neighbors are drawn in training", list(DRAWS))
     batches: str = option(
         "neighbors", "what a step trains on: seeds with neighbors, whole clusters, or walks", BATCHES
@@ -160,4 +170,6 @@ class Config(SupervisedOptions, LearnerOptions):
 def parse(arguments: list[str] | None, name: str, text: str | None) -> Config:
     """Read the command line of an experiment with this `Config`."""
     config = read(Config, arguments, name, text)
+    if config.conv == AUTO and name != "classify":
+        raise ValueError(f"--conv auto is of experiments.classify, got it in {name}: name a convolution")
     return dataclasses.replace(config, fanouts=one_a_layer(config.fanouts, config.layers))

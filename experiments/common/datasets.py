@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.config import Config, LabelOptions, LearnerOptions
+from experiments.common.config import CONVOLUTIONS, Config, LabelOptions, LearnerOptions
 from experiments.common.learners import Tables, by_weight
 from jsage import data
 from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
+from jsage.nn.attention import AttentionConv
 from jsage.recipes.scaling import Scaling, fit_scaling
 from jsage.recipes.tasks import Task, other_task
 from jsage.sampling import full_block
@@ -110,10 +111,13 @@ def around(nodes: np.ndarray, tables: Tables, config: LearnerOptions) -> tuple[T
 def whole(graph: Graph, width: int, config: LearnerOptions) -> Block | None:
     """The graph as one block, for exact inference and for `--full-batch`.
 
-    An edge list compiles fastest; a graph with many messages goes in degree classes, which hold none. The
-    LSTM reads slots: None where their table is too large.
+    An edge list compiles fastest; a graph with many messages goes in degree classes, which hold none, but
+    for training with attention, whose dropout has a number an edge. The LSTM reads slots: None where their
+    table is too large.
     """
     if config.aggregator == "lstm":
         slots = graph.num_nodes * int(in_degrees(graph).max(initial=0))
         return full_block(graph, slots=True) if slots * width <= MESSAGES or config.full_batch else None
-    return full_block(graph) if graph.num_edges * width <= MESSAGES else sliced_full_block(graph)
+    listed = config.full_batch and issubclass(CONVOLUTIONS[config.conv], AttentionConv)
+    listed = listed or graph.num_edges * width <= MESSAGES
+    return full_block(graph) if listed else sliced_full_block(graph)

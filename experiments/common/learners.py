@@ -120,17 +120,15 @@ def by_weight(graph: Graph) -> AliasGraph:
 def layers(config: ModelOptions) -> dict[str, Any]:
     """What makes the layers: `SAGEConv` with the aggregator, or the convolution that is named.
 
-    Attention has all its heads in the hidden layers and one in the last, and drops weights as it drops rows;
-    on the whole graph at once it drops rows alone, for that has no row an edge.
+    Attention has all its heads in the hidden layers and one in the last, and drops weights as it drops rows.
     """
     if not isinstance(config, LearnerOptions) or config.conv == "sage":
         return {"conv": partial(SAGEConv, aggregate=AGGREGATORS[config.aggregator](config.hidden))}
     conv: Any = CONVOLUTIONS[config.conv]
     if not issubclass(conv, AttentionConv):
         return {"conv": conv}
-    heads, rate = config.heads, 0.0 if config.full_batch else config.dropout
-    conv = partial(conv, attention_dropout=rate)
-    return {"conv": partial(conv, heads=heads), "last_conv": conv}
+    conv = partial(conv, attention_dropout=config.dropout)
+    return {"conv": partial(conv, heads=config.heads), "last_conv": conv}
 
 
 def sage_model(config: ModelOptions, width: int, identity: tuple[int, int] | None = None) -> GraphSAGE:

@@ -1,6 +1,6 @@
 """Linear smoothing: features averaged over two hops, and a linear classifier on them (SGC)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -25,10 +25,20 @@ def smoothed(graph: Graph, features: Any, hops: int) -> np.ndarray:
     return rows
 
 
-def linear_smoothing(
-    task: Task, dataset: Dataset, training_graph: Graph, hops: int
-) -> dict[str, float] | None:
-    """Test scores of SGC, its penalty chosen by validation; None where scikit-learn is not installed.
+class Linear(NamedTuple):
+    """A fitted SGC."""
+
+    validated: float
+    """Its score on the validation nodes."""
+    threshold: float
+    outputs: np.ndarray
+    """At the test nodes."""
+    scores: dict[str, float]
+    """On them."""
+
+
+def linear_smoothing(task: Task, dataset: Dataset, training_graph: Graph, hops: int) -> Linear | None:
+    """SGC, its penalty chosen by validation; None where scikit-learn is not installed.
 
     It is fitted on the training graph, and tested on the whole one.
     """
@@ -40,4 +50,6 @@ def linear_smoothing(
     probe, test = fit_probe(task, dataset, rows), np.asarray(dataset.test)
     if training_graph is not dataset.graph:
         rows = smoothed(dataset.graph, dataset.features, hops)
-    return task.scores(probe.outputs(rows[test]), test, probe.threshold)
+    outputs = probe.outputs(rows[test])
+    scores = task.scores(outputs, test, probe.threshold)
+    return Linear(probe.score, probe.threshold, outputs, scores)

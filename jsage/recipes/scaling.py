@@ -8,14 +8,15 @@ from jaxtyping import Float, Int
 from jsage._internal.arrays import dense
 from jsage.typing import HostArray, HostTable
 
-SCALES = ("auto", "rows", "columns", "none")
+SCALES = ("auto", "rows", "sums", "columns", "none")
 
 
 class Scaling(NamedTuple):
     """What is done to a row of features, at training and at prediction alike. Make one with `fit_scaling`."""
 
     kind: str
-    """"rows": each is scaled to length 1; "columns": each is centered and divided by its spread; "none"."""
+    """"rows": each is scaled to length 1; "sums": each is divided by the sum of its numbers' sizes (Kipf and
+    Welling, 2017, for bags of words); "columns": each is centered and divided by its spread; "none"."""
     center: Float[np.ndarray, " num_features"] | None = None
     spread: Float[np.ndarray, " num_features"] | None = None
     why: str = "asked for"
@@ -25,8 +26,9 @@ class Scaling(NamedTuple):
         wide = np.asarray(dense(rows), np.float64)
         if self.center is not None and self.spread is not None:
             wide = (wide - self.center) / self.spread
-        elif self.kind == "rows":
-            length = np.sqrt((wide**2).sum(1, keepdims=True))
+        elif self.kind in ("rows", "sums"):
+            size = np.abs(wide).sum(1) if self.kind == "sums" else np.sqrt((wide**2).sum(1))
+            length = size[:, None]
             wide = wide / np.where(length > 0, length, 1)
         if np.abs(wide).max(initial=0) > np.finfo(np.float32).max:
             raise ValueError(
@@ -53,7 +55,7 @@ class Scaling(NamedTuple):
         try:
             kind, why = kept["kind"], str(kept["why"])
             center, spread = kept["center"], kept["spread"]
-            if kind in ("rows", "none") and center is None and spread is None:
+            if kind in ("rows", "sums", "none") and center is None and spread is None:
                 return cls(kind, why=why)
             center, spread = np.array(center, np.float64), np.array(spread, np.float64)
         except (KeyError, TypeError, ValueError):

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from experiments import classify
+from experiments.common import auto
 from experiments.common.config import CONVOLUTIONS, parse
 from experiments.common.learners import layers, weigh
 from experiments.common.smoothing import linear_smoothing, smoothed
@@ -57,7 +58,7 @@ def test_smoothing_beats_the_features_alone(communities):
     scores = [linear_smoothing(task, communities, communities.graph, hops) for hops in (0, 2)]
     assert scores[0] is not None
     assert scores[1] is not None
-    assert scores[1]["accuracy"] > scores[0]["accuracy"] + 0.1
+    assert scores[1].scores["accuracy"] > scores[0].scores["accuracy"] + 0.1
 
 
 def test_smoothing_reads_no_test_label(communities):
@@ -67,7 +68,7 @@ def test_smoothing_reads_no_test_label(communities):
     plain, turned = (linear_smoothing(make_task(d, None), d, d.graph, 2) for d in (communities, changed))
     assert plain is not None
     assert turned is not None
-    assert plain["accuracy"] + turned["accuracy"] == pytest.approx(1)
+    assert plain.scores["accuracy"] + turned.scores["accuracy"] == pytest.approx(1)
 
 
 def test_names_are_convolutions():
@@ -77,7 +78,6 @@ def test_names_are_convolutions():
     hidden, last = made["gat"]["conv"](features=64), made["gat"]["last_conv"](features=3)
     assert isinstance(hidden, GATConv)
     assert (hidden.heads, last.heads, hidden.attention_dropout) == (8, 1, 0.3)
-    assert layers(options("--conv", "gat", "--full-batch"))["conv"](features=64).attention_dropout == 0
 
 
 def test_gcn_has_its_weights(communities):
@@ -96,3 +96,66 @@ def test_a_short_run_learns(conv, communities, tmp_path):
     found = classify.main(options(*given))
     assert found["test_mean"] > 0.7
     assert found["baselines"]["linear on smoothed features"] > 0.7
+
+
+SMALL_GRID = (
+    auto.Candidate(auto.FEATURES, {"hidden": 4}),
+    auto.Candidate(auto.LINEAR, {"layers": 1}),
+    auto.Candidate(auto.LINEAR, {"layers": 2, "scale": "sums"}),
+)
+
+
+def chosen(dataset: Dataset, monkeypatch, grid=SMALL_GRID, *given: str) -> auto.Choice:
+    monkeypatch.setattr(auto, "GRID", grid)
+    return auto.choose(dataset, options("--conv", "auto", "--epochs", "2", *given))
+
+
+def test_the_best_validation_score_is_chosen(communities, monkeypatch):
+    choice = chosen(communities, monkeypatch, SMALL_GRID, "--fanouts", "7,5")
+    means = {str(candidate): np.mean(scores) for candidate, scores in choice.validated}
+    assert len(means) == 3
+    assert means[str(choice.best)] == max(means.values())
+    assert choice.best.kind == auto.LINEAR
+    assert (choice.config.layers, choice.config.fanouts) == ((1, (7,)), (2, (7, 5)))[choice.config.layers - 1]
+    assert choice.to_json()["chosen"]["options"] == choice.best.options
+    turned = chosen(communities, monkeypatch, SMALL_GRID[::-1])
+    assert str(turned.best) == str(choice.best)
+
+
+def test_the_choice_reads_no_test_label(communities, monkeypatch):
+    other = communities.labels.copy()
+    other[communities.test] = 1 - other[communities.test]
+    plain, turned = (chosen(d, monkeypatch) for d in (communities, communities._replace(labels=other)))
+    assert [scores for _, scores in plain.validated] == [scores for _, scores in turned.validated]
+
+
+def test_candidates_are_trained_with_as_many_seeds_as_asked(communities, monkeypatch):
+    choice = chosen(communities, monkeypatch, SMALL_GRID[:1], "--tries", "2", "--runs", "5")
+    assert [len(scores) for _, scores in choice.validated] == [2]
+    assert (choice.config.runs, choice.config.hidden) == (5, 4)
+
+
+def test_a_graph_without_features_has_networks_alone(communities):
+    found = auto.candidates(communities._replace(features=None))
+    assert {kind for kind, _ in found} == {auto.NETWORK}
+    assert all("scale" not in given for _, given in found)
+    assert len({str(one) for one in found}) == len(found)
+    assert auto.candidates(communities) == list(auto.GRID)
+
+
+def test_only_classify_chooses():
+    with pytest.raises(ValueError, match="--conv auto is of experiments"):
+        parse(["--conv", "auto"], "inductive", "")
+
+
+@pytest.mark.slow
+def test_the_whole_grid_on_a_small_graph(communities, tmp_path):
+    data.save(tmp_path / "graph", communities)
+    given = ["--dataset", str(tmp_path / "graph"), "--conv", "auto", "--epochs", "20", "--full-batch"]
+    found = classify.main(options(*given, "--runs", "2"))
+    assert len(found["auto"]["candidates"]) == len(auto.GRID)
+    best = max(found["auto"]["candidates"], key=lambda one: one["val_mean"])
+    assert found["auto"]["chosen"] == {"kind": best["kind"], "options": best["options"]}
+    assert found["config"]["conv"] == "auto"
+    assert found["test_mean"] > 0.7
+    assert {auto.FEATURES, auto.LINEAR} < set(found["baselines"])
