@@ -90,8 +90,8 @@ MUTATIONS = (
     ),
     Mutation(
         "blocks/block.py",
-        'self.mask.sum(1, dtype=jnp.int32)\n\n    def sources(self, h: Rows) -> tuple[Sources, "B',
-        'jnp.full(self.num_dst, self.mask.shape[1])\n\n    def sources(self, h: Rows) -> tuple[Sources, "B',
+        'self.mask.sum(1, dtype=jnp.int32)\n\n    def sources(self, h: Any) -> tuple[Any, "B',
+        'jnp.full(self.num_dst, self.mask.shape[1])\n\n    def sources(self, h: Any) -> tuple[Any, "B',
         "blocks/test_aggregate.py::test_values_and_gradients",
         "degrees that count the padding",
     ),

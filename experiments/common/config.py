@@ -118,6 +118,12 @@ class LearnerOptions(TrainingOptions, ModelOptions):
     conv: str = option("sage", "the convolution; aggregators are sage's", list(CONVOLUTIONS))
     heads: int = option(8, "heads of attention in the hidden layers; the last layer has one")
     identity: int = option(128, "width of learned embeddings, for graphs without features")
+    features: str = option(
+        "auto",
+        "of an .npz; auto: sparse where it holds CSR of which a tenth is not 0 at most, and the first layer "
+        "reads that",
+        ["auto", "sparse", "dense"],
+    )
     full_batch: bool = option(False, "train on the whole graph at once instead of on samples")
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jsage import data
 from jsage.blocks import Block, sliced_full_block
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, in_degrees, induced_subgraph
+from jsage.graph.sparse import is_sparse, rows_at
 from jsage.nn.attention import AttentionConv
 from jsage.recipes.scaling import Scaling, fit_scaling
 from jsage.recipes.tasks import Task, other_task
@@ -39,7 +41,7 @@ def read(config: LabelOptions) -> Dataset:
     elif path.is_dir():
         dataset = data.open(path)
     elif path.is_file():
-        dataset = data.load_npz(path, labels=config.labels)
+        dataset = data.load_npz(path, labels=config.labels, sparse=keeps_sparse(config))
     else:
         raise FileNotFoundError(
             f"--dataset {config.dataset}: expected digits, communities, an .npz file or a graph directory"
@@ -51,6 +53,14 @@ def read(config: LabelOptions) -> Dataset:
 def read_names(config: LabelOptions) -> HostArray | None:
     """The names of its nodes, where it has them."""
     return None if config.dataset in ("digits", "communities") else data.read_names(config.dataset)
+
+
+def keeps_sparse(config: LabelOptions) -> bool | None:
+    """What `load_npz` is told: of `--features auto`, to go by the file if the first layer reads it."""
+    if not isinstance(config, Config) or config.features == "dense":
+        return False
+    fits = config.aggregator not in ("max", "lstm") if config.conv == "sage" else config.conv != "gine"
+    return True if config.features == "sparse" else None if fits else False
 
 
 def prepare(dataset: Dataset, config: LabelOptions) -> tuple[Dataset, Graph, Scaling | None]:
@@ -72,7 +82,10 @@ def scaled(dataset: Dataset, kind: str, nodes: HostArray | None = None) -> tuple
     if kind == "auto":
         done = {"rows": "each row scaled to length 1", "columns": "each column standardized"}[scaling.kind]
         print(f"features: {done} ({scaling.why}); --scale says otherwise")
-    return dataset._replace(features=jnp.asarray(scaling(dataset.features))), scaling
+    if is_sparse(dataset.features):
+        share = f"{dataset.features.density:.1%} of {dataset.features.shape[1]} columns"
+        print(f"features stay sparse ({share} are not 0); --features dense says otherwise")
+    return dataset._replace(features=jax.tree.map(jnp.asarray, scaling(dataset.features))), scaling
 
 
 def kept(scaling: Scaling | None) -> dict:
@@ -82,8 +95,9 @@ def kept(scaling: Scaling | None) -> dict:
 
 def make_tables(graph: Graph, dataset: Dataset, task: Task, config: Config) -> Tables:
     """What the programs read, on the device."""
-    features = None if dataset.features is None else jnp.asarray(dataset.features)
-    width = config.identity if features is None else features.shape[1]
+    given: Any = dataset.features
+    features = jax.tree.map(jnp.asarray, given)
+    width = config.identity if features is None else 1 if is_sparse(features) else features.shape[1]
     full = whole(graph, max(width, config.hidden), config)
     drawn = by_weight(graph) if config.draw == "weighted" else None
     return Tables(graph, features, jnp.asarray(task.labels), full, drawn)
@@ -103,9 +117,10 @@ def around(nodes: np.ndarray, tables: Tables, config: LearnerOptions) -> tuple[T
     ids = np.flatnonzero(read)
     if features is None or 2 * len(ids) > graph.num_nodes:
         return tables, jnp.asarray(nodes)
-    cut, width = induced_subgraph(graph, ids), max(features.shape[1], config.hidden)
+    cut = induced_subgraph(graph, ids)
+    width = config.hidden if is_sparse(features) else max(features.shape[1], config.hidden)
     place = jnp.asarray(np.searchsorted(ids, nodes).astype(np.int32))
-    return Tables(cut, features[ids], labels[ids], whole(cut, width, config)), place
+    return Tables(cut, rows_at(features, ids), labels[ids], whole(cut, width, config)), place
 
 
 def whole(graph: Graph, width: int, config: LearnerOptions) -> Block | None:

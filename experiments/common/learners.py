@@ -14,7 +14,8 @@ from experiments.common.config import AGGREGATORS, CONVOLUTIONS, NORMS, Config, 
 from jsage.blocks import Block
 from jsage.data import Dataset
 from jsage.graph import AliasGraph, Graph, alias_tables, edges, gcn_weights, symmetric_weights
-from jsage.nn import GraphSAGE, SAGEConv
+from jsage.graph.sparse import rows_at
+from jsage.nn import Dense, Dropout, GraphSAGE, SAGEConv
 from jsage.nn.attention import AttentionConv
 from jsage.sampling import batches, sample_blocks, without_replacement
 from jsage.typing import AnyDraw
@@ -24,7 +25,7 @@ class Tables(NamedTuple):
     """What every program reads; always an argument."""
 
     graph: Graph
-    features: Array | None
+    features: Any
     labels: Array
     full: Block | None
     """The whole graph as one block; None where an LSTM could not read it: then inference samples too."""
@@ -197,10 +198,10 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, *, deterministic: bool = True) -> Array:
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        drop = Dropout(self.dropout, deterministic=deterministic)
         for _ in range(self.num_layers - 1):
-            h = nn.relu(nn.Dense(self.hidden)(drop(h)))
-        return nn.Dense(self.out)(drop(h))
+            h = nn.relu(Dense(self.hidden)(drop(h)))
+        return Dense(self.out)(drop(h))
 
 
 def mlp(config: LearnerOptions, width: int) -> Learner:
@@ -208,13 +209,13 @@ def mlp(config: LearnerOptions, width: int) -> Learner:
     model = MLP(config.hidden, width, config.layers, config.dropout)
 
     def forward(variables, tables, seeds, mask, key) -> tuple[Any, Any]:
-        rows = tables.features[seeds]
+        rows = rows_at(tables.features, seeds)
         if key is None:
             return model.apply(variables, rows), {}
         return model.apply(variables, rows, deterministic=False, rngs={"dropout": key}), {}
 
     def init(key, tables):
-        return model.init(key, tables.features[:1])
+        return model.init(key, rows_at(tables.features, jnp.zeros(1, jnp.int32)))
 
     return Learner(init, forward, partial(in_batches, forward, config.batch_size))
 

@@ -1,13 +1,14 @@
 """A linear classifier on rows that stay as they are: what embeddings made without labels are worth."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import normalize
 
 from jsage.data import Dataset
 from jsage.nn import l2_normalize
@@ -33,13 +34,18 @@ class Probe(NamedTuple):
 
     def outputs(self, rows: Array) -> np.ndarray:
         """What it says of rows, which are scaled to length 1."""
-        return np.asarray(l2_normalize(rows)) @ self.kernel + self.bias
+        return unit(rows) @ self.kernel + self.bias
+
+
+def unit(rows: Any) -> Any:
+    """Rows scaled to length 1, dense or SciPy's, on the host."""
+    return normalize(rows) if hasattr(rows, "toarray") else np.asarray(l2_normalize(rows))
 
 
 def fit_probe(task: Task, dataset: Dataset, rows: Array) -> Probe:
     """Fit on the training nodes' rows, with the penalty whose score on the validation nodes is best."""
     train, val = np.asarray(dataset.train), np.asarray(dataset.val)
-    scaled, probes = np.asarray(l2_normalize(rows[train]), np.float64), []
+    scaled, probes = unit(rows[train]).astype(np.float64), []
     for kernel, bias in fit(task, scaled, task.labels[train]):
         outputs = Probe(kernel, bias, 0.0, 0.0).outputs(rows[val])
         threshold = task.threshold(outputs, val)
@@ -63,13 +69,13 @@ def fit(task: Task, rows: np.ndarray, labels: np.ndarray) -> list[Fit]:
 
 def _classes(rows: np.ndarray, labels: np.ndarray, width: int, penalty: float) -> Fit:
     """Of two classes, scikit-learn gives the difference; a class without a row is the least likely of all."""
-    kernel, bias = np.zeros((rows.shape[1], width)), np.full(width, -np.log(2 * len(rows)))
+    kernel, bias = np.zeros((rows.shape[1], width)), np.full(width, -np.log(2 * rows.shape[0]))
     there = np.unique(labels)
     if len(there) == 1:
         bias[there] = 0
         return kernel, bias
     two = len(there) == 2
-    model = LogisticRegression(C=(1 + two) / (len(rows) * penalty), max_iter=STEPS).fit(rows, labels)
+    model = LogisticRegression(C=(1 + two) / (rows.shape[0] * penalty), max_iter=STEPS).fit(rows, labels)
     kernel[:, there] = np.outer(model.coef_[0], (-0.5, 0.5)) if two else model.coef_.T
     bias += model.intercept_.min()
     bias[there] = model.intercept_ * np.array((-0.5, 0.5)) if two else model.intercept_
@@ -78,12 +84,12 @@ def _classes(rows: np.ndarray, labels: np.ndarray, width: int, penalty: float) -
 
 def _labels(rows: np.ndarray, labels: np.ndarray, width: int, penalty: float) -> Fit:
     """All labels at once: a network without hidden layers, whose loss is the sum over labels."""
-    model = MLPClassifier((), solver="lbfgs", alpha=len(rows) * penalty, max_iter=STEPS, random_state=0)
+    model = MLPClassifier((), solver="lbfgs", alpha=rows.shape[0] * penalty, max_iter=STEPS, random_state=0)
     model.fit(rows, labels)
     return model.coefs_[0], model.intercepts_[0]
 
 
 def _reals(rows: np.ndarray, labels: np.ndarray, width: int, penalty: float) -> Fit:
     """The loss is the mean over columns, where scikit-learn sums."""
-    model = Ridge(alpha=len(rows) * width * penalty / 2).fit(rows, labels)
+    model = Ridge(alpha=rows.shape[0] * width * penalty / 2).fit(rows, labels)
     return model.coef_.reshape(width, -1).T, np.reshape(model.intercept_, width)

@@ -8,20 +8,21 @@ from scipy import sparse
 from experiments.common.learners import unit_weights
 from jsage.data import Dataset
 from jsage.graph import Graph, edges, gcn_weights
+from jsage.graph.sparse import is_sparse
 from jsage.recipes.tasks import Task
 
 
-def smoothed(graph: Graph, features: Any, hops: int) -> np.ndarray:
-    """`S^hops X` with `S = D^-1/2 (A + I) D^-1/2` (Wu et al., 2019, equation 8)."""
+def smoothed(graph: Graph, features: Any, hops: int) -> Any:
+    """`S^hops X` with `S = D^-1/2 (A + I) D^-1/2` (Wu et al., 2019, equation 8); SciPy's of sparse ones."""
     weighted = gcn_weights(unit_weights(graph))
     src, dst = map(np.asarray, edges(weighted))
     count = np.bincount(dst, minlength=graph.num_nodes)
     weight, own = np.asarray(weighted.edge_data["weight"]) / count[dst], np.ones(graph.num_nodes)
     own[dst] = np.asarray(weighted.edge_data["own_weight"])
     matrix = sparse.csr_array((weight, (dst, src)), shape=(graph.num_nodes,) * 2) + sparse.diags_array(own)
-    rows = np.asarray(features, np.float32)
+    rows = features.to_scipy() if is_sparse(features) else np.asarray(features, np.float32)
     for _ in range(hops):
-        rows = np.asarray(matrix.astype(np.float32) @ rows)
+        rows = matrix.astype(np.float32) @ rows
     return rows
 
 

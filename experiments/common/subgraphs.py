@@ -11,6 +11,7 @@ from jaxtyping import Array
 from experiments.common.config import Config
 from experiments.common.learners import Learner, Step, Subgraphs, Tables, sage_model, unit_weights
 from jsage.graph import Graph, cluster, remove_self_loops
+from jsage.graph.sparse import rows_at
 from jsage.sampling import (
     cluster_batch,
     estimated_batch,
@@ -121,7 +122,7 @@ def train_step(plan: Plan, variables: Any, tables: Tables, batch: tuple[Array, .
         variables = {**variables, "params": {**variables["params"], "embed": {"embedding": table}}}
     outputs, stats = model.apply(
         variables,
-        None if tables.features is None else tables.features[found.nodes],
+        None if tables.features is None else rows_at(tables.features, found.nodes),
         (block,) * config.layers,
         mask=found.mask,
         deterministic=False,

@@ -12,9 +12,10 @@ from jaxtyping import Array, Num
 
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import MAX, SUM, column, weighted_source
-from jsage.typing import EdgeData, HostArray
+from jsage.typing import EdgeData
 
-Rows: TypeAlias = Num[HostArray, "num_src *d"]
+Rows: TypeAlias = Any
+"""`Num[HostArray, "num_src *d"]`; sparse ones are refused by the block, which says what reads them."""
 Pooled: TypeAlias = Num[Array, "num_dst *d_out"]
 """As wide as the rows, unless the block is a view that changes them."""
 

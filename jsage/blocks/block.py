@@ -18,6 +18,7 @@ from jsage.blocks.gather import gather_max, gather_sum, messages, segment_max, s
 from jsage.blocks.layout import Block, Size, few_rows, plain_reduction
 from jsage.blocks.reductions import Reduction, apart, checked, column, filled
 from jsage.blocks.slotwise import add_rows, reduce_list, reduce_slots, slot_major
+from jsage.graph.sparse import is_sparse, map_rows, only_rows, rows_at
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 Ends: TypeAlias = Int[Array, " num_edges"]
@@ -44,9 +45,9 @@ class Tree(NamedTuple):
         """The number of destinations."""
         return self.mask.shape[0]
 
-    def own(self, h: Rows) -> Pooled:
+    def own(self, h: Any) -> Any:
         """The first `num_dst` rows."""
-        return jnp.asarray(h)[: self.num_dst]
+        return map_rows(lambda x: jnp.asarray(x)[: self.num_dst], h)
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over valid slots."""
@@ -104,7 +105,7 @@ class Tree(NamedTuple):
         """The number of valid slots."""
         return self.mask.sum(1, dtype=jnp.int32)
 
-    def sources(self, h: Rows) -> tuple[Sources, "Tree"]:
+    def sources(self, h: Any) -> tuple[Any, "Tree"]:
         """The rows themselves, with 0 in the padded ones."""
         self._check(h)
         return _only_read(self, h), self
@@ -119,7 +120,7 @@ class Tree(NamedTuple):
 
     def _check(self, h: PyTree) -> None:
         num_dst, fanout = self.mask.shape
-        for rows in {x.shape[0] for x in jax.tree.leaves(h)} - {num_dst * (1 + fanout)}:
+        for rows in {x.shape[0] for x in jax.tree.leaves(h, is_leaf=is_sparse)} - {num_dst * (1 + fanout)}:
             raise ValueError(
                 f"a tree block of {num_dst} destinations x {fanout} slots reads {num_dst * (1 + fanout)} "
                 f"rows (destinations first, then every slot), got {rows}: pass what the last layer gave"
@@ -147,9 +148,9 @@ class Indexed(NamedTuple):
         """The number of destinations."""
         return self.dst.shape[0]
 
-    def own(self, h: Rows) -> Pooled:
+    def own(self, h: Any) -> Any:
         """`h[dst]`."""
-        return take(h, self.dst)
+        return rows_at(h, self.dst)
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over valid slots, one slot at a time: no `[num_dst, fanout, d]` array."""
@@ -200,12 +201,12 @@ class Indexed(NamedTuple):
         """The number of valid slots."""
         return self.mask.sum(1, dtype=jnp.int32)
 
-    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
+    def sources(self, h: Any) -> tuple[Any, "Block"]:
         """`h` with 0 in the rows that are not read, or a copy of those that are where `h` is larger."""
         if isinstance(h.shape[0], int) and h.shape[0] <= self.dst.size + self.src.size:
             return _only_read(self, h), self  # a size that is a symbol (jax.export) is taken to be large
         ids, tree = as_tree(self)
-        rows, _ = tree.sources(take(h, ids))
+        rows, _ = tree.sources(rows_at(h, ids))
         return rows, tree
 
     def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
@@ -239,9 +240,10 @@ class Segments(NamedTuple):
         """The number of destinations."""
         return self.degree.shape[0]
 
-    def own(self, h: Rows) -> Pooled:
+    def own(self, h: Any) -> Any:
         """The destinations' own rows."""
-        return jnp.asarray(h)[: self.num_dst] if self.position is None else take(h, self.position)
+        first = lambda x: jnp.asarray(x)[: self.num_dst]  # noqa: E731
+        return map_rows(first, h) if self.position is None else rows_at(h, self.position)
 
     def sum(self, h: Rows) -> Pooled:
         """`segment_sum` of the messages, in float32 at least."""
@@ -290,7 +292,7 @@ class Segments(NamedTuple):
         """The number of valid edges into each destination."""
         return self.degree
 
-    def sources(self, h: Rows) -> tuple[Sources, "Segments"]:
+    def sources(self, h: Any) -> tuple[Any, "Segments"]:
         """`h` with 0 in the rows that are not read."""
         return _only_read(self, h), self
 
@@ -340,7 +342,7 @@ def read_tables(tables: PyTree, block: Block) -> tuple[Any, Block]:
     if not isinstance(block, Indexed):
         return tables, block
     ids, tree = as_tree(block)
-    return jax.tree.map(lambda x: take(x, ids), tables), tree
+    return jax.tree.map(lambda x: rows_at(x, ids), tables, is_leaf=is_sparse), tree
 
 
 def block_ids(block: Block) -> Ends | None:
@@ -392,6 +394,6 @@ def as_segments(block: Tree | Indexed) -> Segments:
     return Segments(src.ravel(), dst, block.degrees(), flat, position, jnp.where(block.mask, slot, -1))
 
 
-def _only_read(block: Block, h: Rows) -> Array:
+def _only_read(block: Block, h: Any) -> Any:
     valid = block.read(jnp.ones(block.num_dst, bool), h.shape[0])
-    return jnp.where(valid[:, None], h, 0)
+    return only_rows(valid, h)

@@ -18,6 +18,7 @@ from jsage.blocks.reductions import MAX, SUM, Reduction, checked, filled, finish
 from jsage.blocks.sliced import LIMIT, ROWS, Line, Message, Sliced, fold, fold_with, sliced
 from jsage.blocks.slotwise import add_rows, blank, floats, hoist, like, pull_back, some_rows, steady
 from jsage.graph import Graph, reverse
+from jsage.graph.sparse import is_sparse, map_rows
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 Rows: TypeAlias = Num[HostArray, "num_nodes *d"]
@@ -51,9 +52,9 @@ class SlicedBlock(NamedTuple):
         """The number of nodes."""
         return self.degree.shape[0]
 
-    def own(self, h: Rows) -> Pooled:
+    def own(self, h: Any) -> Any:
         """`h` itself."""
-        return jnp.asarray(h)
+        return map_rows(jnp.asarray, h)
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over each node's neighbors, in float32 at least."""
@@ -93,10 +94,10 @@ class SlicedBlock(NamedTuple):
         """The number of edges into each node."""
         return self.degree
 
-    def sources(self, h: Rows) -> tuple[Pooled, "SlicedBlock"]:
+    def sources(self, h: Any) -> tuple[Any, "SlicedBlock"]:
         """`h` itself: every row is read, if only by its own node."""
         self._check(h)
-        return jnp.asarray(h), self
+        return map_rows(jnp.asarray, h), self
 
     def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Valid nodes and the sources of their edges."""
@@ -104,7 +105,7 @@ class SlicedBlock(NamedTuple):
         return valid | (fold(self.backward, lambda nodes: lambda line: take(flags, line.src), MAX)[:, 0] > 0)
 
     def _check(self, h: PyTree) -> None:
-        for rows in {x.shape[0] for x in jax.tree.leaves(h)} - {self.num_dst}:
+        for rows in {x.shape[0] for x in jax.tree.leaves(h, is_leaf=is_sparse)} - {self.num_dst}:
             raise ValueError(
                 f"degree classes of {self.num_dst} nodes must have one row a node, got {rows} rows: "
                 "pass all nodes' rows, in order"

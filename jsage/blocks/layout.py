@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Bool, Int, Num, PyTree
 
 from jsage.blocks.reductions import MAX, SUM, Reduction, weighted_source
+from jsage.graph.sparse import is_sparse
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 Rows: TypeAlias = Num[HostArray, "num_src *d"]
@@ -31,7 +32,7 @@ class Block(Protocol):
         """The number of destinations."""
         ...
 
-    def own(self, h: Rows) -> Pooled:
+    def own(self, h: Any) -> Any:
         """The destinations' own rows."""
         ...
 
@@ -66,13 +67,20 @@ class Block(Protocol):
         """The number of valid slots."""
         ...
 
-    def sources(self, h: Rows) -> tuple[Sources, "Block"]:
+    def sources(self, h: Any) -> tuple[Any, "Block"]:
         """Rows that hold every neighbor at least once, and the block that reads them."""
         ...
 
     def read(self, valid: Bool[Array, " num_dst"], num_src: int) -> Bool[Array, " num_src"]:
         """Which of `num_src` rows the valid destinations read."""
         ...
+
+
+SPARSE_ROWS = (
+    "sparse features are read by dense layers alone, and this layer reduces its neighbors' rows as they are, "
+    "expected dense rows, got SparseRows: take SAGEConv with sum, mean, gcn or Pool, GCNConv, GATConv, "
+    "GATv2Conv or TransformerConv for the first layer, or make the features dense, `features.toarray()`"
+)
 
 
 class EdgeNames(Mapping[str, Any]):
@@ -116,7 +124,7 @@ class EdgeNames(Mapping[str, Any]):
         )
 
 
-def check_reduce(block: Any, reduction: Any, dst: PyTree, own: PyTree) -> None:
+def check_reduce(block: Any, reduction: Any, dst: PyTree, own: PyTree, src: PyTree = None) -> None:
     """Raise TypeError or ValueError for what no `reduce` can read.
 
     >>> from jsage.blocks import Tree
@@ -127,6 +135,8 @@ def check_reduce(block: Any, reduction: Any, dst: PyTree, own: PyTree) -> None:
     """
     if not isinstance(reduction, Reduction):
         raise TypeError(f"reduction must be a Reduction such as jsage.blocks.SUM, got {reduction!r}")
+    if any(map(is_sparse, jax.tree.leaves((dst, src, own), is_leaf=is_sparse))):
+        raise TypeError(SPARSE_ROWS)
     for name, tree in ("dst", dst), ("own", own):
         for rows in {x.shape[:1] for x in jax.tree.leaves(tree)} - {(block.num_dst,)}:
             raise ValueError(
@@ -148,7 +158,7 @@ def plain_reduction(
     >>> plain_reduction(block, weighted_source, SUM, None, rows, None) == block.sum
     True
     """
-    check_reduce(block, reduction, dst, own)
+    check_reduce(block, reduction, dst, own, src)
     if message is not weighted_source or own is not None or getattr(src, "ndim", None) != 2:
         return None
     return block.sum if reduction is SUM else block.max if reduction is MAX else None

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jsage.blocks.layout import Block, Rows, Size, Sources
+from jsage.blocks.layout import Block, Rows, Size
 from jsage.blocks.reductions import Reduction
 from jsage.typing import MessageFn
 
@@ -67,7 +67,7 @@ class OwnRows(NamedTuple):
         """The number of valid slots."""
         return self.block.degrees()
 
-    def sources(self, h: Rows) -> tuple[Sources, Block]:
+    def sources(self, h: Any) -> tuple[Any, Block]:
         """As the block, with the rows given."""
         rows, block = self.block.sources(h)
         return rows, self._replace(block=block)

@@ -3,17 +3,18 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from jsage._internal.checks import check_ids, check_labels, is_floating
 from jsage.graph import Graph, hide_nodes, node_sides, validate
+from jsage.graph.sparse import Features, as_rows
 from jsage.typing import HostArray
 
 
 class Dataset(NamedTuple):
     """A node-prediction task: a graph, its features and labels, and three sets of node ids.
 
-    * `features`: float, or None for a graph without features.
+    * `features`: float, dense or `jsage.graph.SparseRows`, or None for a graph without features.
     * `labels`: one class a node (int32 `[num_nodes]`, -1 for none), any number of classes (bool `[num_nodes,
       num_classes]`), or real values (float32 `[num_nodes]` or `[num_nodes, num_targets]`, NaN for none); None
       for a graph without labels. One column `[num_nodes, 1]` is refused: pass `labels[:, 0]`.
@@ -30,7 +31,7 @@ class Dataset(NamedTuple):
     """
 
     graph: Graph
-    features: Float[HostArray, "num_nodes num_features"] | None
+    features: Features | None
     labels: Shaped[HostArray, " num_nodes *targets"] | None
     train: Int[HostArray, " num_train"]
     val: Int[HostArray, " num_val"]
@@ -66,6 +67,7 @@ def validate_dataset(dataset: Dataset) -> None:
     ValueError: splits must not overlap: val and test share 5 nodes, the first ...
     """
     graph, features, labels, *_ = dataset
+    features = as_rows(features)
     validate(graph, features, labels)
     if dataset.node_type is not None:
         node_sides(graph, dataset.node_type)

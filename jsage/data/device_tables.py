@@ -5,18 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from jsage._internal.arrays import dense
-from jsage.typing import HostTable
+from jsage.graph.sparse import Features, as_rows, is_sparse
 
 LANES = 128
 """Numbers in one row of a TPU's vector registers, whatever their dtype."""
 
 
-def to_device_table(
-    features: Float[HostTable, "num_nodes d"], device: Any = None, *, lanes: int | None = None
-) -> Float[Array, "num_nodes d_padded"]:
+def to_device_table(features: Features, device: Any = None, *, lanes: int | None = None) -> Any:
     """The rows on a device, each padded with zeros to a multiple of `lanes`: 128 on a TPU, 1 elsewhere.
 
     A TPU keeps a table whose rows are whole lanes row by row, and a gather reads rows. One with rows of
@@ -28,7 +24,8 @@ def to_device_table(
     parameters, serve both widths. Any other model simply sees wider features. The values that it computes do
     not depend on the weights of the zero columns, and these get no gradient: they stay what they were
     initialized to (weight decay shrinks them), and their fan-in makes the initial weights a little smaller;
-    its parameters for one width fit no other. Raises ValueError for `lanes < 1`.
+    its parameters for one width fit no other. Sparse rows (`jsage.graph.SparseRows`, SciPy's) are not padded.
+    Raises ValueError for `lanes < 1`.
 
     >>> import numpy as np
     >>> to_device_table(np.ones((3, 100), np.float32), lanes=128).shape
@@ -36,7 +33,10 @@ def to_device_table(
     >>> to_device_table(np.ones((3, 100), np.float32), jax.devices("cpu")[0]).shape
     (3, 100)
     """
-    table = dense(features)
+    features = as_rows(features)
+    if is_sparse(features):
+        return jax.device_put(features, device)
+    table = features
     if lanes is None:
         lanes = lanes_of(device)
     missing = whole_lanes(table.shape[1], lanes) - table.shape[1]

@@ -41,6 +41,8 @@ from jsage.graph.search import has_sorted_rows as has_sorted_rows
 from jsage.graph.search import sort_by_time as sort_by_time
 from jsage.graph.search import sort_rows as sort_rows
 from jsage.graph.sides import node_sides as node_sides
+from jsage.graph.sparse import SparseRows as SparseRows
+from jsage.graph.sparse import sparse_rows as sparse_rows
 from jsage.graph.weighted import AliasGraph as AliasGraph
 from jsage.graph.weighted import RowWeights as RowWeights
 from jsage.graph.weighted import WeightedGraph as WeightedGraph

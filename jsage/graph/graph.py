@@ -12,13 +12,13 @@ from jsage._internal.arrays import take
 from jsage._internal.checks import (
     INT32,
     check_edge_rows,
-    check_features,
     check_ids,
     check_labels,
     check_pairs,
 )
 from jsage.graph.adjacency import edges_of_rows
-from jsage.typing import EdgeData, HostArray, HostTable
+from jsage.graph.sparse import check_rows
+from jsage.typing import EdgeData, HostArray
 
 
 class Graph(NamedTuple):
@@ -273,7 +273,7 @@ def _kept(graph: Graph, keep: np.ndarray) -> Graph:
 
 def validate(
     graph: Graph,
-    features: HostTable | None = None,
+    features: Any = None,
     labels: HostArray | None = None,
     seeds: HostArray | None = None,
 ) -> None:
@@ -298,7 +298,7 @@ def validate(
                 f"edge_data {name!r} must be {kept}, got {given}: use from_edges, or astype(np.{kept})"
             )
     if features is not None:
-        check_features(features, graph.num_nodes)
+        check_rows(features, graph.num_nodes)
     if labels is not None:
         check_labels(labels, graph.num_nodes)
     if seeds is not None:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from jsage._internal.arrays import round_up, take
-from jsage._internal.checks import check_edge_rows, check_features, check_ids, check_pairs
+from jsage._internal.arrays import pad_rows, round_up, take
+from jsage._internal.checks import check_edge_rows, check_ids, check_pairs
 from jsage.graph.adjacency import Adjacency, over_slots
+from jsage.graph.sparse import Features, check_rows, is_sparse, joined_rows
 from jsage.typing import EdgeData, HostArray
 
 NOWHERE = 2**31 - 1
@@ -23,7 +25,7 @@ class NewNodes(NamedTuple):
     its neighbors. Undirected edges are given in both directions.
     """
 
-    features: Float[HostArray, "num_new d"]
+    features: Features
     src: Int[HostArray, " num_edges"] | Sequence[int]
     dst: Int[HostArray, " num_edges"] | Sequence[int]
     edge_data: dict[str, Any] = {}
@@ -52,7 +54,7 @@ class GraphOverlay(NamedTuple):
     graph: Adjacency
     first_new: Int[Array, ""]
     """The least id of a new node; the ids from here to the graph's `id_limit`, if any, are not read there."""
-    features: Float[Array, "max_new d"]
+    features: Features
     src: Int[Array, " max_edges"]
     dst: Int[Array, " max_edges"]
     """Ascending; the padding, `NOWHERE`, comes last."""
@@ -79,11 +81,12 @@ class GraphOverlay(NamedTuple):
         pick = lambda a, b: jnp.where(over_slots(old, a.ndim), a, take(b, at))  # noqa: E731
         return pick(src, self.src), {name: pick(data[name], rows) for name, rows in self.edge_data.items()}
 
-    def rows(
-        self, table: Float[Array, "num_nodes d"], ids: Int[Array, " num_ids"]
-    ) -> Float[Array, "num_ids d"]:
+    def rows(self, table: Features, ids: Int[Array, " num_ids"]) -> Any:
         """The features of nodes: known ones' from their table, new ones' from here."""
         beyond = ids >= self.first_new
+        if is_sparse(table):
+            at = jnp.where(beyond, ids - self.first_new + table.shape[0], ids)
+            return joined_rows(table, self.features).rows(at)
         known = take(table, jnp.where(beyond, 0, ids))
         new = take(self.features, jnp.where(beyond, ids - self.first_new, 0))
         return jnp.where(beyond[:, None], new.astype(table.dtype), known)
@@ -111,11 +114,11 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     Array([2, 1, 1], dtype=int32)
     """
     features, src, dst = _checked(graph, new)
-    nodes, edges = new.capacity or (round_up(len(features)), round_up(len(src)))
-    if len(features) > nodes or len(src) > edges:
+    nodes, edges = new.capacity or (round_up(features.shape[0]), round_up(len(src)))
+    if features.shape[0] > nodes or len(src) > edges:
         raise ValueError(
-            f"capacity is {nodes} new nodes and {edges} edges, got {len(features)} and {len(src)}: raise it, "
-            "or leave it out"
+            f"capacity is {nodes} new nodes and {edges} edges, got {features.shape[0]} and {len(src)}: "
+            "raise it, or leave it out"
         )
     if graph.id_limit + nodes > NOWHERE:
         raise ValueError(f"ids are int32, got {graph.id_limit} of the graph and {nodes} new ones")
@@ -124,7 +127,7 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     return GraphOverlay(
         graph,
         jnp.int32(graph.id_limit),
-        jnp.asarray(np.pad(features, ((0, nodes - len(features)), (0, 0)))),
+        _padded_rows(features, nodes),
         jnp.asarray(np.pad(src[order], pad)),
         jnp.asarray(np.pad(dst[order], pad, constant_values=NOWHERE)),
         {
@@ -134,12 +137,23 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     )
 
 
-def _checked(graph: KnownNodes, new: NewNodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded_rows(features: Any, nodes: int) -> Any:
+    """Rows with empty ones after them; words with more, to a power of two, so that few sizes are compiled."""
+    if not is_sparse(features):
+        return jnp.asarray(pad_rows(features, nodes))
+    words = round_up(len(features.values))
+    pads = {"start": nodes, "length": nodes, "indices": words, "values": words}
+    sizes = {name: pad_rows(np.asarray(getattr(features, name)), size) for name, size in pads.items()}
+    return jax.tree.map(jnp.asarray, features._replace(**sizes))
+
+
+def _checked(graph: KnownNodes, new: NewNodes) -> tuple[Any, np.ndarray, np.ndarray]:
     """Features and ends of edges, in which new node `i` is `id_limit + i`."""
-    features = check_features(new.features, name="new.features").astype(np.float32)
-    if not len(features):
+    features = check_rows(new.features, name="new.features")
+    features = features if is_sparse(features) else features.astype(np.float32)
+    if not features.shape[0]:
         raise ValueError("no new nodes to embed: new.features has no rows")
-    given, num_new = int(graph.num_nodes), len(features)
+    given, num_new = int(graph.num_nodes), features.shape[0]
     src = check_ids(new.src, given, "new.src", num_new=num_new)
     dst = check_ids(new.dst, given, "new.dst", num_new=num_new)
     check_pairs(src, dst, ("new.src", "new.dst"))

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from jsage.blocks.reductions import Asked, State
+from jsage.graph.sparse import Features, is_sparse, joined_rows
 from jsage.infer.embed_all import layer_of
 from jsage.infer.tracing import Apply, TracingBlock, apply_reduced, trace_levels, trace_reductions
 from jsage.sampling.exact import PIECE, StreamedBlock, edges_into, table_rows
@@ -17,9 +18,9 @@ from jsage.typing import EdgeData
 def apply_exact(
     model: Any,
     params: PyTree,
-    features: Float[Array, "num_nodes d"],
+    features: Features,
     blocks: Sequence[Any],
-    more: Float[Array, "num_more d"] | None = None,
+    more: Any = None,
 ) -> Float[Array, "num_seeds out"]:
     """A model on the blocks of `exact_blocks`; ids beyond `features` are rows of `more`, nodes in no table.
 
@@ -37,8 +38,10 @@ def apply_exact(
     (1, 2)
     """
     first, *rest = blocks
+    if is_sparse(features) and more is not None:
+        features, more = joined_rows(features, more), None  # once, not with every piece
 
-    def read(ids: Array) -> Array:
+    def read(ids: Array) -> Any:
         return model.apply(params, table_rows(features, more, ids), ids, method="inputs")
 
     h = _first_layer(layer_of(model, params, 0), first, read)
@@ -49,7 +52,7 @@ def apply_exact(
     return model.apply(params, kept, method="finish") if model.jump else h
 
 
-def _first_layer(apply: Apply, block: StreamedBlock, read: Callable[[Array], Array]) -> Array:
+def _first_layer(apply: Apply, block: StreamedBlock, read: Callable[[Array], Any]) -> Array:
     own, data = read(block.dst), dict(jax.eval_shape(partial(_edge_rows, block)))
 
     def sent(which: list[int], ids: Array) -> list[Any]:
@@ -68,7 +71,7 @@ def _first_layer(apply: Apply, block: StreamedBlock, read: Callable[[Array], Arr
     return apply_reduced(apply, own, TracingBlock(block.degree, data, states, again=False))
 
 
-def _listen(apply: Apply, own: Array, block: TracingBlock) -> tuple[list[int], list[Asked]]:
+def _listen(apply: Apply, own: Any, block: TracingBlock) -> tuple[list[int], list[Asked]]:
     return trace_levels(apply, own, block), block.asked
 
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jsage._internal.arrays import dense, take
+from jsage._internal.arrays import take
 from jsage._internal.checks import check_ids
 from jsage.graph import Graph
+from jsage.graph.sparse import Features, as_rows, rows_at
 from jsage.infer.layer import ROWS, Edges, Targets, in_parts, layer_rows, source_tables
 from jsage.infer.tracing import Apply
-from jsage.typing import HostArray, HostTable, LayeredModel
+from jsage.typing import HostArray, LayeredModel
 
 Ids: TypeAlias = Int[np.ndarray, " size"]
 
@@ -21,7 +22,7 @@ Ids: TypeAlias = Int[np.ndarray, " size"]
 class Kept(NamedTuple):
     """A layer's rows, and each node's position among them (None: node `v` is in row `v`)."""
 
-    rows: Array
+    rows: Any
     place: Array | None
 
 
@@ -29,7 +30,7 @@ def embed_all(
     model: Any,
     params: PyTree,
     graph: Graph,
-    features: Float[HostTable, "num_nodes d"] | None,
+    features: Features | None,
     *,
     nodes: HostArray | None = None,
 ) -> Float[Array, "size out"]:
@@ -54,7 +55,7 @@ def embed_all(
     >>> embed_all(model, params, graph, features, nodes=jnp.array([2, 0])).shape
     (2, 4)
     """
-    table = dense(features)
+    table = as_rows(features)
     check(graph, table, nodes)
     model = check_model(model)
     graph, table = jax.device_put((graph, table))
@@ -146,7 +147,7 @@ def positions(ids: Ids, num_nodes: int) -> Int[np.ndarray, " num_nodes"]:
     return place
 
 
-def check(graph: Graph, features: HostArray | None, nodes: HostArray | None) -> None:
+def check(graph: Graph, features: Any, nodes: HostArray | None) -> None:
     """Raise ValueError for features or nodes that do not fit the graph.
 
     >>> from jsage.graph import from_edges
@@ -177,7 +178,7 @@ def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple
 
 
 @partial(jax.jit, static_argnums=0)
-def _inputs(model: Any, params: PyTree, indptr: Array, features: Array | None) -> Array:
+def _inputs(model: Any, params: PyTree, indptr: Array, features: Any) -> Any:
     nodes = jnp.arange(indptr.shape[0] - 1)
     return model.apply(params, features, nodes, method="inputs")
 
@@ -198,7 +199,7 @@ def _layer(
 @partial(jax.jit, static_argnums=0)
 def _finish(model: Any, params: PyTree, kept: list[Kept], wanted: Array) -> Array:
     def part(ids: Array) -> Array:
-        rows = [take(layer.rows, ids if layer.place is None else take(layer.place, ids)) for layer in kept]
+        rows = [rows_at(layer.rows, ids if layer.place is None else take(layer.place, ids)) for layer in kept]
         return model.apply(params, rows, method="finish") if model.jump else rows[0]
 
     return in_parts(part, (wanted,), ROWS)

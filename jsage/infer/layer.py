@@ -17,10 +17,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jsage._internal.arrays import take
 from jsage.blocks.reductions import State, read_many
 from jsage.blocks.sliced import unrolled
+from jsage.graph.sparse import map_rows, rows_at
 from jsage.infer.tracing import Apply, Asked, TracingBlock, apply_reduced, trace_levels, trace_reductions
 from jsage.typing import EdgeData
 
-Table: TypeAlias = Float[Array, "num_src d"]
+Table: TypeAlias = Any
+"""A row a source: `Float[Array, "num_src d"]`, or `SparseRows`."""
 
 ROWS = 65_536
 """Nodes whose results are computed at once."""
@@ -64,7 +66,7 @@ def source_tables(apply: Apply, h: Table, edge_data: EdgeData = {}) -> list[Arra
     >>> table.ravel()
     Array([2., 2., 2.], dtype=float32)
     """
-    same = is_input(apply, h[:1], edge_data)
+    same = is_input(apply, map_rows(lambda x: x[:1], h), edge_data)
     make = lambda part: made_tables(apply, part, same, edge_data)  # noqa: E731
     made = iter(in_parts(make, (h,), ROWS) if not all(same) else [])
     return [h if skip else next(made) for skip in same]
@@ -118,7 +120,7 @@ def layer_rows(
     """
 
     def part(targets: Targets) -> Array:
-        own = take(h, targets.own)
+        own = rows_at(h, targets.own)
         states = _reduce(apply, own, tables, targets, edges)
         return apply_reduced(apply, own, TracingBlock(targets.degree, edges.edge_data, states))
 
@@ -208,7 +210,7 @@ def _call(function: Callable[..., Any], arrays: Any) -> Any:
 
 
 def _cut(arrays: Any, at: Any, rows: int) -> Any:
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), arrays)
+    return map_rows(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), arrays)
 
 
 class _Walk(NamedTuple):

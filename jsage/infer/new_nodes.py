@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jsage._internal.arrays import dense, round_up
+from jsage._internal.arrays import round_up
 from jsage.blocks.block import block_ids, read_tables
 from jsage.blocks.layout import Block
 from jsage.graph.overlay import GraphOverlay, KnownNodes, NewNodes, overlay
+from jsage.graph.sparse import Features, as_rows, is_sparse, sparse_rows
 from jsage.infer.apply_exact import apply_exact
 from jsage.infer.embed_all import check_model
 from jsage.sampling import HopSize, exact_blocks, measure_hop_sizes, sample_blocks_by_node
 from jsage.sampling.exact import StreamedBlock, table_rows
-from jsage.typing import HostTable
 
 BATCH = 512
 """New nodes that are embedded at once."""
@@ -32,7 +32,7 @@ def embed_new(
     model: Any,
     params: PyTree,
     graph: KnownNodes,
-    features: HostTable,
+    features: Features,
     new: NewNodes,
     fanouts: Sequence[int] | None = None,
 ) -> Float[np.ndarray, "num_new out"]:
@@ -45,6 +45,7 @@ def embed_new(
     A host function that compiles for powers of two, and reuses what it compiled: a service sets
     `new.capacity`, and a model of two layers then has one program. An LSTM reads ordered slots: give it
     fanouts no smaller than any degree. A model with `in_features` takes new rows without the table's padding.
+    Where features are sparse new rows may be either, and all words are copied together once a call.
     Raises ValueError as `overlay` does.
 
     >>> import jax
@@ -57,10 +58,10 @@ def embed_new(
     >>> embed_new(model, params, graph, features, new).shape
     (2, 10)
     """
-    features = jnp.asarray(dense(features))
-    new = _as_wide(model, new._replace(features=dense(new.features)), features)
+    features = jax.tree.map(jnp.asarray, as_rows(features))
+    new = _as_wide(model, new._replace(features=as_rows(new.features)), features)
     _check_model(model, graph, features, new)
-    joined, count = overlay(graph, new), len(new.features)
+    joined, count = overlay(graph, new), new.features.shape[0]
     capacity = joined.features.shape[0]
     size = min(capacity, BATCH)
     rows = []
@@ -76,7 +77,7 @@ def embed_new(
 
 
 def apply_blocks(
-    model: Any, params: PyTree, features: Float[Array, "num_nodes d"], joined: GraphOverlay, blocks: Blocks
+    model: Any, params: PyTree, features: Features, joined: GraphOverlay, blocks: Blocks
 ) -> Float[Array, "num_seeds out"]:
     """`model.apply` on blocks of a joined graph, whose ids go beyond the feature table; for jit and export.
 
@@ -125,15 +126,17 @@ def _rooms(model: Any, joined: GraphOverlay, new: NewNodes, seeds: np.ndarray) -
     return measure_hop_sizes(joined, jnp.asarray(seeds), layers, (room,))
 
 
-def _as_wide(model: Any, new: NewNodes, features: Array) -> NewNodes:
+def _as_wide(model: Any, new: NewNodes, features: Any) -> NewNodes:
     """Rows of as many columns as the model reads, padded to those of the table."""
+    if is_sparse(features):
+        return new._replace(features=sparse_rows(new.features, "new.features"))
     if np.ndim(new.features) != 2 or new.features.shape[1] != getattr(model, "in_features", None):
         return new
     missing = max(features.shape[1] - new.features.shape[1], 0)
     return new._replace(features=np.pad(np.asarray(new.features), ((0, 0), (0, missing))))
 
 
-def _check_model(model: Any, graph: KnownNodes, features: Array, new: NewNodes) -> None:
+def _check_model(model: Any, graph: KnownNodes, features: Any, new: NewNodes) -> None:
     if features.shape[0] != graph.id_limit:
         raise ValueError(
             f"features must have one row an id, {graph.id_limit}, got shape {features.shape}: "
@@ -144,7 +147,7 @@ def _check_model(model: Any, graph: KnownNodes, features: Array, new: NewNodes) 
             "this model has identity=..., an embedding learned for each known node: new nodes have none; "
             "train one on features alone"
         )
-    if np.ndim(new.features) != 2 or new.features.shape[1] != features.shape[1]:
+    if getattr(new.features, "ndim", 0) != 2 or new.features.shape[1] != features.shape[1]:
         raise ValueError(
             f"new.features must be [num_new, {features.shape[1]}] as the table is, "
             f"got {np.shape(new.features)}"

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from jsage._internal.arrays import pad_rows
 from jsage.graph import Graph
+from jsage.graph.sparse import map_rows
 from jsage.infer.embed_all import edges_into, layer_of
 from jsage.infer.layer import Edges, Node, Targets, init_states, layer_rows, read_more
 from jsage.infer.resumable import Progress, Stage, parts_by_edges
@@ -49,7 +50,7 @@ class StreamRun(NamedTuple):
 class LayerInputs(NamedTuple):
     """What a layer reads."""
 
-    rows: np.ndarray
+    rows: Any
     tables: list[np.ndarray]
     place: np.ndarray | None
     """Each node's position in them; None: its id."""
@@ -102,6 +103,15 @@ def layer_stage(run: StreamRun, k: int, below: LayerInputs, ids: np.ndarray) -> 
     return Stage(f"layer-{k}", (ids.size, *like.shape[1:]), np.dtype(like.dtype), parts, compute)
 
 
+def padded(rows: Any, size: int) -> Any:
+    """Rows of a table, dense or sparse, with rows of 0 after them.
+
+    >>> padded(np.array([1, 2]), 3)
+    array([1, 2, 0])
+    """
+    return map_rows(lambda x: pad_rows(x, size), rows)
+
+
 def _span(indptr: np.ndarray, part: np.ndarray) -> Span:
     """Where the edges into these nodes are."""
     if np.all(np.diff(part) == 1):
@@ -123,7 +133,8 @@ def _cut(run: StreamRun, below: LayerInputs, part: np.ndarray, span: Span) -> _R
     room = max(1 << int(max(unique.size, 1) - 1).bit_length(), 256)
     tables = [pad_rows(table[unique], room) for table in below.tables]
     edges = Edges(pad_rows(src.astype(np.int32), size), data)
-    return _Read(pad_rows(below.rows[own], options.rows), np.arange(part.size), tables, edges)
+    mine = padded(map_rows(lambda x: x[own], below.rows), options.rows)
+    return _Read(mine, np.arange(part.size), tables, edges)
 
 
 def _hub(run: StreamRun, k: int, below: LayerInputs, part: np.ndarray) -> np.ndarray:
@@ -135,7 +146,7 @@ def _hub(run: StreamRun, k: int, below: LayerInputs, part: np.ndarray) -> np.nda
     for level, at in itertools.product(range(below.levels), pieces):
         end = min(at + run.options.edges, last)
         read = _cut(run, below, part, slice(at, end))
-        row: Any = np.asarray(read.rows[read.own[:1]])
+        row: Any = map_rows(lambda x, at=read.own[:1]: np.asarray(x)[at], read.rows)
         states = _begin(*fixed, row, read.tables, read.edges.edge_data) if states is None else states
         node = Node(row, degree, states, np.int32(level))
         states = _go_on(*fixed, node, (read.tables, np.int32(end - at), read.edges))

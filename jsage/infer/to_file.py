@@ -8,18 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from jsage._internal.arrays import dense, pad_rows
 from jsage.graph import Graph
+from jsage.graph.sparse import Features, as_rows, is_sparse, map_rows
 from jsage.infer.embed_all import check, check_model, closure, layer_of, positions
 from jsage.infer.layer import Edges, Targets, is_input, layer_rows, made_tables, num_levels, source_tables
-from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage
+from jsage.infer.parts import LayerInputs, StreamOptions, StreamRun, layer_stage, padded
 from jsage.infer.resumable import Stage, Stages, fingerprint, parts_of, write_stages
 from jsage.infer.tracing import names_read
-from jsage.typing import EdgeData, HostTable
+from jsage.typing import EdgeData
 
-Read = Callable[[int, int], list[np.ndarray | None]]
+Read = Callable[[int, int], list[Any]]
 
 
 def embed_to_file(
@@ -27,7 +27,7 @@ def embed_to_file(
     model: Any,
     params: PyTree,
     graph: Graph,
-    features: Float[HostTable, "num_nodes d"] | None,
+    features: Features | None,
     options: StreamOptions = StreamOptions(),  # noqa: B008
 ) -> None:
     """Write what `embed_all` gives to `path`, a `.npy` file that appears once it is complete.
@@ -35,8 +35,8 @@ def embed_to_file(
     The tables may be memory maps (`jsage.data.open`). Layers are written beside the file, in a folder
     `.NAME.part`; a run that was killed goes on there when it is called again, and its file has the same bits.
     On the device are the table that a layer reads (on a CPU the file itself, not a copy) and one part; with
-    `gather_on_host` one part alone. A node with more edges than a part holds is read in pieces. Rows that a
-    `.npy` has no name for, bfloat16, are written as float32.
+    `gather_on_host` one part alone, and the words of sparse features. A node with more edges than a part
+    holds is read in pieces. Rows that a `.npy` has no name for, bfloat16, are written as float32.
 
     Raises ValueError for input that does not fit, a folder left by another run, or one that is damaged.
 
@@ -50,16 +50,16 @@ def embed_to_file(
     ...     np.load(f"{folder}/all.npy").shape
     (3, 4)
     """
-    given = dense(features)
+    given = as_rows(features)
     check(graph, given, options.nodes)
     model = check_model(model)
-    table = None if given is None else np.asarray(given)
+    table: Any = given if given is None or is_sparse(given) else np.asarray(given)
     run = StreamRun(model, jax.device_put(params), jax.tree.map(np.asarray, graph), options)
-    what, stages = _describe(run, table), _stages(run, table)
+    what, stages = _describe(run, table), _stages(run, _placed(table))
     write_stages(path, what, stages, seconds=options.seconds, progress=options.progress)
 
 
-def _stages(run: StreamRun, features: np.ndarray | None) -> Stages:
+def _stages(run: StreamRun, features: Any) -> Stages:
     model, every = run.model, np.arange(run.graph.num_nodes, dtype=np.int32)
     wanted = every if run.options.nodes is None else np.asarray(run.options.nodes, np.int32)
     rows: Any = features
@@ -83,8 +83,18 @@ def _stages(run: StreamRun, features: np.ndarray | None) -> Stages:
         yield _named(_rowwise(run, "finish", partial(_finish, model, run.params), read, wanted.size))
 
 
-def _cut(run: StreamRun, features: np.ndarray) -> bool:
+def _placed(features: Any) -> Any:
+    """Sparse rows with their words on the device; others as they are."""
+    if not is_sparse(features):
+        return features
+    placed = jax.device_put(features)
+    return placed._replace(start=np.asarray(features.start), length=np.asarray(features.length))
+
+
+def _cut(run: StreamRun, features: Any) -> bool:
     """Whether the first layer reads fewer columns than there are."""
+    if is_sparse(features):
+        return False
     one = jax.ShapeDtypeStruct((1, features.shape[1]), features.dtype)
     return (
         jax.eval_shape(partial(_inputs, run.model), run.params, one, np.zeros(1, np.int32)).shape != one.shape
@@ -105,7 +115,7 @@ def _kept(stage: Stage) -> Generator[Stage, np.ndarray, np.ndarray]:
     return rows.view(stage.dtype)
 
 
-def _layers(run: StreamRun, wanted: np.ndarray) -> list[np.ndarray | None]:
+def _layers(run: StreamRun, wanted: np.ndarray) -> list[Any]:
     """The nodes of each layer; None: all."""
     depth = run.model.num_layers
     if run.options.nodes is None:
@@ -115,7 +125,7 @@ def _layers(run: StreamRun, wanted: np.ndarray) -> list[np.ndarray | None]:
 
 
 def _sent(
-    run: StreamRun, k: int, rows: np.ndarray, same: list[bool]
+    run: StreamRun, k: int, rows: Any, same: list[bool]
 ) -> Generator[Stage, np.ndarray, list[np.ndarray]]:
     """The tables that layer `k` reads of neighbors; those that it makes are stages of their own."""
     tables, edge_data = [], _shapes(run.graph)
@@ -123,8 +133,8 @@ def _sent(
         if not skip:
             others = tuple(j != i for j in range(len(same)))
             make = partial(_send, run.model, k, others, run.params, edge_data)
-            read: Read = lambda first, last: [rows[first:last]]  # noqa: E731
-            tables.append((yield from _kept(_rowwise(run, f"sent-{k}-{i}", make, read, len(rows)))))
+            read: Read = lambda first, last: [_slice(rows, first, last)]  # noqa: E731
+            tables.append((yield from _kept(_rowwise(run, f"sent-{k}-{i}", make, read, rows.shape[0]))))
         else:
             tables.append(rows)
     return tables
@@ -135,27 +145,30 @@ def _rowwise(run: StreamRun, name: str, function: Callable[..., Any], read: Read
     size = min(run.options.rows, total)
 
     def compute(first: int, last: int) -> np.ndarray:
-        cut = [None if array is None else pad_rows(array, size) for array in read(first, last)]
+        cut = [None if array is None else padded(array, size) for array in read(first, last)]
         return np.asarray(function(*cut))[: last - first]
 
     like = jax.eval_shape(function, *read(0, 1))
     return Stage(name, (total, *like.shape[1:]), np.dtype(like.dtype), parts_of(total, size), compute)
 
 
-def _slice(array: np.ndarray | None, first: int, last: int) -> np.ndarray | None:
-    return None if array is None else array[first:last]
+def _slice(array: Any, first: int, last: int) -> Any:
+    return None if array is None else map_rows(lambda x: x[first:last], array)
 
 
 def _at(rows: np.ndarray, place: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
     return rows[ids if place is None else place[ids]]
 
 
-def _describe(run: StreamRun, features: np.ndarray | None) -> dict[str, Any]:
+def _describe(run: StreamRun, features: Any) -> dict[str, Any]:
     """What the run is: a hash of every number that it reads."""
     _, params, graph, options = run
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in flat]
-    tables = {"features": features, "indices": graph.indices, **graph.edge_data}
+    words = {"features": features}
+    if is_sparse(features):
+        words = {f"features.{name}": x for name, x in features._asdict().items()}
+    tables = {**words, "indices": graph.indices, **graph.edge_data}
     sizes = {name: None if x is None else f"{x.dtype}{list(x.shape)}" for name, x in tables.items()}
     values = [(name, x) for name, x in tables.items() if x is not None]
     nodes = [] if options.nodes is None else [("nodes", options.nodes)]
@@ -170,7 +183,7 @@ def _describe(run: StreamRun, features: np.ndarray | None) -> dict[str, Any]:
     }
 
 
-def _program(run: StreamRun, features: np.ndarray | None) -> str:
+def _program(run: StreamRun, features: Any) -> str:
     """A hash of what the model computes: its layers' programs on two nodes."""
 
     model, params, edge_data = run.model, run.params, _shapes(run.graph)
@@ -184,7 +197,7 @@ def _program(run: StreamRun, features: np.ndarray | None) -> str:
             kept.append(h)
         return [h, model.apply(params, kept, method="finish") if model.jump else h]
 
-    two = None if features is None else jax.ShapeDtypeStruct((2, features.shape[1]), features.dtype)
+    two = None if features is None else _two(features)
     program = jax.make_jaxpr(whole)(params, two, edge_data)
     text = re.sub(r" at 0x[0-9a-f]+", "", str(program))
     return fingerprint(iter([(text, np.zeros(0)), *(("", x) for x in _constants(program))]))
@@ -201,7 +214,7 @@ def _constants(program: Any) -> Iterator[Any]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _inputs(model: Any, params: PyTree, features: Any, nodes: Any) -> Array:
+def _inputs(model: Any, params: PyTree, features: Any, nodes: Any) -> Any:
     return model.apply(params, features, nodes, method="inputs")
 
 
@@ -217,7 +230,7 @@ def _send(
     return made_tables(layer_of(model, params, k), rows, list(skip), edge_data)[0]
 
 
-def _read_by(run: StreamRun, k: int, rows: np.ndarray) -> tuple[list[str], list[bool], int]:
+def _read_by(run: StreamRun, k: int, rows: Any) -> tuple[list[str], list[bool], int]:
     """What layer `k` reads of `edge_data`, which tables that it sends are its own input, and its levels."""
     found: list[Any] = []
 
@@ -225,10 +238,19 @@ def _read_by(run: StreamRun, k: int, rows: np.ndarray) -> tuple[list[str], list[
         apply = layer_of(run.model, params, k)
         found.extend(learn(apply, rows, edge_data) for learn in (names_read, is_input, num_levels))
 
-    two = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype)
+    two = _two(rows)
     jax.eval_shape(look, run.params, two, _shapes(run.graph))
     names, same, levels = found
     return names, same, levels
+
+
+def _two(rows: Any) -> Any:
+    """The shapes of two rows of a table."""
+    if is_sparse(rows):
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rows)
+        two = jax.ShapeDtypeStruct((2,), np.int32)
+        return like._replace(start=two, length=two)
+    return jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype)
 
 
 def _shapes(graph: Graph) -> dict[str, np.ndarray]:

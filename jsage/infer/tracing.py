@@ -30,7 +30,8 @@ from jsage.blocks.reductions import (
 from jsage.blocks.slotwise import hoist
 from jsage.typing import EdgeData, MessageFn
 
-Rows: TypeAlias = Float[Array, "rows d"]
+Rows: TypeAlias = Any
+"""`Float[Array, "rows d"]`, or `SparseRows`."""
 
 INSIDE = (
     "exact inference looks into a layer, whose edges are elsewhere, so no transformation (jit, remat, "
@@ -92,7 +93,7 @@ class TracingBlock:
             raise TypeError(
                 f"this layer asks its block for a reduction within a transformation, but {INSIDE}"
             )
-        check_reduce(self, reduction, dst, own)
+        check_reduce(self, reduction, dst, own, src)
         asked = Asked(message, reduction, None if message is weighted_source else dst, src)
         own_code = message is not weighted_source or reduction not in (SUM, MAX, SOFTMAX_SUM)
         self.linked |= own_code or self._told or bool(self.asked)
@@ -137,7 +138,7 @@ def _refuse(block: Any, *_: Any) -> NoReturn:
 jax.tree_util.register_pytree_node(TracingBlock, _refuse, _refuse)
 
 
-Apply: TypeAlias = Callable[[Array, TracingBlock], Array]
+Apply: TypeAlias = Callable[[Any, TracingBlock], Array]
 """A layer: `(own rows, block) -> rows`."""
 
 
@@ -184,7 +185,8 @@ def trace_levels(apply: Apply, rows: Rows, block: TracingBlock) -> list[int]:
         return [(one.src, _closed_over(one, other), one.dst) for one in other.asked]
 
     program, shapes = jax.make_jaxpr(parts, return_shape=True)(rows, block.degrees(), block.states)
-    given = ["rows", "degrees"] + [i for i, x in enumerate(block.states) for _ in jax.tree.leaves(x)]
+    answers = [i for i, x in enumerate(block.states) for _ in jax.tree.leaves(x)]
+    given = ["rows"] * len(jax.tree.leaves(rows)) + ["degrees"] + answers
     outputs = [
         (i, part) for i, three in enumerate(shapes) for part in range(3) for _ in jax.tree.leaves(three[part])
     ]

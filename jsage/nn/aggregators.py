@@ -12,8 +12,10 @@ from jsage.blocks.edge_view import EdgeView
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import SOFTMAX_SUM, Reduction, weighted_source, where
 from jsage.blocks.shuffle import shuffle_slots
+from jsage.graph.sparse import is_sparse
 from jsage.nn.activation import relu
 from jsage.nn.alone import alone
+from jsage.nn.dense import Dense, Rows
 from jsage.typing import AggregateFn, EdgeData
 
 
@@ -38,10 +40,10 @@ class Pool(nn.Module):
     """Dtype of the computation; parameters are float32."""
 
     @nn.compact
-    def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst features"]:
+    def __call__(self, h: Rows, block: Block) -> Float[Array, "num_dst features"]:
         """Pool `[num_src, d]` rows to `[num_dst, features]`."""
-        dense = nn.Dense(self.features or h.shape[1], dtype=self.dtype, name="dense")
-        made = alone(dense, h[:1])
+        dense = Dense(self.features or h.shape[1], dtype=self.dtype, name="dense")
+        made = alone(dense, jnp.zeros((1, h.shape[1]), h.dtype))
 
         def pool(_, h, block):
             rows, block = block.sources(h)
@@ -49,7 +51,7 @@ class Pool(nn.Module):
 
         if isinstance(block, EdgeView):  # what edges bring goes through the dense layer too
             return self.reduce(h, block.then(lambda rows: self.act(made(rows))))
-        if block.by_slot(h.shape[0]):
+        if block.by_slot(h.shape[0]) and not is_sparse(h):
             return by_chunk(pool, None, h, block)
         return pool(None, h, block)
 
@@ -74,7 +76,7 @@ class LSTM(nn.Module):
     """Dtype of the computation; parameters are float32."""
 
     @nn.compact
-    def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst features"]:
+    def __call__(self, h: Rows, block: Block) -> Float[Array, "num_dst features"]:
         """Pool `[num_src, d]` rows to `[num_dst, features]`."""
         width, dtype = self.features or h.shape[1], self.dtype or jnp.promote_types(h.dtype, jnp.float32)
         cell = nn.OptimizedLSTMCell(width, dtype=self.dtype, name="cell")
@@ -108,7 +110,7 @@ class Softmax(nn.Module):
     learn: bool = True
 
     @nn.compact
-    def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst d"]:
+    def __call__(self, h: Rows, block: Block) -> Float[Array, "num_dst d"]:
         """Pool `[num_src, d]` rows to `[num_dst, d]`."""
         t = self.param("t", nn.initializers.constant(self.t), ()) if self.learn else self.t
 
@@ -134,6 +136,6 @@ class Several(nn.Module):
     """Functions of `jsage.aggregate`, or modules such as `Pool()`."""
 
     @nn.compact
-    def __call__(self, h: Float[Array, "num_src d"], block: Block) -> Float[Array, "num_dst d_all"]:
+    def __call__(self, h: Rows, block: Block) -> Float[Array, "num_dst d_all"]:
         """Pool `[num_src, d]` rows to `[num_dst, d]` by each, in their order."""
         return jnp.concatenate([aggregate(h, block) for aggregate in self.aggregates], axis=1)

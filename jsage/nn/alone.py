@@ -29,7 +29,7 @@ def alone(module: nn.Module, *inputs: Any) -> Callable[..., Any]:
     return lambda *given: single.apply({"params": params}, *given)
 
 
-def alone_on_edges(dense: nn.Dense, block: Block, name: str) -> Callable[[EdgeData], Array]:
+def alone_on_edges(dense: nn.Module, block: Block, name: str) -> Callable[[EdgeData], Array]:
     """A dense layer on an array of `edge_data`, as a function of the edges' rows that a message gets.
 
     >>> import jax

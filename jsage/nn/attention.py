@@ -18,7 +18,9 @@ from jsage.blocks.edges import (
 )
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import SOFTMAX_SUM, column
+from jsage.graph.sparse import is_sparse
 from jsage.nn.alone import alone, alone_on_edges
+from jsage.nn.dense import Dense, Dropout, Rows
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 KEEP = "attention dropout"
@@ -73,10 +75,10 @@ class AttentionConv(nn.Module):
         """What the own slot's features add, which are the mean of the node's edges'."""
         return None if self.edge is None else of_edge({self.edge: edge_mean(block, self.edge, h)})
 
-    def shifted(self, out: Float[Array, "rows d"], residual: Array | None) -> Float[Array, "rows d"]:
+    def shifted(self, out: Float[Array, "rows d"], residual: Any) -> Float[Array, "rows d"]:
         """`out` and a dense layer of these rows, where they are given, and the bias."""
         if residual is not None:
-            dense = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="residual")
+            dense = Dense(self.features, use_bias=False, dtype=self.dtype, name="residual")
             out = out + dense(residual)
         if self.bias:
             out = out + self.param("bias", nn.initializers.zeros, (self.features,))[None].astype(out.dtype)
@@ -105,8 +107,8 @@ class AttentionConv(nn.Module):
                 own = own[0], _times(own[1], self._kept(keys[1], own[0].shape))
         return block.reduce(message, SOFTMAX_SUM, dst, src, own)
 
-    def _dense(self, name: str, bias: bool) -> nn.Dense:
-        return nn.Dense(self.heads * self.head_width(), use_bias=bias, dtype=self.dtype, name=name)
+    def _dense(self, name: str, bias: bool) -> Dense:
+        return Dense(self.heads * self.head_width(), use_bias=bias, dtype=self.dtype, name=name)
 
     def _dropped(self, message: MessageFn, block: Any, key: Array) -> tuple[MessageFn, Any]:
         """The message whose values are dropped or scaled, and the block that says which."""
@@ -141,7 +143,7 @@ def head_sums(rows: Float[HostArray, "rows d"], weights: Float[HostArray, "heads
     return jnp.dot(jnp.asarray(rows, jnp.float32), blocks, precision=jax.lax.Precision.HIGHEST)
 
 
-def drop_inputs(rate: float, deterministic: bool, h: Array, block: Block) -> tuple[Array, Block]:
+def drop_inputs(rate: float, deterministic: bool, h: Rows, block: Block) -> tuple[Rows, Block]:
     """Dropout on the rows that a block reads; of a table that is larger than those, on a copy of them.
 
     >>> from jsage.blocks import Tree
@@ -151,21 +153,21 @@ def drop_inputs(rate: float, deterministic: bool, h: Array, block: Block) -> tup
     if not rate or deterministic:
         return h, block
     rows, block = block.sources(h)
-    return nn.Dropout(rate, deterministic=False)(rows), block
+    return Dropout(rate, deterministic=False)(rows), block
 
 
-def made_rows(make: MadeRows, h: Float[Array, "num_src d"], block: Block) -> tuple[PyTree, MadeRows, Block]:
+def made_rows(make: MadeRows, h: Rows, block: Block) -> tuple[PyTree, MadeRows, Block]:
     """What sources send, what a message makes of it, and the block that reads it.
 
     Rows are made once for all who read them; where that would be one for every slot, by the message instead,
-    so that nothing of the size of all slots is kept.
+    so that nothing of the size of all slots is kept; but never of sparse rows, whose words are many reads.
 
     >>> from jsage.blocks import edge_list
     >>> block = edge_list(jnp.array([0, 1]), jnp.array([1, 0]), num_dst=2)
     >>> made_rows(lambda rows: 2 * rows, jnp.ones((2, 1)), block)[0].ravel()
     Array([2., 2.], dtype=float32)
     """
-    if block.by_slot(h.shape[0]):
+    if block.by_slot(h.shape[0]) and not is_sparse(h):
         return h, make, block
     rows, block = block.sources(h)
     return make(rows), lambda sent: sent, block

@@ -10,8 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 from jsage._internal.arrays import take
 from jsage.blocks.block import read_tables
 from jsage.blocks.layout import Block
+from jsage.blocks.sparse import sparse_product
+from jsage.graph.sparse import is_sparse
 from jsage.nn.activation import relu
 from jsage.nn.conv.sage import SAGEConv
+from jsage.nn.dense import Dense, Rows
 
 
 class GraphSAGE(nn.Module):
@@ -74,7 +77,7 @@ class GraphSAGE(nn.Module):
 
     def __call__(
         self,
-        h: Float[Array, "num_src d"] | None,
+        h: Rows | None,
         blocks: Sequence[Block],
         *,
         mask: Bool[Array, " num_seeds"] | None = None,
@@ -98,12 +101,13 @@ class GraphSAGE(nn.Module):
         for k, block in enumerate(blocks):
             h = self.layer(k, h, block, valid=valid[k], deterministic=deterministic)
             kept = [*(block.own(rows) for rows in kept), h] if self.jump else kept
-        return self.finish(kept) if self.jump else h
+        out: Any = h
+        return self.finish(kept) if self.jump else out
 
     def layer(
         self,
         k: int,
-        h: Float[Array, "num_src d"],
+        h: Rows,
         block: Block,
         *,
         valid: Bool[Array, " num_dst"] | None = None,
@@ -118,14 +122,14 @@ class GraphSAGE(nn.Module):
         out = self.act(out)
         return self.skips[k](block.own(h), out) if self.residual else out
 
-    def inputs(
-        self, h: Float[Array, "rows d"] | None, nodes: Int[Array, " rows"]
-    ) -> Float[Array, "rows d_in"]:
+    def inputs(self, h: Rows, nodes: Int[Array, " rows"]) -> Rows:
         """What the first layer reads of these nodes: their features, identity embeddings, or both."""
         h = None if h is None else self._columns(h)
         if self.identity is None:
             return _present(h)
         table = take(self.embed.embedding, nodes)
+        if is_sparse(h):
+            raise TypeError(BESIDE)
         return table if h is None else jnp.concatenate([h, table.astype(h.dtype)], 1)
 
     def finish(self, kept: Sequence[Float[Array, "rows d"]]) -> Float[Array, "rows out"]:
@@ -134,7 +138,7 @@ class GraphSAGE(nn.Module):
             raise ValueError("this model has no jump: its last layer's rows are the result")
         return self.head(self.jump(kept))
 
-    def _inputs(self, h: Array | None, block: Block) -> tuple[Array, Block]:
+    def _inputs(self, h: Any, block: Block) -> tuple[Any, Block]:
         if self.identity is None:
             h = _present(h)
             if self.in_features in (None, h.shape[1]):
@@ -144,18 +148,31 @@ class GraphSAGE(nn.Module):
         table = self.embed.embedding
         if h is None:
             return table, block
+        if is_sparse(h):
+            raise TypeError(BESIDE)
         rows, block = read_tables((h, table), block)
         return jnp.concatenate([self._columns(rows[0]), rows[1].astype(h.dtype)], 1), block
 
-    def _columns(self, h: Array) -> Array:
-        if self.in_features is None:
+    def _columns(self, h: Any) -> Any:
+        if self.in_features in (None, h.shape[1]):
             return h
         if h.shape[1] < self.in_features:
             raise ValueError(
                 f"features must have in_features={self.in_features} columns at least, got shape {h.shape}: "
                 "pass those that the model was made for"
             )
+        if is_sparse(h):
+            raise ValueError(
+                f"sparse features must have in_features={self.in_features} columns, got shape {h.shape}: "
+                "nothing pads their rows, so pass those that the model was made for"
+            )
         return h[:, : self.in_features]
+
+
+BESIDE = (
+    "identity embeddings beside features need dense ones, got SparseRows: leave identity out, or pass "
+    "features.toarray()"
+)
 
 
 class Skip(nn.Module):
@@ -167,16 +184,16 @@ class Skip(nn.Module):
     """
 
     @nn.compact
-    def __call__(
-        self, own: Float[Array, "rows d"], out: Float[Array, "rows d_out"]
-    ) -> Float[Array, "rows d_out"]:
+    def __call__(self, own: Rows, out: Float[Array, "rows d_out"]) -> Float[Array, "rows d_out"]:
         """Add `[rows, d]` to `[rows, d_out]`, in the dtype of the latter."""
         if own.shape[1] != out.shape[1]:
-            own = nn.Dense(out.shape[1], use_bias=False, dtype=out.dtype, name="dense")(own)
+            own = Dense(out.shape[1], use_bias=False, dtype=out.dtype, name="dense")(own)
+        elif is_sparse(own):
+            own = sparse_product(own, jnp.eye(out.shape[1], dtype=own.dtype))
         return out + own.astype(out.dtype)
 
 
-def _present(h: Array | None) -> Array:
+def _present(h: Any) -> Any:
     if h is None:
         raise ValueError("no features and no identity=(num_nodes, width): pass one of them")
     return h

@@ -9,10 +9,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, take
+from jsage._internal.arrays import IN_BOUNDS, accumulator_dtype, dense, take
 from jsage.data import lanes_of, whole_lanes
 from jsage.graph import Graph, Location, Placement, out_degrees
 from jsage.graph.search import bisect
+from jsage.graph.sparse import refuse_sparse
 from jsage.parallel.exchange import Route, Traffic, gather_remote, plan_route, scatter_add_remote, traffic
 from jsage.parallel.mesh import AXIS, assemble, replicate
 from jsage.typing import HostArray
@@ -35,7 +36,7 @@ class ShardedFeatures(NamedTuple):
 
 
 def shard_features(
-    features: Float[HostArray, "num_nodes d"],
+    features: Any,
     placement: Placement,
     mesh: Mesh,
     *,
@@ -55,7 +56,8 @@ def shard_features(
     Array([2], dtype=int32)
     """
     check_shards(placement, mesh)
-    table = np.asarray(features)
+    refuse_sparse(features, "shard_features", "copy them to each device, replicate(features, mesh)")
+    table = np.asarray(dense(features))
     if lanes is None:
         lanes = lanes_of(mesh.devices.flat[0])
     missing = whole_lanes(table.shape[1], lanes) - table.shape[1]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+from jaxtyping import Array, Bool, Int, Num, PyTree
 
 from jsage._internal.arrays import round_up, take
 from jsage.blocks import Segments
@@ -28,6 +28,7 @@ from jsage.blocks.reductions import (
     weighted_source,
 )
 from jsage.graph.adjacency import Adjacency
+from jsage.graph.sparse import is_sparse, joined_rows, rows_at
 from jsage.typing import EdgeData, HostArray, MessageFn
 
 PIECE = 512
@@ -83,9 +84,9 @@ class StreamedBlock(NamedTuple):
         """The number of destinations."""
         return self.dst.shape[0]
 
-    def own(self, h: Rows) -> Pooled:
+    def own(self, h: Any) -> Any:
         """The destinations' own rows."""
-        return take(h, self.dst)
+        return rows_at(h, self.dst)
 
     def sum(self, h: Rows) -> Pooled:
         """The sum over all neighbors, in float32 at least."""
@@ -99,7 +100,7 @@ class StreamedBlock(NamedTuple):
         self, message: MessageFn, reduction: Reduction, dst: PyTree, src: PyTree, own: PyTree = None
     ) -> PyTree:
         """Messages reduced, a piece of the edges at a time; they have no gradient."""
-        check_reduce(self, reduction, dst, own)
+        check_reduce(self, reduction, dst, own, src)
         asked = Asked(message, reduction, dst, src)
         (state,), (like,) = self.states([asked], lambda ids: [jax.tree.map(lambda x: take(x, ids), src)])
         return finished(reduction, state, self.degree, like, own)
@@ -154,9 +155,7 @@ class StreamedBlock(NamedTuple):
         return jnp.ones(num_src, bool)
 
 
-def table_rows(
-    h: Rows, more: Float[Array, "num_more d"] | None, ids: Int[Array, " num_ids"]
-) -> Float[Array, "num_ids d"]:
+def table_rows(h: Any, more: Any, ids: Int[Array, " num_ids"]) -> Any:
     """Rows of a table, and of a second one that goes on where it ends, without joining the two.
 
     >>> import jax.numpy as jnp
@@ -164,7 +163,9 @@ def table_rows(
     Array([3., 1.], dtype=float32)
     """
     if more is None:
-        return take(h, ids)
+        return rows_at(h, ids)
+    if is_sparse(h):
+        return joined_rows(h, more).rows(ids)
     beyond = ids >= h.shape[0]
     known, new = take(h, jnp.where(beyond, 0, ids)), take(more, jnp.where(beyond, ids - h.shape[0], 0))
     return jnp.where(beyond[:, None], new.astype(h.dtype), known)

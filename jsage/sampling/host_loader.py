@@ -27,11 +27,12 @@ from jsage._internal.host_table import HostTable
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
+from jsage.graph.sparse import refuse_sparse
 from jsage.sampling.compact import Capacities, distinct_hashed, sample_compact_blocks
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import sample_blocks
 from jsage.train import TrainState, Update
-from jsage.typing import AnyDraw, HostArray, PRNGKey
+from jsage.typing import AnyDraw, PRNGKey
 
 SampleFn: TypeAlias = Callable[
     [PRNGKey, Graph, Int[Array, " num_seeds"]], tuple[tuple[Block, ...], Bool[Array, ""]]
@@ -123,11 +124,12 @@ class Loader:
         self,
         sampler: BlockSampler,
         graph: Graph,
-        features: HostArray,
+        features: Any,
         rows: int | None = None,
         *,
         resident_bytes: int | None = None,
     ) -> None:
+        refuse_sparse(features, "the host loader", "put them on the device, to_device_table(features)")
         if features.ndim != 2 or features.shape[0] != graph.num_nodes:
             raise ValueError(
                 f"features must be [num_nodes, d] with one row a node, {graph.num_nodes}, "

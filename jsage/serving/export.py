@@ -32,6 +32,7 @@ from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.graph.overlay import GraphOverlay
+from jsage.graph.sparse import refuse_sparse
 from jsage.sampling import sample_blocks_by_node
 from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
@@ -207,7 +208,8 @@ def _plan(plan: Plan) -> dict:
     return fields | {"sampler": getattr(plan.sampler, "__name__", "sampler"), "about": dict(plan.about)}
 
 
-def _check(plan: Plan, features: HostTable) -> None:
+def _check(plan: Plan, features: Any) -> None:
+    refuse_sparse(features, "an export", "serve them from Python, by embed_all or embed_new")
     if len(features.shape) != 2:
         raise ValueError(f"features must be one row a node, [num_nodes, width], got shape {features.shape}")
     if not plan.sizes:

@@ -14,13 +14,15 @@ from jsage._internal.files import checksum, new_directory, replaced
 from jsage.data.dataset import Dataset
 from jsage.data.formats.arrays import ArrayWriter, check_file, map_array
 from jsage.graph import Graph, node_sides, validate
-from jsage.typing import HostArray
+from jsage.graph.sparse import SparseRows, as_rows, is_sparse
 
 _VERSION = 2
 """1 had no checksums."""
 _META = "meta.json"
 _EDGE = "edge_"
 _NAMES = "node_name.npy"
+_WORDS = tuple(f"features_{field}.npy" for field in SparseRows._fields[:5])
+"""The files of sparse features."""
 
 
 def save(path: str | Path, dataset: Dataset, names: HostArray | Sequence[str] | None = None) -> None:
@@ -42,6 +44,7 @@ def save(path: str | Path, dataset: Dataset, names: HostArray | Sequence[str] | 
     ...     Path(folder, "digits", "features.npy").stat().st_size
     460160
     """
+    dataset = dataset._replace(features=as_rows(dataset.features))
     validate(dataset.graph, dataset.features, dataset.labels)
     arrays = dict(_arrays(dataset))
     if names is not None:
@@ -84,6 +87,8 @@ def open(path: str | Path, *, verify: bool = True) -> Dataset:
         if name.startswith(_EDGE)
     }
     rest: list[Any] = [arrays.get(f"{field}.npy") for field in Dataset._fields[1:]]
+    if all(name in arrays for name in _WORDS):
+        rest[0] = SparseRows(*(arrays[name] for name in _WORDS))
     return Dataset(Graph(arrays["indptr.npy"], arrays["indices.npy"], edge_data), *rest)
 
 
@@ -102,14 +107,16 @@ def directory_names(path: Path) -> np.ndarray | None:
     return check_names(map_array(path / _NAMES, described[_NAMES]), num_nodes)
 
 
-def _arrays(dataset: Dataset) -> Iterator[tuple[str, HostArray]]:
+def _arrays(dataset: Dataset) -> Iterator[tuple[str, Any]]:
     """File names and what they hold."""
     graph = dataset.graph
     checked = {"labels": check_labels, "node_type": partial(node_sides, graph)}
     yield from (("indptr.npy", graph.indptr), ("indices.npy", graph.indices))
     yield from ((f"{_EDGE}{name}.npy", array) for name, array in graph.edge_data.items())
     for field in Dataset._fields[1:]:
-        if (array := getattr(dataset, field)) is not None:
+        if is_sparse(array := getattr(dataset, field)):
+            yield from zip(_WORDS, array, strict=False)
+        elif array is not None:
             yield f"{field}.npy", checked[field](array) if field in checked else dense(array)
 
 

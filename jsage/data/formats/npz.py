@@ -5,7 +5,9 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.lib import format as npy
@@ -22,6 +24,7 @@ from jsage._internal.checks import (
 )
 from jsage.data.dataset import Dataset, has_label, validate_dataset
 from jsage.graph import from_edges, node_sides, validate
+from jsage.graph.sparse import SPARSE, check_sparse, sparse_rows
 
 _SPLITS = ("train", "val", "test")
 _SPARSE = ("x_data", "x_indices", "x_indptr", "x_shape")
@@ -29,14 +32,16 @@ _NAMES = "node_name"
 _USED = {"x", "y", "meta", "node_type", _NAMES, *_SPARSE, *(f"{split}_mask" for split in _SPLITS)}
 
 
-def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
+def load_npz(path: str | Path, *, labels: str = "y", sparse: bool | None = False) -> Dataset:
     """Read a graph with its features, labels and splits from an `.npz` of the format in docs/data.md.
 
     `labels` names the array to predict: integers `[num_nodes]` are classes (-1: none), 0/1 rows `[num_nodes,
-    num_classes]` any number of classes, floats real values. CSR features become dense; a mask becomes the ids
-    of its labeled nodes; `edge_time` becomes `graph.edge_data["time"]`, and so on. A file without `y` gives
-    `labels=None`; one without masks gives empty splits; `node_type` are the types of nodes. `node_name`,
-    which `read_names` gives, is checked; no other array of the file is read.
+    num_classes]` any number of classes, floats real values. CSR features become dense, unless `sparse`: with
+    True all features become `jsage.graph.SparseRows`, with None those that the file holds as CSR and of which
+    a tenth is not 0 at most. A mask becomes the ids of its labeled nodes; `edge_time` becomes
+    `graph.edge_data["time"]`, and so on. A file without `y` gives `labels=None`; one without masks gives
+    empty splits; `node_type` are the types of nodes. `node_name`, which `read_names` gives, is
+    checked; no other array of the file is read.
 
     Raises FileNotFoundError, and ValueError that names the file if it is truncated, is no `.npz`, holds
     pickles, lacks an array, has values that would not be kept, or fails `validate_dataset`.
@@ -50,7 +55,7 @@ def load_npz(path: str | Path, *, labels: str = "y") -> Dataset:
     """
     arrays = _read(Path(path), labels)
     try:
-        return _dataset(arrays, labels)
+        return _dataset(arrays, labels, sparse)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -112,7 +117,7 @@ def _check_size(archive: zipfile.ZipFile, name: str) -> None:
         raise ValueError(f"{name} should have {said} bytes, for {dtype} {list(shape)}, but has {held}")
 
 
-def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
+def _dataset(arrays: dict[str, np.ndarray], name: str, sparse: bool | None) -> Dataset:
     edge_index = arrays["edge_index"]
     if edge_index.ndim != 2 or len(edge_index) != 2:
         raise ValueError(f"edge_index must have shape [2, num_edges], got {edge_index.shape}")
@@ -127,7 +132,7 @@ def _dataset(arrays: dict[str, np.ndarray], name: str) -> Dataset:
     if "node_type" in arrays:
         kinds = check_ids(arrays["node_type"], INT32, "node_type", what="types")
         types = jnp.asarray(node_sides(graph, kinds))
-    dataset = Dataset(graph, _features(arrays, num_nodes), placed, *splits, node_type=types)
+    dataset = Dataset(graph, _features(arrays, num_nodes, sparse), placed, *splits, node_type=types)
     if any(f"{split}_mask" in arrays for split in _SPLITS):
         validate_dataset(dataset)
     else:
@@ -149,16 +154,20 @@ def _num_nodes(arrays: dict[str, np.ndarray], labels: np.ndarray | None) -> int:
     return int(check_ids(arrays["edge_index"].ravel(), INT32 - 1, "edge_index").max(initial=-1)) + 1
 
 
-def _features(arrays: dict[str, np.ndarray], num_nodes: int):
-    """Dense float32 features, or None."""
+def _features(arrays: dict[str, np.ndarray], num_nodes: int, sparse: bool | None) -> Any:
+    """Float32 features, or None."""
     if "x" not in arrays and "x_data" not in arrays:
         return None
-    values = arrays["x"] if "x" in arrays else _dense(arrays, num_nodes)
+    values: Any = arrays["x"] if "x" in arrays else _matrix(arrays, num_nodes)
+    found = hasattr(values, "toarray")
+    if sparse or (sparse is None and found and values.nnz <= SPARSE * math.prod(values.shape)):
+        return jax.device_put(check_sparse(sparse_rows(values), num_nodes))
+    values = values.toarray() if found else values
     return jnp.asarray(check_features(values, num_nodes).astype(np.float32))
 
 
-def _dense(arrays: dict[str, np.ndarray], num_nodes: int) -> np.ndarray:
-    """CSR features as a table of float32; what that does not hold is an infinity."""
+def _matrix(arrays: dict[str, np.ndarray], num_nodes: int) -> Any:
+    """CSR features in float32; what that does not hold is an infinity."""
     from scipy.sparse import csr_array  # jax brings it
 
     if missing := [name for name in _SPARSE if name not in arrays]:
@@ -173,7 +182,7 @@ def _dense(arrays: dict[str, np.ndarray], num_nodes: int) -> np.ndarray:
         with np.errstate(over="ignore"):
             matrix = csr_array((values.astype(np.float32), indices, indptr), shape=tuple(shape))
         matrix.check_format()
-        return matrix.toarray()
+        return matrix
     except (ValueError, MemoryError) as error:
         raise ValueError(f"{', '.join(_SPARSE)} are no CSR matrix: {error}") from error
 

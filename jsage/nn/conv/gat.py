@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jsage.blocks.layout import Block
 from jsage.nn.attention import AttentionConv, drop_inputs, head_sums, made_rows
+from jsage.nn.dense import Rows
 from jsage.typing import EdgeData
 
 
@@ -40,7 +41,7 @@ class GATConv(AttentionConv):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+        self, h: Rows, block: Block, *, deterministic: bool = True
     ) -> Float[Array, "num_dst features"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
         h, block = drop_inputs(self.dropout, deterministic, h, block)

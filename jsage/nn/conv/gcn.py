@@ -8,7 +8,9 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jsage.blocks import MAX, aggregate
 from jsage.blocks.layout import Block
+from jsage.graph.sparse import is_sparse
 from jsage.nn.attention import drop_inputs
+from jsage.nn.dense import Dense, Rows
 from jsage.typing import EdgeData
 
 
@@ -38,7 +40,7 @@ class GCNConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+        self, h: Rows, block: Block, *, deterministic: bool = True
     ) -> Float[Array, "num_dst features"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
         if "weight" not in block.edge_data:
@@ -47,8 +49,9 @@ class GCNConv(nn.Module):
                 "jsage.graph.gcn_weights(graph)"
             )
         h, block = drop_inputs(self.dropout, deterministic, h, block)
-        dense = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="dense")
-        if block.reads_again(h.shape[0]) and self.features < h.shape[1]:  # the same sum, of shorter rows
+        dense = Dense(self.features, use_bias=False, dtype=self.dtype, name="dense")
+        before = block.reads_again(h.shape[0]) and self.features < h.shape[1]
+        if before or is_sparse(h):  # the same sum, of shorter rows
             h, block = block.sources(h)
             out = _propagated(dense(h), block)
         else:

@@ -12,6 +12,7 @@ from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
 from jsage.nn.alone import alone_on_edges
 from jsage.nn.attention import drop_inputs
+from jsage.nn.dense import Rows
 from jsage.typing import EdgeData
 
 
@@ -44,7 +45,7 @@ class GINEConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+        self, h: Rows, block: Block, *, deterministic: bool = True
     ) -> Float[Array, "num_dst features"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
         h, block = drop_inputs(self.dropout, deterministic, h, block)

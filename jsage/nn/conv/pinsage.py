@@ -8,6 +8,7 @@ from jsage.blocks import aggregate
 from jsage.blocks.layout import Block
 from jsage.nn.activation import relu
 from jsage.nn.conv.sage import l2_normalize
+from jsage.nn.dense import Dense, Dropout, Rows
 
 
 class PinSAGEConv(nn.Module):
@@ -40,13 +41,13 @@ class PinSAGEConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+        self, h: Rows, block: Block, *, deterministic: bool = True
     ) -> Float[Array, "num_dst features"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
-        dense = nn.Dense(self.features, dtype=self.dtype, name="self")(drop(block.own(h)))
+        drop = Dropout(self.dropout, deterministic=deterministic)
+        dense = Dense(self.features, dtype=self.dtype, name="self")(drop(block.own(h)))
         rows, block = block.sources(h)
-        sent = nn.Dense(self.hidden or self.features, dtype=self.dtype, name="project")(drop(rows))
+        sent = Dense(self.hidden or self.features, dtype=self.dtype, name="project")(drop(rows))
         pooled = _weighted_mean(relu(sent), block)
         out = relu(dense + nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="neigh")(pooled))
         return l2_normalize(out) if self.normalize else out

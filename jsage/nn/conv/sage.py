@@ -14,7 +14,9 @@ from jsage.blocks.edge_view import beside_edges
 from jsage.blocks.edges import edge_rows
 from jsage.blocks.layout import Block
 from jsage.blocks.reductions import SUM, weighted_source
+from jsage.graph.sparse import is_sparse
 from jsage.nn.activation import relu
+from jsage.nn.dense import Dense, Dropout, Rows
 from jsage.typing import AggregateFn, EdgeData, HostArray
 
 
@@ -63,12 +65,10 @@ class SAGEConv(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
-    ) -> Float[Array, "num_dst d_out"]:
+    def __call__(self, h: Rows, block: Block, *, deterministic: bool = True) -> Float[Array, "num_dst d_out"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
-        drop: Callable[[Array], Array] = nn.Dropout(self.dropout, deterministic=deterministic)
-        if block.reads_again(h.shape[0]):
+        drop: Callable[[Any], Any] = Dropout(self.dropout, deterministic=deterministic)
+        if block.reads_again(h.shape[0]) or is_sparse(h):
             h, drop = drop(h), lambda rows: rows
         out = self._neighbors(h, block, drop)
         if self.aggregate is not aggregates.gcn if self.self_term is None else self.self_term:
@@ -79,20 +79,22 @@ class SAGEConv(nn.Module):
             out = out + bias[None].astype(out.dtype)
         return l2_normalize(out) if self.normalize else out
 
-    def _neighbors(self, h: Array, block: Block, drop: Callable[[Array], Array]) -> Array:
+    def _neighbors(self, h: Any, block: Block, drop: Callable[[Any], Any]) -> Array:
         dense = self._dense("neigh")
         if self.project:
             rows, block = block.sources(h)
-            h = relu(nn.Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
+            h = relu(Dense(h.shape[1], dtype=self.dtype, name="project")(rows))
         linear = self.aggregate in LINEAR
         if self.edge and not linear:
             return dense(drop(self.aggregate(*beside_edges(h, block, self.edge))))
-        of_edges = self._dense("edge")(self._pooled_edges(h, block, self.edge)) if self.edge else None
-        if linear and block.reads_again(h.shape[0]) and self.features < h.shape[1]:
+        before = block.reads_again(h.shape[0]) and self.features < h.shape[1]
+        if linear and (before or is_sparse(h)):
             rows, block = block.sources(h)
-            out = self.aggregate(dense(rows), block)
+            h = dense(rows)
+            out = self.aggregate(h, block)
         else:
             out = dense(drop(self.aggregate(h, block)))
+        of_edges = self._dense("edge")(self._pooled_edges(h, block, self.edge)) if self.edge else None
         return out if of_edges is None else out + of_edges
 
     def _pooled_edges(self, h: Array, block: Block, name: str) -> Array:
@@ -107,8 +109,8 @@ class SAGEConv(nn.Module):
         count = jnp.maximum(count, 1) if self.aggregate is aggregates.mean else 1 + count
         return total / count[:, None].astype(total.dtype)
 
-    def _dense(self, name: str) -> nn.Dense:
-        return nn.Dense(self.features, use_bias=False, dtype=self.dtype, name=name)
+    def _dense(self, name: str) -> Dense:
+        return Dense(self.features, use_bias=False, dtype=self.dtype, name=name)
 
 
 LINEAR = (aggregates.sum, aggregates.mean, aggregates.gcn)

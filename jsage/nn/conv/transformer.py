@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from jsage.blocks.layout import Block
 from jsage.nn.attention import AttentionConv, drop_inputs, head_sums, made_rows
+from jsage.nn.dense import Dense, Rows
 from jsage.typing import EdgeData
 
 
@@ -35,7 +36,7 @@ class TransformerConv(AttentionConv):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "num_src d"], block: Block, *, deterministic: bool = True
+        self, h: Rows, block: Block, *, deterministic: bool = True
     ) -> Float[Array, "num_dst features"]:
         """`[num_src, d]` rows at a block's sources to `[num_dst, features]` at its destinations."""
         if self.beta and not self.self_term:
@@ -58,7 +59,7 @@ class TransformerConv(AttentionConv):
         out = self.joined(self.attend(message, block, (asked, sent), None, deterministic))
         if not self.self_term:
             return out
-        own = nn.Dense(self.features, use_bias=self.bias, dtype=self.dtype, name="self")(rows)
+        own = Dense(self.features, use_bias=self.bias, dtype=self.dtype, name="self")(rows)
         if not self.beta:
             return out + own
         both = jnp.concatenate([out, own, out - own], -1)
