@@ -43,7 +43,7 @@ def test_rows_are_scaled_to_length_one_and_zeros_stay():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="one of auto, rows, columns, tfidf, none, got 'unit'"):
+    with pytest.raises(ValueError, match="one of auto, rows, sums, columns, tfidf, none, got 'unit'"):
         fit_scaling(PIXELS, kind="unit")
 
 

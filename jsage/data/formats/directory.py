@@ -15,6 +15,7 @@ from jsage.data.dataset import Dataset
 from jsage.data.formats.arrays import ArrayWriter, check_file, map_array
 from jsage.graph import Graph, node_sides, validate
 from jsage.graph.sparse import SparseRows, as_rows, is_sparse
+from jsage.typing import HostArray
 
 _VERSION = 2
 """1 had no checksums."""
