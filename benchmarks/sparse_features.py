@@ -140,7 +140,8 @@ def made(sizes: str) -> data.Dataset:
     indices += np.where(told, np.repeat(labels, words), rng.integers(0, 10, nodes * words)).astype(np.int32)
     values, none = np.ones(nodes * words, np.float32), np.zeros((columns, 0), np.float32)
     features = SparseRows(start, np.full(nodes, words, np.int32), indices, values, none)
-    graph = from_edges(*rng.integers(0, nodes, (2, 10 * nodes), np.int32), nodes)
+    src, dst = rng.integers(0, nodes, (2, 10 * nodes), np.int32)
+    graph = from_edges(src, dst, nodes)
     ids = rng.permutation(nodes).astype(np.int32)
     cut = nodes // 2
     return data.Dataset(graph, features, labels.astype(np.int32), ids[:cut], ids[cut:-10], ids[-10:])
@@ -158,7 +159,8 @@ if __name__ == "__main__":
     parser.add_argument("--worker", nargs=2, metavar=("DATA", "FORM"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        print(json.dumps(measure(*given.worker, given)))
+        name, form = given.worker
+        print(json.dumps(measure(name, form, given)))
     else:
         about = {"benchmark": "sparse_features", "machine": machine(), "versions": versions()}
         write_json({**about, "rows": main(given)}, given.json)

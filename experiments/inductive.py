@@ -8,6 +8,7 @@ neither their features nor their edges. Their outputs by `embed_new` are scored 
 beside those on the graph rebuilt with them (`rebuilt_mean`), whole neighborhoods both: the scores agree.
 """
 
+import dataclasses
 import sys
 import time
 from functools import partial
@@ -48,6 +49,7 @@ class Split(NamedTuple):
 
 def main(config: Config) -> dict:
     """Train `config.runs` models; score the new nodes both ways; return what `--json` writes."""
+    config = dataclasses.replace(config, features="dense")  # new nodes' rows are cut out of the table
     dataset, _, scaling = prepare(read(config), config)
     if dataset.features is None or config.aggregator == "lstm":
         raise ValueError(
