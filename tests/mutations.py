@@ -416,7 +416,7 @@ MUTATIONS = (
         "recipes/scaling.py",
         "size = np.abs(wide).sum(1) if",
         "size = wide.sum(1) if",
-        "recipes/test_scaling.py::test_rows_have_size_1_by_their_norm",
+        "test_scaling.py::test_rows_have_size_1_by_their_norm",
         "rows scaled to sum 1 by signed numbers",
     ),
     Mutation(

@@ -41,3 +41,8 @@ def test_every_slow_test_is_there_and_leaves_its_file_something_quick():
         assert f"def {function}(" in (lanes.TESTS / file).read_text(), name
     for file in lanes.EXAMPLES:
         assert (lanes.TESTS.parent / file).is_file(), file
+
+
+def test_no_two_files_of_tests_have_one_name():
+    names = [path.name for path in lanes.TESTS.rglob("test_*.py")]
+    assert len(names) == len(set(names))

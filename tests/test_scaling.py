@@ -79,3 +79,14 @@ def test_a_scaling_that_is_none_is_refused(kept):
 def test_what_float32_does_not_hold_is_refused():
     with pytest.raises(ValueError, match="times the spread that they were scaled by, beyond float32"):
         fit_scaling(UNLIKE * [1e-3, 1, 1, 1])(np.full((1, 4), 3e38, np.float32))
+
+
+@pytest.mark.parametrize(("kind", "order"), [("rows", 2), ("sums", 1)])
+def test_rows_have_size_1_by_their_norm(kind, order):
+    table = np.array([[1.0, -3.0, 0.0], [0.0, 0.0, 0.0], [2e5, 0.0, 1e5]])
+    scaling = fit_scaling(table, kind=kind)
+    found = scaling(table)
+    np.testing.assert_allclose(np.linalg.norm(found, order, axis=1), [1, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(found[0] / found[0, 0], table[0], rtol=1e-6)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(Scaling.from_json(scaling.to_json())(table), found)

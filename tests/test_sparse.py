@@ -305,7 +305,7 @@ def test_an_npz_keeps_them_by_a_rule(tmp_path):
         assert (np.asarray(found.toarray() if kept else found) == csr.toarray()).all()
 
 
-@pytest.mark.parametrize("kind", ["rows", "tfidf", "none", "auto"])
+@pytest.mark.parametrize("kind", ["rows", "sums", "tfidf", "none", "auto"])
 def test_scaling_keeps_them_sparse_and_is_that_of_the_dense_table(kind):
     dense, nodes = np.abs(table()), np.arange(20)
     wanted, found = (fit_scaling(x, nodes, kind) for x in (dense, sparse_rows(dense)))
