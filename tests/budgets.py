@@ -27,7 +27,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_contrastive": 270,
     "test_conv": 90,
     "test_synthetic": 90,
-    "test_sparse": 700,
+    "test_sparse": 800,
     "test_draws": 70,
     "test_sliced": 110,
     "test_convolutions": 400,

@@ -53,8 +53,8 @@ class Dropout(nn.Module):
     Array([[1., 1.]], dtype=float32)
     """
 
-    rate: float
-    deterministic: bool
+    rate: float = 0.0
+    deterministic: bool = True
 
     @nn.compact
     def __call__(self, inputs: Any) -> Any:
