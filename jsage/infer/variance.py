@@ -49,7 +49,7 @@ def variance_report(
 
     >>> from jsage import GraphSAGE
     >>> from jsage.data import digits
-    >>> graph, features, *_, test = digits()
+    >>> graph, features, *_, test, _ = digits()
     >>> model = GraphSAGE(hidden=4, out=10)
     >>> blocks = sample_blocks_by_node(jax.random.key(0), graph, test[:2], (2, 2))
     >>> params = model.init(jax.random.key(0), features, blocks)
