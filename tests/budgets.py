@@ -63,7 +63,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_subgraph": 140,
     "test_saint": 80,
     "test_models": 90,
-    "test_unsupervised": 440,
+    "test_unsupervised": 540,
     "test_variance": 120,
     "test_weights": 120,
     "test_exact": 70,
