@@ -59,10 +59,12 @@ def abuse(address: str, pid: int, asked: dict[str, list[Request]], options: argp
     over, counts = Event(), Counter()
     with ThreadPoolExecutor(options.good) as pool:
         good = [pool.submit(steady, address, asked["embed"], seed, over) for seed in range(options.good)]
-        row = malformed(address, pid, asked, options.requests, options.seconds)
-        over.set()
+        try:
+            row = malformed(address, pid, asked, options.requests, options.seconds)
+        finally:
+            over.set()
         counts = sum((one.result() for one in good), Counter())
-    named = {name: counts[name] for name in ("right", "wrong", "lost")}
+    named = {name: counts[name] for name in ("right", "late", "wrong", "lost")}
     row["answers"] = {name: number for name, number in counts.items() if name not in named}
     return {**row, "trial": "abuse", "seconds": options.seconds, **named}
 
@@ -78,6 +80,13 @@ def verdict(counts: Counter[str], statuses: dict[str, int]) -> dict:
     return {**found, "statuses": dict(sorted(everything.items()))}
 
 
+def judged(status: int, text: bytes, request: Request) -> str:
+    """An answer holds the rows, says that it had no time for them (504), or is wrong."""
+    if status == 504:
+        return "late"
+    return "right" if status == 200 and right(text, request.rows) else "wrong"
+
+
 def steady(address: str, asked: list[Request], seed: int, over: Event) -> Counter[str]:
     """Ask over one connection, some times a second, until it is over."""
     counts: Counter[str] = Counter()
@@ -89,8 +98,7 @@ def steady(address: str, asked: list[Request], seed: int, over: Event) -> Counte
             connection.request("POST", request.path, request.body, JSON)
             answer = connection.getresponse()
             text = answer.read()
-            good = answer.status == 200 and right(text, request.rows)
-            counts.update(["right" if good else "wrong", f"good {answer.status}"])
+            counts.update([judged(answer.status, text, request), f"good {answer.status}"])
         except (OSError, http.client.HTTPException):
             counts["lost"] += 1
             connection.close()
@@ -113,7 +121,8 @@ def malformed(
         statuses[post(address, path, body)[0]] += 1
         time.sleep(max(0.0, began + seconds * turn / count - time.perf_counter()))
     good = [post(address, request.path, request.body) for request in asked["embed"][:64]]
-    alive = all(right(text, request.rows) for (_, text), request in zip(good, asked["embed"], strict=False))
+    judgments = {judged(*answer, request) for answer, request in zip(good, asked["embed"], strict=False)}
+    alive = "right" in judgments and judgments <= {"right", "late"}
     refused = sum(number for status, number in statuses.items() if 400 <= status < 500)
     return {
         "trial": "malformed",
@@ -167,7 +176,7 @@ def stop(address: str, process: Any, asked: dict[str, list[Request]], clients: i
         status = process.wait(timeout=60)
         took = time.perf_counter() - began
         counts = sum((one.result() for one in found), Counter())
-    named = {name: counts[name] for name in ("right", "wrong", "lost", "refused")}
+    named = {name: counts[name] for name in ("right", "late", "wrong", "lost", "refused")}
     return {"trial": "stop", "clients": clients, **named, "status": status, "seconds_to_stop": took}
 
 
@@ -187,8 +196,7 @@ def until_refused(address: str, asked: list[Request], seed: int) -> Counter[str]
         try:
             connection.request("POST", request.path, request.body, JSON)
             answer = connection.getresponse()
-            good = right(answer.read(), request.rows) if answer.status == 200 else False
-            counts["right" if good else "wrong"] += 1
+            counts[judged(answer.status, answer.read(), request)] += 1
         except (OSError, http.client.HTTPException):
             counts["lost"] += 1
             connection.close()

@@ -33,4 +33,5 @@ def test_abuse_hurts_nobody(tmp_path):
     assert stop["right"] > 0
     for row in (abuse, stop):
         assert (row["wrong"], row["lost"]) == (0, 0)
+        assert row["late"] < row["right"]  # on a machine that does other work, too
     assert stop["status"] == 0
