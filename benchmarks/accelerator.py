@@ -26,11 +26,10 @@ import optax
 from jaxtyping import Array
 
 from benchmarks import convolutions, train
-from benchmarks.common import alternate, integers, report, summary, temp_bytes
+from benchmarks.common import alternate, integers, run, summary, temp_bytes
 from benchmarks.make_graph import SIZES, make
 from benchmarks.peers.process import Worker
 from benchmarks.step import Tables, num_classes, place
-from experiments.common.output import write_json
 from jsage import data
 from jsage.blocks import sliced_full_block
 from jsage.infer import embed_all
@@ -49,11 +48,11 @@ def main(options: argparse.Namespace) -> list[dict]:
 
 def of_size(size: str, options: argparse.Namespace) -> list[dict]:
     """Sampling and steps, then the whole graph, then PyTorch's."""
-    folder = options.folder / size
+    folder = options.graph / size
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         data.save(folder, make(SIZES[size]))
-    options = argparse.Namespace(**vars(options), graph=folder, forms=FORMS)
+    options = argparse.Namespace(**vars(options) | {"graph": folder, "forms": FORMS})
     rows = steps(options) + whole(options)
     return rows + (peers(options) if options.torch_python else [])
 
@@ -162,7 +161,9 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--sizes", nargs="+", choices=list(SIZES), default=["arxiv", "products"], help="of graphs"
     )
-    made.add_argument("--folder", type=Path, default=Path("graphs"), help="where graphs are made and kept")
+    made.add_argument(
+        "--folder", dest="graph", type=Path, default=Path("graphs"), help="where graphs are made and kept"
+    )
     made.add_argument("--torch-python", help="an interpreter that has torch")
     made.add_argument("--fanouts", type=integers, default=(25, 10), help="25,10 unless given")
     made.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -174,18 +175,5 @@ def options() -> argparse.ArgumentParser:
     return made
 
 
-def command(arguments: list[str] | None = None) -> int:
-    """Parse, measure, write: 0, or 2 and one line on standard error for bad input."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = options().parse_args(arguments)
-    try:
-        found = report("python -m benchmarks.accelerator", parsed.folder, arguments, main(parsed))
-        write_json(found, parsed.json)
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(run(options(), main))

@@ -36,7 +36,7 @@ EXAMPLES = (
 SLOW: dict[str, tuple[str, ...]] = {
     "_internal/test_checksums.py::test_any_bit_and_any_two_places_count": ("float32",),
     "_internal/test_files.py::test_the_lock_of_a_killed_process_is_free": (),
-    "_internal/test_host_table.py::test_a_bound_is_kept": (),
+    "_internal/test_row_reader.py::test_a_bound_is_kept": (),
     "benchmarks/test_benchmark_train.py::TestParts::test_gathering_reads_the_first_layers_rows_and_nothing_else": (),
     "benchmarks/test_benchmark_train.py::TestWork::test_bytes_are_those_of_valid_slots_and_own_rows": (),
     "benchmarks/test_benchmarks.py::TestSample::test_a_scan_depends_on_every_batch": (),

@@ -321,10 +321,10 @@ MUTATIONS = (
         "a host loader that draws groups by the wrong step",
     ),
     Mutation(
-        "_internal/host_table.py",
+        "_internal/row_reader.py",
         "rows[part] = self._table[ids[part]]",
         "rows[start : start + _PART] = self._table[ids[part]]",
-        "_internal/test_host_table.py",
+        "_internal/test_row_reader.py",
         "rows on the host in the order of the table",
     ),
     Mutation(

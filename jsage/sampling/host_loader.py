@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsage._internal.host_table import HostTable
+from jsage._internal.row_reader import RowReader
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
@@ -106,7 +106,7 @@ class Loader:
 
     `features`: `[num_nodes, d]`, on the host. `rows` is how many fit in a group (`measure_rows`); one that
     reads more gets as many rows as it has slots, and another program that is compiled once; so do batches
-    whose blocks do not fit the sampler's capacities, each alone. `resident_bytes` is that of `HostTable`.
+    whose blocks do not fit the sampler's capacities, each alone. `resident_bytes` is that of `RowReader`.
 
     Raises ValueError if `features` has not one row a node.
 
@@ -138,7 +138,7 @@ class Loader:
         if rows is not None and rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}: measure_rows gives a number that fits")
         self._graph = jax.tree.map(jnp.asarray, graph)
-        self._table, self._rows = HostTable(features, resident_bytes), rows
+        self._table, self._rows = RowReader(features, resident_bytes), rows
         self._sample = jax.jit(_planner(sampler.sample))
         self._otherwise = jax.jit(_planner(sampler.otherwise or sampler.sample))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, make_graph, train
+from benchmarks import accelerator, common, make_graph, train
 from benchmarks.step import num_classes, place
 from jsage.infer import embed_all
 from jsage.nn import GraphSAGE
@@ -22,7 +22,8 @@ def test_every_part_has_a_row_and_a_missing_torch_is_said(tmp_path, monkeypatch)
     given = [text for pair in sizes.items() for text in pair] + ["--fanouts", "3,2"]
     folder, out = ["--folder", str(tmp_path / "graphs")], tmp_path / "out.json"
     torch = ["--torch-python", "no-such-python"]
-    assert accelerator.command([*given, *folder, *torch, "--json", str(out)]) == 0
+    arguments = [*given, *folder, *torch, "--json", str(out)]
+    assert common.run(accelerator.options(), accelerator.main, arguments) == 0
     rows = json.loads(out.read_text())["rows"]
     found = [(row["part"], row.get("convolution"), row.get("form")) for row in rows]
     steps = [("step", name, form) for form in ("trees", "compacted") for name in ("mean", "gatv2")]

@@ -19,7 +19,7 @@ from jsage._internal.checks import (
     is_floating,
 )
 from jsage._internal.files import checksum, replaced
-from jsage._internal.host_table import HostTable
+from jsage._internal.row_reader import RowReader
 from jsage.data.formats.arrays import ArrayWriter
 from jsage.data.shards.layout import FORMAT, META, SHARD, VERSION, describe_placement, shard_name
 from jsage.graph import Location, Placement
@@ -232,6 +232,6 @@ def _one_row(entry: dict | None) -> dict | None:
 def _reader(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Rows by id; of a mapped file, letting go of its pages."""
     if table.ndim == 2 and isinstance(table, np.memmap) and table.mode == "r":
-        rows = HostTable(table, _RESIDENT)
+        rows = RowReader(table, _RESIDENT)
         return lambda ids: rows.read(ids, len(ids))
     return lambda ids: table[ids]

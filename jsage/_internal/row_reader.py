@@ -15,7 +15,7 @@ _PART = 512
 _PRIVATE = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
-class HostTable:
+class RowReader:
     """A table `[num_rows, d]` in memory, or in a file that is mapped into it.
 
     `resident_bytes` bounds how much of the file is mapped at a time, from 32 MiB on: pages are let go, and
@@ -24,7 +24,7 @@ class HostTable:
 
     Raises ValueError for `resident_bytes` and a table that is no read-only map.
 
-    >>> HostTable(np.eye(3, dtype=np.float32)).read(np.array([2, 0]), 2)
+    >>> RowReader(np.eye(3, dtype=np.float32)).read(np.array([2, 0]), 2)
     array([[0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
