@@ -27,7 +27,6 @@ import numpy as np
 
 from benchmarks.common import integers, parser, run
 from benchmarks.peers.process import ROOT
-from experiments.serve.command import tables
 from jsage import data
 from jsage.data import Dataset
 from jsage.nn import GraphSAGE
@@ -75,7 +74,7 @@ def write(folder: Path, dataset: Dataset, options: argparse.Namespace) -> None:
 
 def requests(folder: Path, dataset: Dataset, nodes: int) -> dict[str, list[Request]]:
     """Known nodes, and new ones beside the graph, with the rows that the artefact gives in this process."""
-    embedder = runtime.load(folder).place(tables(dataset))
+    embedder = runtime.load(folder).place(export.tables_of(dataset.graph, dataset.features))
     random = np.random.default_rng(0)
     pool = random.integers(0, embedder.num_nodes, POOL)
     rows = embedder.embed(pool)

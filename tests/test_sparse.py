@@ -31,8 +31,6 @@ from jsage.parallel import make_mesh, on_mesh, replicate, shard_features, split
 from jsage.parallel.mesh import AXIS
 from jsage.recipes.scaling import Scaling, fit_scaling
 from jsage.sampling import sample_blocks, sample_compact_blocks
-from jsage.sampling.host_loader import Loader, sampler
-from jsage.serving import export
 
 NODES, COLUMNS = 40, 23
 CONVS = {
@@ -245,7 +243,7 @@ def test_what_float32_does_not_hold_is_refused():
         sparse_rows(sparse.csr_array(np.array([[1j, 0.0]])))
 
 
-def test_who_reads_rows_as_they_are_refuses(tmp_path):
+def test_who_reads_rows_as_they_are_refuses():
     words, given = jax.device_put(sparse_rows(table())), graph()
     block = (full_block(given),)
     for conv in (
@@ -263,13 +261,8 @@ def test_who_reads_rows_as_they_are_refuses(tmp_path):
     with pytest.raises(ValueError, match="must have in_features=5 columns"):
         model.init(jax.random.key(0), words, block)
     refused = "reads dense features alone, expected an array"
-    with pytest.raises(TypeError, match=f"the host loader {refused}"):
-        Loader(sampler((2,)), given, words)
     with pytest.raises(TypeError, match=f"shard_features {refused}"):
         shard_features(words, contiguous(NODES, 1), make_mesh(jax.devices()[:1]))
-    plan = export.Plan(fanouts=(2,), sizes=(1,))
-    with pytest.raises(TypeError, match=f"an export {refused}"):
-        export.save(tmp_path / "out", GraphSAGE(hidden=8, out=4, num_layers=1), {}, given, words, plan)
 
 
 def test_files_keep_them(tmp_path):

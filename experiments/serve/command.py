@@ -9,9 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 
@@ -22,8 +20,7 @@ from experiments.serve.names import Names
 from experiments.serve.server import Server
 from experiments.serve.service import Limits, make_app
 from jsage import data
-from jsage.data import Dataset
-from jsage.serving import runtime
+from jsage.serving import export, runtime
 
 BACKLOG = 64
 """Connections that wait to be let in, and so many at once are."""
@@ -50,7 +47,6 @@ def train(options: argparse.Namespace, folder: Path) -> None:
     """`folder/artefact` by the recipe of experiments.classify, and `folder/graph`, which is raw."""
     from experiments.common import datasets, learners, runs
     from experiments.common.config import Config
-    from jsage.serving import export
 
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: pass --artefact {folder} to serve it")
@@ -81,9 +77,7 @@ def train(options: argparse.Namespace, folder: Path) -> None:
         },
     )
     variables = {"params": run.params, **run.stats}
-    export.save(
-        folder / "artefact", model.apply, variables, dataset.graph, np.asarray(dataset.features), plan
-    )
+    export.save(folder / "artefact", model.apply, variables, dataset.graph, dataset.features, plan)
     data.save(folder / "graph", raw, datasets.read_names(config))
 
 
@@ -94,7 +88,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
     path = options.graph or folder / "graph"
     dataset, inputs = prepare(loaded.meta["about"], data.open(path))
     names = Names(data.read_names(path))
-    embedder = loaded.place(tables(dataset))
+    embedder = loaded.place(export.tables_of(dataset.graph, dataset.features))
     limits = Limits(
         body=options.max_body,
         nodes=options.max_nodes,
@@ -156,13 +150,6 @@ def may_open(files: int) -> None:
         )
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-
-
-def tables(dataset: Dataset) -> dict[str, Any]:
-    """A graph directory as an artefact reads it."""
-    graph = dataset.graph
-    edge_data = {f"edge_{name}": values for name, values in graph.edge_data.items()}
-    return {"indptr": graph.indptr, "indices": graph.indices, "features": dataset.features, **edge_data}
 
 
 def say(line: str) -> None:

@@ -55,7 +55,7 @@ def _known(num_nodes: int, limits: Any, name: list[dict]) -> dict:
 def _new(meta: dict, num_nodes: int, data: list[str], name: list[dict]) -> dict:
     """New nodes: node `i` of a request is -1 - i."""
     most = max((entry["size"] for entry in meta["programs"] if entry["function"] == "embed_new"), default=0)
-    width = int(meta["tables"]["features"]["shape"].split(",")[1])
+    width = meta["features"]["width"]
     row = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
     end: dict = {"type": "integer", "minimum": -most, "maximum": num_nodes - 1}
     end = {"anyOf": [end, *name]} if name else end

@@ -122,7 +122,7 @@ class Service:
         """What is served."""
         meta = self.embedder.meta
         served = {"nodes": self.embedder.num_nodes, "width": meta["output"]["width"]}
-        served |= {"features": int(meta["tables"]["features"]["shape"].split(",")[1]), "task": self.task}
+        served |= {"features": meta["features"]["width"], "task": self.task}
         served["names"] = bool(self.names)
         return JSONResponse({"status": "ok", **served, "fanouts": meta["fanouts"], "sizes": self.sizes})
 

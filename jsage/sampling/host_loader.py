@@ -21,16 +21,17 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from jsage._internal.row_reader import RowReader
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph import Graph
-from jsage.graph.sparse import refuse_sparse
+from jsage.graph.sparse import is_sparse
 from jsage.sampling.compact import Capacities, distinct_hashed, sample_compact_blocks
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import sample_blocks
+from jsage.sampling.sparse_reader import SparseReader
 from jsage.train import TrainState, Update
 from jsage.typing import AnyDraw, PRNGKey
 
@@ -50,8 +51,8 @@ class BlockSampler(NamedTuple):
 class Batch(NamedTuple):
     """What the loss of a step gets as its batch."""
 
-    rows: Float[Array, "rows d"]
-    """The features of every node that the batch reads, once each; arbitrary beyond those."""
+    rows: Any
+    """The features `[rows, d]` of every node that the batch reads, once each; arbitrary beyond those."""
     blocks: tuple[Block, ...]
     """`blocks[0]` reads `rows`."""
     batch: Any
@@ -61,7 +62,7 @@ class Batch(NamedTuple):
 class BatchGroup(NamedTuple):
     """Batches that one program trains on, one after the other: a leading axis on all but the rows."""
 
-    rows: Float[Array, "rows d"]
+    rows: Any
     blocks: tuple[Block, ...]
     batch: Any
 
@@ -104,11 +105,12 @@ def sampler(
 class Loader:
     """Batches whose rows are read from a table on the host.
 
-    `features`: `[num_nodes, d]`, on the host. `rows` is how many fit in a group (`measure_rows`); one that
-    reads more gets as many rows as it has slots, and another program that is compiled once; so do batches
-    whose blocks do not fit the sampler's capacities, each alone. `resident_bytes` is that of `RowReader`.
+    `features`: `[num_nodes, d]`, on the host; of `jsage.graph.SparseRows` a group has room for the words of
+    its longest rows. `rows` is how many fit in a group (`measure_rows`); one that reads more gets as many
+    rows as it has slots, and another program that is compiled once; so do batches whose blocks do not fit the
+    sampler's capacities, each alone. `resident_bytes` is that of `RowReader`.
 
-    Raises ValueError if `features` has not one row a node.
+    Raises ValueError if `features` has not one row a node, and for `resident_bytes` of sparse ones.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.data import digits
@@ -129,16 +131,20 @@ class Loader:
         *,
         resident_bytes: int | None = None,
     ) -> None:
-        refuse_sparse(features, "the host loader", "put them on the device, to_device_table(features)")
         if features.ndim != 2 or features.shape[0] != graph.num_nodes:
             raise ValueError(
                 f"features must be [num_nodes, d] with one row a node, {graph.num_nodes}, "
                 f"got shape {features.shape}"
             )
+        if resident_bytes is not None and is_sparse(features):
+            raise ValueError(
+                "resident_bytes bounds a table's pages, and sparse features are none: leave it out"
+            )
         if rows is not None and rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}: measure_rows gives a number that fits")
         self._graph = jax.tree.map(jnp.asarray, graph)
-        self._table, self._rows = RowReader(features, resident_bytes), rows
+        self._rows = rows
+        self._table = SparseReader(features) if is_sparse(features) else RowReader(features, resident_bytes)
         self._sample = jax.jit(_planner(sampler.sample))
         self._otherwise = jax.jit(_planner(sampler.otherwise or sampler.sample))
 

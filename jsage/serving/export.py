@@ -32,13 +32,13 @@ from jsage.blocks.layout import Block
 from jsage.graph import Graph
 from jsage.graph.adjacency import Adjacency
 from jsage.graph.overlay import GraphOverlay
-from jsage.graph.sparse import refuse_sparse
+from jsage.graph.sparse import Features, SparseRows, as_rows, is_sparse
 from jsage.sampling import sample_blocks_by_node
 from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
-from jsage.serving.runtime.meta import inputs_of
+from jsage.serving.runtime.meta import SPARSE, inputs_of
 from jsage.serving.runtime.operations import check_operations
-from jsage.typing import HostTable, PRNGKey
+from jsage.typing import PRNGKey
 
 BlocksFn: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
 """`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Adjacency`."""
@@ -59,6 +59,8 @@ class Plan(NamedTuple):
     """The numbers of new nodes of `embed_new`."""
     new_edges: int = 64
     """Edges for each new node of those sizes."""
+    new_words: int = 1024
+    """Numbers that are not 0 for each new node of those sizes, where features are sparse."""
     platforms: tuple[str, ...] = ("cpu",)
     """`cpu`, `cuda`, `rocm`, `tpu`: none of them need be here."""
     seed: int = 0
@@ -69,11 +71,12 @@ class Plan(NamedTuple):
 
 
 def save(
-    path: str | Path, apply: Apply, variables: PyTree, graph: Graph, features: HostTable, plan: Plan
+    path: str | Path, apply: Apply, variables: PyTree, graph: Graph, features: Features, plan: Plan
 ) -> None:
     """Write an artefact as a new directory; it appears whole, under its name, or not at all.
 
-    Of `graph` and `features` only widths and dtypes are kept. What a killed process left of it is removed.
+    Of `graph` and `features` only widths and dtypes are kept. Features may be `jsage.graph.SparseRows`; then
+    new nodes' rows are sparse in the program too. What a killed process left of it is removed.
     Raises FileExistsError if `path` exists and is no empty directory, BlockingIOError while another process
     writes it, ValueError for a plan that cannot be or a model that calls foreign code, and what tracing
     `apply` raises.
@@ -87,15 +90,18 @@ def save(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(f"{folder}/artefact", apply, {"scale": jnp.float32(10)}, graph, features, plan)
     ...     artefact = load(f"{folder}/artefact")
-    >>> embedder = artefact.place({"indptr": graph.indptr, "indices": graph.indices, "features": features})
+    >>> embedder = artefact.place(tables_of(graph, features))
     >>> embedder.embed([0])
     array([[ 0., 10., 10.]], dtype=float32)
     """
+    features = as_rows(features)
     _check(plan, features)
     with new_directory(Path(path)) as part:
         files: dict[str, dict] = {}
         meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_plan(plan)}
+        words = plan.new_words if is_sparse(features) else 0
         meta |= {"tables": _tables(graph, features), "params": [], "programs": [], "files": files}
+        meta["features"] = {"width": features.shape[1], "words": words}
         for name, data in _contents(meta, apply, variables, plan):
             _write(part / name, data)
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -120,11 +126,12 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
     def whole(params: list, features: Array, blocks: Sequence[Block]) -> Array:
         return apply(jax.tree_util.tree_unflatten(tree, params), features, blocks)
 
-    made = [("embed", size, _embed(whole, plan)) for size in plan.sizes]
-    made += [("embed_new", size, _embed_new(whole, plan)) for size in plan.new_sizes]
+    width = meta["features"]["width"]
+    made = [("embed", size, _embed(whole, plan, width)) for size in plan.sizes]
+    made += [("embed_new", size, _embed_new(whole, plan, width)) for size in plan.new_sizes]
     for function, size, run in made:
         entry = {"function": function, "size": size, "file": f"{function}-{size}.exported"}
-        entry["inputs"] = inputs_of(meta["tables"], function, size, plan.new_edges)
+        entry["inputs"] = inputs_of(meta, function, size)
         yield entry["file"], _program(meta, entry, run, plan)
         meta["programs"].append(entry)
     for file in resources.files("jsage.serving.runtime").iterdir():
@@ -162,23 +169,23 @@ def _arguments(meta: dict, entry: dict) -> tuple[list, dict, dict]:
     return [shaped(spec) for spec in meta["params"]], tables, inputs
 
 
-def _embed(apply: Apply, plan: Plan) -> Callable:
+def _embed(apply: Apply, plan: Plan, width: int) -> Callable:
     def embed(params: list, tables: dict, inputs: dict) -> Array:
         blocks = plan.sampler(jax.random.key(plan.seed), _graph(tables), inputs["seeds"], plan.fanouts)
-        return apply(params, tables["features"], blocks)
+        return apply(params, _features(tables, width), blocks)
 
     return embed
 
 
-def _embed_new(apply: Apply, plan: Plan) -> Callable:
+def _embed_new(apply: Apply, plan: Plan, width: int) -> Callable:
     def embed_new(params: list, tables: dict, inputs: dict) -> Array:
-        known, features = inputs["num_nodes"], inputs["features"]
+        known, features = inputs["num_nodes"], _features(inputs, width)
         ends = inputs["src"], inputs["dst"]
         graph = GraphOverlay(_graph(tables), known, features, *ends, _edge_data(inputs))
         seeds = known + jnp.arange(features.shape[0], dtype=jnp.int32)
         blocks: Any = plan.sampler(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
         ids, tree = as_tree(blocks[0])  # rows of two tables, so they are copied
-        return apply(params, graph.rows(tables["features"], ids), (tree, *blocks[1:]))
+        return apply(params, graph.rows(_features(tables, width), ids), (tree, *blocks[1:]))
 
     return embed_new
 
@@ -187,20 +194,44 @@ def _graph(tables: dict) -> Graph:
     return Graph(tables["indptr"], tables["indices"], _edge_data(tables))
 
 
+def _features(arrays: dict, width: int) -> Any:
+    """A table, or sparse rows of so many columns."""
+    if "features" in arrays:
+        return arrays["features"]
+    parts = [arrays[name] for name in SPARSE]
+    return SparseRows(*parts, columns=jnp.zeros((width, 0), parts[-1].dtype))
+
+
 def _edge_data(arrays: dict) -> dict[str, Array]:
     return {name.removeprefix("edge_"): a for name, a in arrays.items() if name.startswith("edge_")}
 
 
-def _tables(graph: Graph, features: HostTable) -> dict[str, dict]:
-    """Shapes and dtypes, the numbers of nodes and edges left open."""
-    shapes = {
-        "indptr": ("num_nodes + 1", graph.indptr),
-        "indices": ("num_edges", graph.indices),
-        "features": (f"num_nodes, {features.shape[1]}", features),
+def tables_of(graph: Graph, features: Features) -> dict[str, Any]:
+    """A graph and its features, dense or sparse, under the names that `Artifact.place` takes.
+
+    >>> from jsage.graph import from_edges, sparse_rows
+    >>> graph = from_edges([1, 2], [0, 0], num_nodes=3)
+    >>> list(tables_of(graph, np.eye(3)))
+    ['indptr', 'indices', 'features']
+    >>> list(tables_of(graph, sparse_rows(np.eye(3))))[2:]
+    ['features_start', 'features_length', 'features_indices', 'features_values']
+    """
+    features = as_rows(features)
+    rows = dict(zip(SPARSE, features, strict=False)) if is_sparse(features) else {"features": features}
+    edge_data = {f"edge_{name}": values for name, values in graph.edge_data.items()}
+    return {"indptr": graph.indptr, "indices": graph.indices, **rows, **edge_data}
+
+
+def _tables(graph: Graph, features: Any) -> dict[str, dict]:
+    """Shapes and dtypes, the numbers of nodes, edges and words left open."""
+    first = {"indptr": "num_nodes + 1", "indices": "num_edges", "features": "num_nodes", **SPARSE}
+    return {
+        name: {
+            "shape": ", ".join([first.get(name, "num_edges"), *map(str, array.shape[1:])]),
+            "dtype": array.dtype.name,
+        }
+        for name, array in tables_of(graph, features).items()
     }
-    for name, values in graph.edge_data.items():
-        shapes[f"edge_{name}"] = (", ".join(["num_edges", *map(str, values.shape[1:])]), values)
-    return {name: {"shape": shape, "dtype": array.dtype.name} for name, (shape, array) in shapes.items()}
 
 
 def _plan(plan: Plan) -> dict:
@@ -209,14 +240,15 @@ def _plan(plan: Plan) -> dict:
 
 
 def _check(plan: Plan, features: Any) -> None:
-    refuse_sparse(features, "an export", "serve them from Python, by embed_all or embed_new")
     if len(features.shape) != 2:
         raise ValueError(f"features must be one row a node, [num_nodes, width], got shape {features.shape}")
     if not plan.sizes:
         raise ValueError("sizes must name at least one batch size of embed, got none")
-    numbers = (*plan.fanouts, *plan.sizes, *plan.new_sizes, plan.new_edges)
+    numbers = (*plan.fanouts, *plan.sizes, *plan.new_sizes, plan.new_edges, plan.new_words)
     if not plan.fanouts or min(numbers) < 1:
-        raise ValueError(f"fanouts, sizes and new_edges must be positive numbers, got {plan._asdict()}")
+        raise ValueError(
+            f"fanouts, sizes, new_edges and new_words must be positive numbers, got {plan._asdict()}"
+        )
     if not plan.platforms or not set(plan.platforms) <= set(PLATFORMS):
         raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, got {plan.platforms}")
 

@@ -421,7 +421,8 @@ def fake(seconds: float = 0.0, width: int = 2, *, failing: bool = False) -> Any:
     meta = {
         "about": {},
         "output": {"width": width},
-        "tables": {"features": {"shape": "num_nodes, 3"}},
+        "features": {"width": 3, "words": 0},
+        "tables": {},
         "fanouts": [],
         "programs": [],
         "new_edges": 1,

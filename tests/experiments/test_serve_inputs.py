@@ -85,7 +85,7 @@ def test_raw_features_of_a_new_node_give_the_row_of_embed_new_on_scaled_ones(tmp
     data.save(tmp_path / "graph", Dataset(graph, RAW, np.zeros(NODES, np.int32), ids, ids, ids))
     loaded = runtime.load(tmp_path / "artefact")
     dataset, inputs = prepare(loaded.meta["about"], data.open(tmp_path / "graph"))
-    app = make_app(loaded.place(command.tables(dataset)), Limits(), inputs=inputs)
+    app = make_app(loaded.place(export.tables_of(dataset.graph, dataset.features)), Limits(), inputs=inputs)
     scaled, body = scaling(RAW), {"features": NEW.tolist(), "src": SRC, "dst": DST}
     if weighted:
         body["edge_weight"] = OWN.tolist()

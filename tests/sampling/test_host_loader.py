@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jsage import data
-from jsage.graph import from_edges
+from jsage.graph import from_edges, sparse_rows
 from jsage.losses import cross_entropy, masked_mean
 from jsage.nn import GraphSAGE
 from jsage.sampling import deduplicated_loss, epoch, fast_key, host_loader, sample_blocks
@@ -82,6 +82,23 @@ class TestPrefetch:
             np.testing.assert_array_equal(batch.blocks[1].mask, last.mask)
             np.testing.assert_array_equal(batch.batch[0], batches[0][step])
             np.testing.assert_array_equal(batch.batch[1], batches[1][step])
+
+    def test_sparse_features_stay_sparse(self, graph, features, trees, batches):
+        """Room for the longest rows: one program for all batches, of the rows of the dense table."""
+        table = np.where(np.random.default_rng(4).random(features.shape) < 0.3, features, 0)
+        table[::7] = 0
+        loader = host_loader.Loader(host_loader.sampler(FANOUTS), graph, sparse_rows(table), rows=200)
+        longest = np.sort(np.count_nonzero(table, 1))[-200:].sum()
+        groups = list(loader.prefetch(KEY, 5, batches, together=1))
+        assert {group.rows.values.shape for group in groups} == {(longest,)}
+        for step, batch in enumerate(single(groups)):
+            first, _ = trees(5 + step, batches[0][step])
+            rows = batch.rows.toarray()
+            assert rows.shape == (200, WIDTH)
+            np.testing.assert_array_equal(rows[batch.blocks[0].dst], table[first.dst])
+            np.testing.assert_array_equal(rows[batch.blocks[0].src], table[first.src])
+        with pytest.raises(ValueError, match="sparse features are none: leave it out"):
+            host_loader.Loader(host_loader.sampler(FANOUTS), graph, sparse_rows(table), resident_bytes=2**26)
 
     @pytest.mark.parametrize("rows", [None, 8])
     def test_a_batch_that_reads_more_gets_all_of_its_rows(self, graph, features, trees, batches, rows):

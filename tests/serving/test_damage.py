@@ -105,14 +105,28 @@ ODD: dict[str, tuple[Callable[[dict], Any], str]] = {
     "a list about": (at("about", value=[]), r"about must be a dict, got \[\]"),
     "no tables": (lambda m: m.pop("tables"), "must have tables"),
     "a list of tables": (at("tables", value=[]), r"tables must be a dict, got \[\]"),
-    "no features": (lambda m: m["tables"].pop("features"), "tables must have features"),
+    "no table of features": (
+        lambda m: m["tables"].pop("features"),
+        r"tables must be those with features, got \[\]",
+    ),
+    "no features": (lambda m: m.pop("features"), "must have features"),
+    "words of a table": (
+        at("features", "words", value=2),
+        "must be those with features_start, features_length",
+    ),
+    "a negative width": (at("features", "width", value=-1), "features must be of a width, and words"),
+    "negative words": (at("features", "words", value=-1), "features must be of a width, and words"),
     "a table too many": (at("tables", "x", value={"shape": "", "dtype": "int32"}), "the shape of x must be"),
     "a table that is text": (at("tables", "indptr", value="x"), "tables.indptr must be a dict, got 'x'"),
     "a table without shape": (lambda m: m["tables"]["indptr"].pop("shape"), "indptr must have shape"),
     "a vector of features": (at("tables", "features", "shape", value="num_nodes"), "the shape of features"),
     "a symbol of features": (at("tables", "features", "shape", value="num_nodes, w"), "got 'num_nodes, w'"),
     "features of width 0": (at("tables", "features", "shape", value="num_nodes, 0"), "must be like"),
-    "another width": (at("tables", "features", "shape", value="num_nodes, 4"), "the inputs of embed_new-1"),
+    "another width": (at("tables", "features", "shape", value="num_nodes, 4"), "must be like num_nodes, "),
+    "other features": (
+        lambda m: (m["features"].update(width=4), m["tables"]["features"].update(shape="num_nodes, 4")),
+        "the inputs of embed_new-1",
+    ),
     "2,000 symbols": (
         at("tables", "indices", "shape", value=" + ".join(f"n{i}" for i in range(2000))),
         r"the shape of indices must be like num_edges, got 'n0 \+ n1",
@@ -182,7 +196,7 @@ def test_odd_metadata(copy, case):
         b"\xff\xfe{",
         b"[" * 100_000,
         b'{"sha256": "", "artefact": ' + b"[" * 900 + b"]" * 900 + b"}",
-        b'{"sha256": "", "artefact": {"format": "jsage artefact", "version": 2, "x": '
+        b'{"sha256": "", "artefact": {"format": "jsage artefact", "version": 3, "x": '
         + b"[" * 900
         + b"]" * 900
         + b"}}",
@@ -192,7 +206,7 @@ def test_odd_metadata(copy, case):
         b"{}",
         b'{"artefact": {}, "sha256": 3}',
         b'{"artefact": [], "sha256": ""}',
-        b'{"artefact": {"format": "jsage artefact", "version": 2}, "sha256": NaN}',
+        b'{"artefact": {"format": "jsage artefact", "version": 3}, "sha256": NaN}',
         b"9" * 5000,
     ],
     ids=range(13),

@@ -36,16 +36,6 @@ def random_graph(seed: int = 0, num_nodes: int = NUM_NODES, num_edges: int = 60)
     return (src, dst, weight), features
 
 
-def tables(graph: Graph, features: Any) -> dict[str, np.ndarray]:
-    data = {f"edge_{name}": np.asarray(values) for name, values in graph.edge_data.items()}
-    return {
-        "indptr": np.asarray(graph.indptr),
-        "indices": np.asarray(graph.indices),
-        "features": features,
-        **data,
-    }
-
-
 class Exported:
     """A model exported from a small random graph, and the artefact placed on that graph."""
 
@@ -67,7 +57,7 @@ class Exported:
         self.name = "max pool" if pool else "mean"
         export.save(path, self.model.apply, self.variables, self.graph, self.features, plan)
         self.artefact = runtime.load(path)
-        self.embedder = self.artefact.place(tables(self.graph, self.features))
+        self.embedder = self.artefact.place(export.tables_of(self.graph, self.features))
 
     def rebuilt(self, src, dst, weight, num_nodes: int = NUM_NODES) -> Graph:
         return from_edges(src, dst, num_nodes, **({} if weight is None else {"weight": weight}))
@@ -223,10 +213,10 @@ class TestRefresh:
         (src, dst, _), features = random_graph(seed=3, num_nodes=31, num_edges=90)
         graph, nodes = sampled.rebuilt(src, dst, None, 31), np.arange(31)
         before = sampled.artefact.compilations
-        found = sampled.artefact.place(tables(graph, features)).embed(nodes)
+        found = sampled.artefact.place(export.tables_of(graph, features)).embed(nodes)
         same(found, sampled.direct(nodes, graph, features))
         assert sampled.artefact.compilations == before + 3
-        other = sampled.artefact.place(tables(graph, features + 1)).embed(nodes)
+        other = sampled.artefact.place(export.tables_of(graph, features + 1)).embed(nodes)
         assert np.abs(other - found).max() > 0.1
         assert sampled.artefact.compilations == before + 3
 
@@ -237,7 +227,7 @@ class TestRefresh:
         for num_nodes, num_edges in sizes:
             (src, dst, _), features = random_graph(2, num_nodes, num_edges)
             graph = sampled.rebuilt(src, dst, None, num_nodes)
-            embedder = sampled.artefact.place(tables(graph, features), room=(40, 128))
+            embedder = sampled.artefact.place(export.tables_of(graph, features), room=(40, 128))
             assert embedder.num_nodes == num_nodes
             nodes = np.arange(num_nodes)
             same(embedder.embed(nodes), sampled.direct(nodes, graph, features))
@@ -249,7 +239,7 @@ class TestRefresh:
             same(embedder.embed_new(rows, [3], [-1]), expected)
         assert sampled.artefact.compilations == before + 3
         with pytest.raises(ValueError, match="room is for 10 nodes and 128 edges, got 20 and 60"):
-            sampled.artefact.place(tables(sampled.graph, sampled.features), room=(10, 128))
+            sampled.artefact.place(export.tables_of(sampled.graph, sampled.features), room=(10, 128))
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -272,7 +262,7 @@ class TestRefresh:
         ],
     )
     def test_a_wrong_table_is_refused(self, sampled, change, message):
-        wrong = tables(sampled.graph, sampled.features)
+        wrong = {name: np.asarray(a) for name, a in export.tables_of(sampled.graph, sampled.features).items()}
         change(wrong)
         with pytest.raises(ValueError, match=message):
             sampled.artefact.place(wrong)
@@ -311,7 +301,7 @@ np.savez(result, embed=embedder.embed(np.arange(embedder.num_nodes)), new=embedd
 @pytest.mark.slow
 def test_another_process_without_flax_gives_the_same_bits(sampled, tmp_path):
     new = {"new": np.ones((1, WIDTH), np.float32), "src": np.array([4]), "dst": np.array([-1])}
-    np.savez(tmp_path / "given.npz", **tables(sampled.graph, sampled.features), **new)
+    np.savez(tmp_path / "given.npz", **export.tables_of(sampled.graph, sampled.features), **new)
     command = [
         sys.executable,
         "-I",
@@ -386,8 +376,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"version": 3}, "has version 3, but this loader reads 2: use a newer one"),
-            ({"version": 1}, "has version 1, but this loader reads 2: export it again"),
+            ({"version": 4}, "has version 4, but this loader reads 3: use a newer one"),
+            ({"version": 2}, "has version 2, but this loader reads 3: export it again"),
             ({"format": "something"}, "is no jsage artefact's, but says 'something'"),
             (
                 {"platforms": ["tpu"]},
@@ -420,7 +410,7 @@ class TestFiles:
         module = exported_in(copy / "embed-4.exported").mlir_module_serialized
         replace(copy, lambda program: dataclasses.replace(program, mlir_module_serialized=module).serialize())
         with pytest.raises(ValueError, match=r"embed-1, exported with jax .* does not compile with jax"):
-            runtime.load(copy).place(tables(sampled.graph, sampled.features))
+            runtime.load(copy).place(export.tables_of(sampled.graph, sampled.features))
 
     def test_without_flatbuffers_the_error_says_what_to_install(self, copy, monkeypatch):
         monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
@@ -463,7 +453,7 @@ class TestSave:
     def test_for_platforms_that_are_not_here(self, sampled, tmp_path):
         plan = SAMPLED._replace(platforms=("cpu", "cuda", "tpu"), sizes=(4,), new_sizes=())
         self.save(sampled, tmp_path / "all", plan)
-        embedder = runtime.load(tmp_path / "all").place(tables(sampled.graph, sampled.features))
+        embedder = runtime.load(tmp_path / "all").place(export.tables_of(sampled.graph, sampled.features))
         nodes = np.arange(NUM_NODES)
         np.testing.assert_array_equal(embedder.embed(nodes), sampled.embedder.embed(nodes))
 
@@ -474,7 +464,9 @@ class TestSave:
         plan = SAMPLED._replace(sizes=(4,), new_sizes=())
         apply = lambda variables, h, blocks: variables["scale"] * blocks[1].own(blocks[0].sum(h))  # noqa: E731
         export.save(tmp_path / "half", apply, half, sampled.graph, features, plan)
-        embedder = runtime.load(tmp_path / "half").place(tables(sampled.graph, np.asarray(features)))
+        embedder = runtime.load(tmp_path / "half").place(
+            export.tables_of(sampled.graph, np.asarray(features))
+        )
         found = embedder.embed([3, 1])
         expected = apply(half, features, sampled.blocks(sampled.graph, [3, 1]))
         assert found.dtype == jnp.bfloat16

@@ -9,7 +9,12 @@ import numpy as np
 
 
 def check_nodes(
-    nodes: Sequence[int] | np.ndarray | jax.Array, num_nodes: int, name: str = "nodes", num_new: int = 0
+    nodes: Sequence[int] | np.ndarray | jax.Array,
+    num_nodes: int,
+    name: str = "nodes",
+    num_new: int = 0,
+    *,
+    what: str = "node ids",
 ) -> np.ndarray:
     """Node ids, and `-1 - i` for new node `i`, as an int32 vector; ValueError for what are none.
 
@@ -27,7 +32,7 @@ def check_nodes(
     for extreme in (int(array.min()), int(array.max())):
         if not -num_new <= extreme < num_nodes:
             more = f", or -1 .. -{num_new} (-1 - i is new node i)" if num_new else ""
-            raise ValueError(f"{name} must be node ids in 0 .. {num_nodes - 1}{more}, got {extreme}")
+            raise ValueError(f"{name} must be {what} in 0 .. {num_nodes - 1}{more}, got {extreme}")
     return array.astype(np.int32, copy=False)
 
 
@@ -36,12 +41,12 @@ def check_new(
 ) -> dict[str, np.ndarray]:
     """Features and edges of new nodes as arrays, in which new node `i` is `num_nodes + i`; or ValueError.
 
-    >>> meta = {"tables": {"features": {"shape": "num_nodes, 2", "dtype": "float32"}}}
+    >>> meta = {"features": {"width": 2, "words": 0}, "tables": {"features": {"dtype": "float32"}}}
     >>> check_new(meta, 10, {"features": [[1.0, 2.0]], "src": [3], "dst": [-1]})["dst"]
     array([10], dtype=int32)
     """
-    spec = meta["tables"]["features"]
-    rows = _numbers("features", new["features"], spec, (None, int(spec["shape"].split(",")[1])))
+    spec = meta["tables"]["features_values" if meta["features"]["words"] else "features"]
+    rows = _numbers("features", new["features"], spec, (None, meta["features"]["width"]))
     ids = {name: check_nodes(new[name], num_nodes, name, len(rows)) for name in ("src", "dst")}
     src, dst = ids.values()
     if len(src) != len(dst):
@@ -72,6 +77,7 @@ def check_tables(meta: dict, tables: Mapping[str, Any]) -> dict[str, np.ndarray]
         raise ValueError(f"tables must hold {', '.join(sorted(wanted))}, got {got}")
     arrays = {name: np.asarray(tables[name]) for name in sorted(wanted)}
     sizes = {"num_nodes": arrays["indptr"].size - 1, "num_edges": arrays["indices"].size}
+    sizes["num_words"] = arrays["features_values"].size if "features_values" in arrays else 0
     for name, array in arrays.items():
         spec = wanted[name]
         shape = [_size(part, sizes) for part in spec["shape"].split(",")]
@@ -86,7 +92,40 @@ def check_tables(meta: dict, tables: Mapping[str, Any]) -> dict[str, np.ndarray]
     if sizes["num_nodes"] < 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
         raise ValueError(f"indptr must rise from 0 to the number of edges, {len(indices)}, without falling")
     check_nodes(indices, sizes["num_nodes"], "indices")
+    if "features_values" in arrays:
+        _check_words(arrays, meta["features"]["width"])
     return arrays
+
+
+def _check_words(arrays: dict[str, np.ndarray], width: int) -> None:
+    """ValueError for words of sparse features that are not there, or in no column."""
+    check_nodes(arrays["features_indices"], width, "features_indices", what="columns")
+    start, length = (arrays[f"features_{name}"].astype(np.int64) for name in ("start", "length"))
+    words = len(arrays["features_values"])
+    if min(start.min(), length.min()) < 0 or (start + length).max() > words or not words:
+        raise ValueError(
+            f"features_start and features_length must name some of the {words} words, at least one, got "
+            f"{start.min()} .. {(start + length).max()}: save sparse_rows(matrix)"
+        )
+
+
+def to_words(rows: np.ndarray, size: int, words: int) -> dict[str, np.ndarray]:
+    """Rows as sparse features of `size` rows, `words` a row; ValueError where more are not 0.
+
+    >>> to_words(np.array([[0.0, 2.0]], np.float32), 1, 2)["features_values"]
+    array([2., 0.], dtype=float32)
+    """
+    row, column = np.nonzero(rows)
+    if len(row) > size * words:
+        raise ValueError(f"at most {size * words} features that are not 0 a call, got {len(row)}")
+    length = np.bincount(row, minlength=size).astype(np.int32)
+    more = (0, size * words - len(row))
+    return {
+        "features_start": np.cumsum(length, dtype=np.int32) - length,
+        "features_length": length,
+        "features_indices": np.pad(column.astype(np.int32), more),
+        "features_values": np.pad(rows[row, column], more),
+    }
 
 
 def dtype_of(name: str) -> np.dtype:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import export
 
-from .checks import check_new, check_nodes, check_tables, dtype_of
+from .checks import check_new, check_nodes, check_tables, dtype_of, to_words
 
 NO_NODE = int(np.iinfo(np.int32).max)
 """The destination of an edge that is padding."""
@@ -25,13 +25,14 @@ class Artifact:
         """How many programs were compiled so far."""
         return len(self._compiled)
 
-    def place(self, tables: Mapping[str, Any], room: tuple[int, int] = (0, 0)) -> "Embedder":
+    def place(self, tables: Mapping[str, Any], room: Sequence[int] = (0, 0)) -> "Embedder":
         """Check a graph and its features, put them on the device, and compile all programs for their shapes.
 
         `tables` holds `indptr`, `indices`, `features` and, where the graph has data, `edge_<name>`:
-        `meta["tables"]` lists them. `room`: numbers of nodes and of edges to leave space for: a later graph
-        that fits into the same room compiles nothing. Raises ValueError for a wrong shape, dtype or value,
-        and for a program that does not compile.
+        `meta["tables"]` lists them (`jsage.serving.export.tables_of` makes them). `room`: numbers of nodes
+        and of edges to leave space for, and of the words of sparse features: a later graph that fits into the
+        same room compiles nothing. Raises ValueError for a wrong shape, dtype or value, and for a program
+        that does not compile.
         """
         arrays = check_tables(self.meta, tables)
         num_nodes = len(arrays["indptr"]) - 1
@@ -91,7 +92,7 @@ class Embedder:
 
         Row `i` of `features` is node `-1 - i` of the edges `src[e] -> dst[e]`, which start or end at one
         of them, with `edge_data` where the graph has some. Raises ValueError for ids out of range, features
-        of another width or not finite, and for more nodes or edges than the largest program takes.
+        of another width or not finite, and for more nodes, edges or words than the largest program takes.
         """
         new = check_new(self.meta, self.num_nodes, {"features": features, "src": src, "dst": dst}, edge_data)
         nodes, edges, per_node = len(new["features"]), len(new["src"]), self.meta["new_edges"]
@@ -103,7 +104,8 @@ class Embedder:
                 f"at most {most} new nodes with {most * per_node} edges a call, got {nodes} with {edges}"
             )
         order = np.argsort(new["dst"], kind="stable")
-        inputs: dict[str, Any] = {"features": _pad(new.pop("features"), size)}
+        rows, words = new.pop("features"), self.meta["features"]["words"]
+        inputs: dict[str, Any] = to_words(rows, size, words) if words else {"features": _pad(rows, size)}
         inputs |= {name: _pad(array[order], size * per_node) for name, array in new.items()}
         inputs["dst"][edges:] = NO_NODE
         inputs["num_nodes"] = np.int32(self.num_nodes)
@@ -116,14 +118,19 @@ def _pad(array: np.ndarray, length: int, mode: Any = "constant") -> np.ndarray:
     return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1), mode=mode) if more else array
 
 
-def _padded(arrays: dict[str, np.ndarray], room: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Tables with isolated nodes and unread edges up to `room`; one edge at least."""
-    num_nodes, num_edges = len(arrays["indptr"]) - 1, len(arrays["indices"])
-    if any(room) and (num_nodes > room[0] or num_edges > room[1]):
-        raise ValueError(f"room is for {room[0]} nodes and {room[1]} edges, got {num_nodes} and {num_edges}")
-    nodes, edges = max(room[0], num_nodes), max(room[1], num_edges, 1)
-    padded = {
-        name: _pad(array, edges) for name, array in arrays.items() if name not in ("indptr", "features")
-    }
-    padded["indptr"] = _pad(arrays["indptr"], nodes + 1, "edge")
-    return padded | {"features": _pad(arrays["features"], nodes)}
+def _padded(arrays: dict[str, np.ndarray], room: Sequence[int]) -> dict[str, np.ndarray]:
+    """Tables with isolated nodes, unread edges and words up to `room`; one edge at least."""
+    nodes, edges = len(arrays["indptr"]) - 1, len(arrays["indices"])
+    words = len(arrays.get("features_values", ()))
+    given: dict[str, int] = dict(zip(("nodes", "edges", "words"), room, strict=False))
+    found: dict[str, int] = {"nodes": nodes, "edges": edges, "words": words}
+    if any(room) and any(found[name] > most for name, most in given.items()):
+        names = [name for name in given if name != "words" or words]
+        told = (" and ".join(f"{sizes[name]} {name}" for name in names) for sizes in (given, found))
+        raise ValueError("room is for {}, got {}".format(*told))
+    nodes, edges, words = (max(size, given.get(name, 0)) for name, size in found.items())
+    sizes = {"features": nodes, "features_start": nodes, "features_length": nodes}
+    sizes |= {"features_indices": words, "features_values": words}
+    indptr = _pad(arrays.pop("indptr"), nodes + 1, "edge")
+    padded = {name: _pad(array, sizes.get(name, max(edges, 1))) for name, array in arrays.items()}
+    return padded | {"indptr": indptr}

@@ -17,7 +17,7 @@ from .embedder import Artifact
 from .meta import check_meta
 from .operations import check_dimensions, check_operations
 
-FORMAT, VERSION = "jsage artefact", 2
+FORMAT, VERSION = "jsage artefact", 3
 META, PARAMS = "meta.json", "params.npz"
 
 

@@ -11,34 +11,46 @@ FORM = {
     "versions": {"jax": str},
     "fanouts": [int],
     "new_edges": int,
+    "features": {"width": int, "words": int},
     "platforms": [str],
     "about": {str: object},
-    "tables": {"indptr": SPEC, "indices": SPEC, "features": SPEC, str: SPEC},
+    "tables": {"indptr": SPEC, "indices": SPEC, str: SPEC},
     "params": [{"name": str, **SPEC}],
     "programs": [{"function": str, "size": int, "file": str, "inputs": {str: SPEC}}],
     "output": {"width": int, "dtype": str},
     "files": {str: {"bytes": int, "sha256": str}},
 }
-SHAPES = {"indptr": r"num_nodes \+ 1", "indices": "num_edges", "features": r"num_nodes, [1-9]\d*"}
+SHAPES = {"indptr": r"num_nodes \+ 1", "indices": "num_edges"}
 EDGE_DATA = r"num_edges(, [1-9]\d*)*"
+SPARSE = {
+    "features_start": "num_nodes",
+    "features_length": "num_nodes",
+    "features_indices": "num_words",
+    "features_values": "num_words",
+}
+"""Tables of sparse features: row `r` has `length[r]` words from `start[r]` on, each a column and a value."""
 
 
-def inputs_of(tables: dict[str, dict], function: str, size: int, new_edges: int) -> dict[str, dict]:
+def inputs_of(meta: dict, function: str, size: int) -> dict[str, dict]:
     """What a program takes beside parameters and tables: seeds, or new nodes with their edges.
 
-    >>> inputs_of({}, "embed", 16, 0)
+    >>> inputs_of({}, "embed", 16)
     {'seeds': {'shape': '16', 'dtype': 'int32'}}
     """
     if function == "embed":
         return {"seeds": {"shape": str(size), "dtype": "int32"}}
-    edges = str(size * new_edges)
-    data = {name: spec for name, spec in tables.items() if name.startswith("edge_")}
-    rows = {"features": tables["features"], "src": tables["indices"], "dst": tables["indices"], **data}
-    sized = {
-        name: spec | {"shape": spec["shape"].replace("num_nodes", str(size)).replace("num_edges", edges)}
-        for name, spec in rows.items()
-    }
+    tables, words = meta["tables"], meta["features"]["words"]
+    sizes = {"num_nodes": size, "num_edges": size * meta["new_edges"], "num_words": size * words}
+    rows = {name: spec for name, spec in tables.items() if name not in ("indptr", "indices")}
+    rows |= {"src": tables["indices"], "dst": tables["indices"]}
+    sized = {name: spec | {"shape": _filled(spec["shape"], sizes)} for name, spec in rows.items()}
     return sized | {"num_nodes": {"shape": "", "dtype": "int32"}}
+
+
+def _filled(shape: str, sizes: dict[str, int]) -> str:
+    for name, size in sizes.items():
+        shape = shape.replace(name, str(size))
+    return shape
 
 
 def check_meta(meta: Any) -> None:
@@ -57,13 +69,23 @@ def check_meta(meta: Any) -> None:
     specs = [*meta["tables"].items(), *((entry["name"], entry) for entry in meta["params"])]
     for name, spec in [*specs, ("output", meta["output"])]:
         _expect(_numeric(spec["dtype"]), f"the dtype of {name}", "one of numbers", spec["dtype"])
-    for name, spec in meta["tables"].items():
-        shape = SHAPES.get(name, EDGE_DATA if name.startswith("edge_") else "no such table")
-        _expect(re.fullmatch(shape, spec["shape"]), f"the shape of {name}", f"like {shape}", spec["shape"])
+    _check_tables(meta)
     for name in meta["files"]:
         plain = re.fullmatch(r"(loader/)?\w[\w.-]*", name)
         _expect(plain, "a file", "in the folder or its loader/", name)
     _check_programs(meta)
+
+
+def _check_tables(meta: dict) -> None:
+    features, tables = meta["features"], meta["tables"]
+    _expect(features["width"] > 0 <= features["words"], "features", "of a width, and words", features)
+    given = {name for name in tables if name.startswith("features")}
+    shapes = SPARSE if features["words"] else {"features": f"num_nodes, {features['width']}"}
+    _expect(given == shapes.keys(), "tables", "those with " + ", ".join(shapes), sorted(given))
+    for name, spec in tables.items():
+        edge_data = EDGE_DATA if name.startswith("edge_") else "no such table"
+        shape = {**SHAPES, **shapes}.get(name, edge_data)
+        _expect(re.fullmatch(shape, spec["shape"]), f"the shape of {name}", f"like {shape}", spec["shape"])
 
 
 def _check_programs(meta: dict) -> None:
@@ -75,7 +97,7 @@ def _check_programs(meta: dict) -> None:
     names = {"params.npz", *(entry["file"] for entry in meta["programs"])}
     _expect(names <= meta["files"].keys(), "files", f"to list {sorted(names)}", sorted(meta["files"]))
     for entry in meta["programs"]:
-        inputs = inputs_of(meta["tables"], entry["function"], entry["size"], meta["new_edges"])
+        inputs = inputs_of(meta, entry["function"], entry["size"])
         _expect(entry["inputs"] == inputs, f"the inputs of {entry['file']}", str(inputs), entry["inputs"])
 
 
