@@ -109,10 +109,10 @@ def _check_words(arrays: dict[str, np.ndarray], width: int) -> None:
         )
 
 
-def to_words(rows: np.ndarray, size: int, words: int) -> dict[str, np.ndarray]:
+def words_of(rows: np.ndarray, size: int, words: int) -> dict[str, np.ndarray]:
     """Rows as sparse features of `size` rows, `words` a row; ValueError where more are not 0.
 
-    >>> to_words(np.array([[0.0, 2.0]], np.float32), 1, 2)["features_values"]
+    >>> words_of(np.array([[0.0, 2.0]], np.float32), 1, 2)["features_values"]
     array([2., 0.], dtype=float32)
     """
     row, column = np.nonzero(rows)

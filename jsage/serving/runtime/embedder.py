@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import export
 
-from .checks import check_new, check_nodes, check_tables, dtype_of, to_words
+from .checks import check_new, check_nodes, check_tables, dtype_of, words_of
 
 NO_NODE = int(np.iinfo(np.int32).max)
 """The destination of an edge that is padding."""
@@ -105,7 +105,7 @@ class Embedder:
             )
         order = np.argsort(new["dst"], kind="stable")
         rows, words = new.pop("features"), self.meta["features"]["words"]
-        inputs: dict[str, Any] = to_words(rows, size, words) if words else {"features": _pad(rows, size)}
+        inputs: dict[str, Any] = words_of(rows, size, words) if words else {"features": _pad(rows, size)}
         inputs |= {name: _pad(array[order], size * per_node) for name, array in new.items()}
         inputs["dst"][edges:] = NO_NODE
         inputs["num_nodes"] = np.int32(self.num_nodes)
