@@ -575,6 +575,27 @@ MUTATIONS = (
         "a growing graph's row that runs into the next one",
     ),
     Mutation(
+        "graph/growing.py",
+        'np.lexsort((data["time"], dst) if self._by_time else (dst,))',
+        "np.lexsort((dst,))",
+        "graph/test_stream.py::test_edges_of_one_call_come_in_any_order_and_new_nodes_with_theirs",
+        "events of one call in the order they were given",
+    ),
+    Mutation(
+        "graph/growing.py",
+        "np.flatnonzero(time[known] < last)",
+        "np.flatnonzero(time[known] < last - 1)",
+        "graph/test_stream.py::test_an_event_that_comes_late_is_refused_and_nothing_changes",
+        "an event that comes late by one tick",
+    ),
+    Mutation(
+        "graph/growing.py",
+        "return start, start + take(self.degree, nodes)",
+        "return start, start + take(self.degree, nodes) + 1",
+        "graph/test_stream.py::test_rows_are_those_of_the_rebuilt_graph_as_of_any_time",
+        "a row as of a time that goes on beyond its edges",
+    ),
+    Mutation(
         "_internal/device_mirror.py",
         "self._changed.append(rows)",
         "self._changed = [rows]",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from jsage._internal.arrays import round_up
 from jsage.typing import HostArray
 
 
@@ -39,7 +40,8 @@ class DeviceMirror:
         if self._device is None or 4 * len(rows) > len(self.host):
             self._device = jnp.array(self.host)  # never a view of host memory, which changes
         elif len(rows):
-            rows = np.pad(rows, (0, (1 << (len(rows) - 1).bit_length()) - len(rows)), mode="edge")
+            size = max(64, round_up(len(rows)))  # few sizes, and so few programs
+            rows = np.pad(rows, (0, size - len(rows)), mode="edge")
             self._device = _put(self._device, rows, self.host[rows])
         assert self._device is not None
         return self._device
