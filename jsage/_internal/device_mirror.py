@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from jsage._internal.arrays import round_up
 from jsage.typing import HostArray
+
+SIZES = (64, 512, 4096)
+"""Numbers of rows that are sent at once: as many programs an array, however many rows change."""
 
 
 class DeviceMirror:
@@ -40,9 +42,10 @@ class DeviceMirror:
         if self._device is None or 4 * len(rows) > len(self.host):
             self._device = jnp.array(self.host)  # never a view of host memory, which changes
         elif len(rows):
-            size = max(64, round_up(len(rows)))  # few sizes, and so few programs
-            rows = np.pad(rows, (0, size - len(rows)), mode="edge")
-            self._device = _put(self._device, rows, self.host[rows])
+            size = next((size for size in SIZES if len(rows) <= size), SIZES[-1])
+            for part in np.split(rows, range(size, len(rows), size)):
+                part = np.pad(part, (0, size - len(part)), mode="edge")
+                self._device = _put(self._device, part, self.host[part])
         assert self._device is not None
         return self._device
 
