@@ -36,6 +36,8 @@ EXCEPTIONS: dict[str, int] = {
     "test_gather": 290,
     "test_graph": 70,
     "test_growing": 330,
+    "test_stream": 80,
+    "test_benchmark_stream": 70,
     "test_inductive": 290,
     "test_infer": 310,
     "test_labor": 120,

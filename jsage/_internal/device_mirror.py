@@ -10,6 +10,9 @@ from jaxtyping import Array, Shaped
 
 from jsage.typing import HostArray
 
+SIZES = (64, 512, 4096)
+"""Numbers of rows that are sent at once: as many programs an array, however many rows change."""
+
 
 class DeviceMirror:
     """An array on the host whose changed rows are sent to its copy on the device."""
@@ -39,8 +42,10 @@ class DeviceMirror:
         if self._device is None or 4 * len(rows) > len(self.host):
             self._device = jnp.array(self.host)  # never a view of host memory, which changes
         elif len(rows):
-            rows = np.pad(rows, (0, (1 << (len(rows) - 1).bit_length()) - len(rows)), mode="edge")
-            self._device = _put(self._device, rows, self.host[rows])
+            size = next((size for size in SIZES if len(rows) <= size), SIZES[-1])
+            for part in np.split(rows, range(size, len(rows), size)):
+                part = np.pad(part, (0, size - len(part)), mode="edge")
+                self._device = _put(self._device, part, self.host[part])
         assert self._device is not None
         return self._device
 

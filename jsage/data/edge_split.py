@@ -2,9 +2,13 @@
 
 `split_edges` at random for an undirected graph, `split_edges_by_time` for events in the order they happened.
 Both end in `verify_split`, which names every leak it knows; run it on splits from elsewhere too.
+`unseen_nodes` is the inductive part of a split by time: events with nodes that no training event has.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Bool
 
 from jsage._internal.checks import check_edge_rows
 from jsage.data.link_negatives import non_edges
@@ -100,6 +104,74 @@ def split_edges_by_time(
     split = TimeSplit(kept, parts[0], parts[1], parts[2], times[0], times[1], times[2])
     verify_split(split, graph)
     return split
+
+
+class Unseen(NamedTuple):
+    """What training does not see: nodes, and the later events that touch one (inductive evaluation)."""
+
+    nodes: Bool[np.ndarray, " num_nodes"]
+    """Nodes that no training event has, those without any event too."""
+    val: Bool[np.ndarray, " n_val"]
+    """Which events of `val` have such a node at one end at least."""
+    test: Bool[np.ndarray, " n_test"]
+    """Which events of `test` have."""
+
+
+def unseen_nodes(split: TimeSplit) -> Unseen:
+    """The inductive part of a split: nodes that no training event has, and which later events touch one.
+
+    `Unseen(...).test` picks rows of scores: how well a model does on nodes that it was not trained on, beside
+    all events (the "new node" sets of DyGLib: Yu et al., 2023). An event between two such nodes has
+    `unseen.nodes[split.test].all(1)`.
+
+    >>> src, dst, time = np.array([0, 1, 0, 2, 0]), np.array([1, 0, 1, 3, 1]), np.arange(5)
+    >>> split = split_edges_by_time(src, dst, time, num_nodes=4, val=0.0, test=0.4)
+    >>> unseen = unseen_nodes(split)
+    >>> unseen.nodes.tolist(), unseen.test.tolist()
+    ([False, False, True, True], [True, False])
+    """
+    nodes = np.ones(split.graph.num_nodes, bool)
+    nodes[split.train] = False
+    return Unseen(nodes, *(nodes[part[:, 0]] | nodes[part[:, 1]] for part in (split.val, split.test)))
+
+
+def hold_out_nodes(split: TimeSplit, *, seed: int, share: float = 0.1) -> TimeSplit:
+    """The split without the training events of some nodes, so that more of the later events are inductive.
+
+    `int(share·m)` nodes are drawn evenly among those of `val` and `test`, `m` being the nodes that any event
+    has; `val` and `test` stay as they are. `unseen_nodes` of the result finds the drawn nodes and those
+    that come late by themselves: DyGLib's protocol (and TGAT's: Xu et al., 2020). It costs training events,
+    also of others; without it the inductive part is what the data have. The same seed gives the same
+    split under one version of NumPy.
+
+    The events left out are in no part: they may still be read as neighbors in evaluation, from a graph of all
+    events; `verify_split` takes the graph without them. Raises ValueError for a share that later events have
+    too few nodes for, or that leaves nothing to train on.
+
+    >>> src, dst, time = np.array([0, 1, 0, 2, 0]), np.array([1, 0, 3, 3, 1]), np.arange(5)
+    >>> split = split_edges_by_time(src, dst, time, num_nodes=4, val=0.0, test=0.4)
+    >>> held = hold_out_nodes(split, seed=0, share=0.25)
+    >>> len(split.train), len(held.train), unseen_nodes(held).nodes.sum()
+    (3, 2, np.int64(2))
+    """
+    later = np.concatenate([split.val, split.test])
+    known = np.unique(np.concatenate([split.train, later]))
+    late, count = np.unique(later), int(share * len(known))
+    if not 0 <= count <= len(late):
+        raise ValueError(
+            f"share={share} of {len(known)} nodes are {count}, but val and test have {len(late)}: use a "
+            "share from 0 that they have"
+        )
+    hidden = np.zeros(split.graph.num_nodes, bool)
+    hidden[np.random.default_rng(seed).choice(late, count, replace=False)] = True
+    stays = ~hidden[split.train].any(1)
+    if not stays.any():
+        raise ValueError(
+            f"share={share} leaves no event to train on, of {len(split.train)}: use a smaller one"
+        )
+    train, time = split.train[stays], split.train_time[stays]
+    kept = _sorted_graph(train[:, 0], train[:, 1], split.graph.num_nodes, {"time": time})
+    return split._replace(graph=kept, train=train, train_time=time)
 
 
 def _check_shares(val: float, test: float) -> None:

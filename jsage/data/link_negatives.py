@@ -7,7 +7,7 @@ All on the host, exact and without rejection: the `r`-th number that is not in a
 import numpy as np
 from jaxtyping import Int
 
-from jsage.data.split_check import distinct, is_among, pair_ends, pair_numbers
+from jsage.data.split_check import distinct, is_among, ordered_numbers, pair_ends, pair_numbers
 from jsage.graph import Graph, edges, node_sides
 from jsage.typing import HostArray
 
@@ -59,15 +59,27 @@ def historical_negatives(
     >>> historical_negatives(np.array([[0, 1], [0, 1], [2, 1]]), np.array([[2, 1], [2, 3]]), seed=0).tolist()
     [[0, 1], [0, 1]]
     """
-    old, now = (_directed(np.asarray(part)) for part in (before, pairs))
-    old = distinct(old)
-    old = old[~is_among(old, np.sort(now))]
-    if not len(old):
-        raise ValueError(
-            "no pair was joined before and is not joined in this window: draw negatives in another way"
-        )
-    rows = np.random.default_rng(seed).choice(old, len(now))
-    return np.stack([rows >> 32, rows & 2**32 - 1], 1).astype(np.int32)
+    return _among_others(
+        before, [pairs], len(pairs), seed, "was joined before and is not joined in this window"
+    )
+
+
+def inductive_negatives(
+    train: Int[HostArray, "m 2"], others: Int[HostArray, "k 2"], pairs: Int[HostArray, "n 2"], *, seed: int
+) -> Int[np.ndarray, "n 2"]:
+    """As many pairs as `pairs`, drawn evenly among the distinct ones of `others` not in `train` or `pairs`.
+
+    `pairs` are the events of a window, `train` those trained on, `others` those evaluated: pairs that a model
+    which remembers training has never seen (Poursafaei et al., 2022, section 4.1). With all of the test as
+    `others`, later ones count too, as in the paper; DyGLib takes those before the window. A pair may come
+    again. int32. Raises ValueError where no pair is left.
+
+    >>> train, test = np.array([[0, 1], [2, 1]]), np.array([[0, 1], [0, 3], [2, 3]])
+    >>> inductive_negatives(train, test, test[2:], seed=0).tolist()
+    [[0, 3]]
+    """
+    what = "is joined outside training and is not joined in this window"
+    return _among_others(others, [train, pairs], len(pairs), seed, what)
 
 
 def non_edges(
@@ -126,6 +138,19 @@ def _ranks(rng: np.random.Generator, taken: np.ndarray, total: int, size: int) -
     return rank + np.searchsorted(taken - np.arange(len(taken)), rank, side="right")
 
 
+def _among_others(
+    pool: HostArray, without: list[HostArray], size: int, seed: int, what: str
+) -> Int[np.ndarray, "n 2"]:
+    """`size` pairs drawn evenly among the distinct ones of a pool that are in none of some lists."""
+    left = distinct(ordered_numbers(np.asarray(pool)))
+    for part in without:
+        left = left[~is_among(left, np.sort(ordered_numbers(np.asarray(part))))]
+    if not len(left):
+        raise ValueError(f"no pair {what}: draw negatives in another way")
+    rows = np.random.default_rng(seed).choice(left, size)
+    return np.stack([rows >> 32, rows & 2**32 - 1], 1).astype(np.int32)
+
+
 def _askers(
     graph: Graph, pairs: np.ndarray, time: HostArray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -148,13 +173,22 @@ def _others(rng: np.random.Generator, source: np.ndarray, taken: np.ndarray, siz
             f"{np.count_nonzero(left < 1)} pairs have a source with an edge to each of the {size} nodes that "
             "their other end could be: there are no negatives to draw"
         )
-    rank, before = rng.integers(0, left), np.arange(len(taken))
-    # within a source the ascending list of what is free before each taken number
-    row = taken // max(size, 1)
-    free = taken - row * size - (before - np.searchsorted(row, row))
-    at = np.searchsorted(row * (size + 1) + free, source * (size + 1) + rank, side="right")
-    return rank + (at - begin)
+    return nth_free(taken, source, rng.integers(0, left), size)
 
 
-def _directed(pairs: np.ndarray) -> np.ndarray:
-    return pairs[:, 0].astype(np.int64) << 32 | pairs[:, 1]
+def nth_free(
+    taken: Int[np.ndarray, " m"], row: Int[np.ndarray, "*#shape"], rank: Int[np.ndarray, "*shape"], size: int
+) -> Int[np.ndarray, "*shape"]:
+    """The number of this rank, from 0, among those of its row that are not taken.
+
+    Numbers are below `size`; `taken` are distinct `row * size + number`, ascending; so many are left.
+
+    >>> nth_free(np.array([1, 2, 5]), np.array([0, 1]), np.array([1, 1]), size=5)
+    array([3, 2])
+    """
+    of, at = taken // max(size, 1), np.arange(len(taken))
+    begin = np.searchsorted(taken, row * size)
+    # within a row the ascending list of how many free numbers come before each taken one
+    free = taken - of * size - (at - np.searchsorted(of, of))
+    passed = np.searchsorted(of * (size + 1) + free, row * (size + 1) + rank, side="right")
+    return rank + (passed - begin)

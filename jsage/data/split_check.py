@@ -79,6 +79,15 @@ def pair_numbers(u: Int[np.ndarray, " n"], v: Int[np.ndarray, " n"]) -> Int[np.n
     return high * (high + 1) // 2 + low
 
 
+def ordered_numbers(pairs: Int[np.ndarray, "*rows 2"]) -> Int[np.ndarray, "*rows"]:
+    """One number an ordered pair: the first end in the high half of 64 bits.
+
+    >>> ordered_numbers(np.array([[0, 7], [1, 0]])).tolist()
+    [7, 4294967296]
+    """
+    return pairs[..., 0].astype(np.int64) << 32 | pairs[..., 1]
+
+
 def pair_ends(numbers: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """The lower and the higher end of numbered pairs.
 

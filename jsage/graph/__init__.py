@@ -26,6 +26,7 @@ from jsage.graph.graph import symmetrize as symmetrize
 from jsage.graph.graph import validate as validate
 from jsage.graph.growing import GrowingGraph as GrowingGraph
 from jsage.graph.growing import Grown as Grown
+from jsage.graph.growing import TimeSortedGrown as TimeSortedGrown
 from jsage.graph.overlay import GraphOverlay as GraphOverlay
 from jsage.graph.overlay import NewNodes as NewNodes
 from jsage.graph.overlay import overlay as overlay

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Num
 
-from jsage._internal.arrays import take
 from jsage.graph.graph import Graph, TimeSortedGraph
+from jsage.graph.growing import Grown, TimeSortedGrown
 from jsage.graph.search import bisect
 from jsage.graph.weighted import UNWEIGHTED, RowWeights, WeightedGraph
 from jsage.typing import EdgeData
@@ -27,7 +27,7 @@ class GraphBefore(NamedTuple):
     Array([2, 0], dtype=int32)
     """
 
-    graph: Graph | WeightedGraph
+    graph: Graph | Grown | WeightedGraph
     time: Num[Array, "*#rows"]
 
     @property
@@ -43,13 +43,13 @@ class GraphBefore(NamedTuple):
     def degrees(self, nodes: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
         """The number of earlier edges into each node: a binary search of its row."""
         graph = self.graph.graph if isinstance(self.graph, WeightedGraph) else self.graph
-        if not isinstance(graph, TimeSortedGraph):
+        if not isinstance(graph, TimeSortedGraph | TimeSortedGrown):
             raise TypeError(
                 "a graph is read as of a time in rows sorted by time, and a "
                 f"{type(graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made "
                 "once on the host"
             )
-        start, stop = take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
+        start, stop = graph.runs(nodes)
         time = jnp.broadcast_to(self.time, nodes.shape)
         return bisect(graph.edge_data["time"], start, stop, time) - start
 

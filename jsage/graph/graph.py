@@ -99,6 +99,10 @@ class TimeSortedGraph(Graph):
         kept = fields.keys() <= {"edge_data"} and new.edge_data.get("time") is self.edge_data["time"]
         return new if kept else Graph(*new)
 
+    def runs(self, nodes: Int[Array, "*rows"]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
+        """`(start, stop)`: where each node's edges are among all, a run in order of time."""
+        return take(self.indptr, nodes), take(self.indptr, nodes + 1)
+
 
 def from_edges(
     src: HostArray | Sequence[int],

@@ -15,7 +15,7 @@ from jsage._internal.arrays import take
 from jsage._internal.checks import check_edge_rows, check_features, check_ids, check_pairs
 from jsage._internal.device_mirror import DeviceMirror, pad_rows
 from jsage.graph.adjacency import edges_of_rows
-from jsage.graph.graph import Graph, from_edges, validate
+from jsage.graph.graph import Graph, TimeSortedGraph, from_edges, validate
 from jsage.typing import EdgeData, HostArray, HostTable
 
 Ids: TypeAlias = HostArray | Sequence[int] | Sequence[float]
@@ -52,6 +52,24 @@ class Grown(NamedTuple):
         return edges_of_rows(take(self.start, nodes), offset, valid, self.indices, self.edge_data)
 
 
+class TimeSortedGrown(Grown):
+    """A growing graph whose rows ascend by `edge_data["time"]`: it can be read as of a time.
+
+    `GrowingGraph.tables` gives one where the graph began as one of `sort_by_time`. Other edges or times make
+    it a plain one again.
+    """
+
+    __slots__ = ()
+
+    def _replace(self, **fields: Any) -> Grown:  # type: ignore[override]
+        return Grown(*super()._replace(**fields))
+
+    def runs(self, nodes: Int[Array, "*rows"]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
+        """`(start, stop)`: where each node's edges are among all slots, a run in order of time."""
+        start = take(self.start, nodes)
+        return start, start + take(self.degree, nodes)
+
+
 class GrowingGraph:
     """A graph with its features, to which nodes and edges are added and from which they are removed.
 
@@ -60,7 +78,12 @@ class GrowingGraph:
     removed node keeps its id, without edges and with features 0. Features are finite, `[num_nodes, d]`.
 
     `tables()` gives what programs read; its shapes change only when a capacity doubles. The tables given
-    before are gone then (jax raises an error where they are used).
+    before are gone then (jax raises an error where they are used). `capacity`, numbers of nodes and of edges,
+    is how far the graph grows before that, if edges are only added; by default to one and a half of its size.
+
+    Of a graph of `sort_by_time` the rows stay in the order of `edge_data["time"]`, so that it can be read as
+    of a time while it grows: a stream of events. Edges of one call may be in any order; one that is earlier
+    than the last of its destination is refused.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -72,22 +95,22 @@ class GrowingGraph:
     (Array([2, 1, 1], dtype=int32), 4)
     """
 
-    def __init__(self, graph: Graph, features: HostTable) -> None:
+    def __init__(self, graph: Graph, features: HostTable, capacity: tuple[int, int] | None = None) -> None:
         features = check_features(features, graph.num_nodes)
         validate(graph)
         self.num_nodes = graph.num_nodes
         """Ids given so far: those of removed nodes too."""
-        capacity = max(16, self.num_nodes + self.num_nodes // 2)
+        self._by_time = isinstance(graph, TimeSortedGraph)
+        nodes, edges = capacity or (self.num_nodes + self.num_nodes // 2, 0)
+        nodes = max(16, self.num_nodes, nodes)
         degree = np.diff(np.asarray(graph.indptr))
-        self._features = DeviceMirror(np.asarray(features, np.float32), capacity)
-        self._start, self._degree = (
-            DeviceMirror(np.zeros(0, np.int32), capacity),
-            DeviceMirror(degree, capacity),
-        )
+        self._features = DeviceMirror(np.asarray(features, np.float32), nodes)
+        self._start, self._degree = DeviceMirror(np.zeros(0, np.int32), nodes), DeviceMirror(degree, nodes)
         room = _power(degree)
-        self._room = pad_rows(room, capacity)
+        self._room = pad_rows(room, nodes)
         self._used = int(room.sum())
-        slots = max(64, self._used + self._used // 2)
+        most = 2 * edges + 2 * min(edges, nodes)  # room for so many edges, wherever they are
+        slots = max(64, self._used + self._used // 2, most + most // 2)
         self._start.host[: self.num_nodes] = np.cumsum(room) - room
         values = {"": np.asarray(graph.indices), **{k: np.asarray(v) for k, v in graph.edge_data.items()}}
         self._edges = {name: DeviceMirror(rows[:0], slots) for name, rows in values.items()}
@@ -104,14 +127,16 @@ class GrowingGraph:
         """The graph and the feature table, on the device: only what changed is sent."""
         edges = {name: mirror.device() for name, mirror in self._edges.items()}
         rows = jnp.int32(self.num_nodes), self._start.device(), self._degree.device()
-        return Grown(*rows, edges.pop(""), edges), self._features.device()
+        kind = TimeSortedGrown if self._by_time else Grown
+        return kind(*rows, edges.pop(""), edges), self._features.device()
 
     def graph(self) -> Graph:
         """An ordinary graph of the same edges, each node's in the same order."""
         nodes = np.arange(self.num_nodes)
         dst, place = self._owned(nodes)
         data = {name: mirror.host[place] for name, mirror in self._edges.items()}
-        return from_edges(data.pop(""), dst, self.num_nodes, **data)
+        graph = from_edges(data.pop(""), dst, self.num_nodes, **data)
+        return TimeSortedGraph(*graph) if self._by_time else graph
 
     def features(self) -> Float[np.ndarray, "num_nodes d"]:
         """A copy of the features, one row an id."""
@@ -150,8 +175,9 @@ class GrowingGraph:
     def append_edges(self, src: Ids, dst: Ids, edge_data: dict[str, Any] | None = None) -> None:
         """Add edges between nodes that are there, each the last of its destination's.
 
-        Raises ValueError for ids that no node has, for arrays that are ragged or missing, and for data that
-        the graph's dtypes do not hold.
+        Raises ValueError for ids that no node has, for arrays that are ragged or missing, for data that
+        the graph's dtypes do not hold, and, where rows are in order of time, for an edge that is earlier than
+        the last into its node; then none is added.
         """
         self._append(*self._checked(self.num_nodes, src, dst, edge_data or {}))
 
@@ -192,7 +218,7 @@ class GrowingGraph:
         self._features.write(np.flatnonzero(gone), 0)
 
     def _append(self, src: np.ndarray, dst: np.ndarray, data: dict[str, np.ndarray]) -> None:
-        order = np.argsort(dst, kind="stable")
+        order = np.lexsort((data["time"], dst) if self._by_time else (dst,))
         rows, counts = np.unique(dst, return_counts=True)
         need = self._degree.host[rows] + counts
         over = need > self._room[rows]
@@ -206,7 +232,7 @@ class GrowingGraph:
         """Give rows new places with this much room; make a longer array where they do not fit."""
         total = int(room.sum())
         if self._used + total > len(self._edges[""].host):
-            self._repack(total)
+            return self._repack(rows, room)
         _, old = self._owned(rows)
         start = self._used + np.cumsum(room) - room
         new = _runs(start, self._degree.host[rows])
@@ -216,15 +242,17 @@ class GrowingGraph:
         self._room[rows] = room
         self._used += total
 
-    def _repack(self, more: int) -> None:
+    def _repack(self, rows: np.ndarray, room: np.ndarray) -> None:
         """Put all runs side by side again, and double the array unless a third of it is free then."""
         _, old = self._owned(np.arange(len(self._room)))
-        slots, used = len(self._edges[""].host), int(self._room.sum())
-        while 3 * (used + more) > 2 * slots:
+        rooms = self._room.copy()
+        rooms[rows] = room
+        slots, used = len(self._edges[""].host), int(rooms.sum())
+        while 3 * used > 2 * slots:
             slots *= 2
         if slots >= 2**31:
             raise ValueError(f"the graph needs {slots} slots, but offsets are int32: split it")
-        start = (np.cumsum(self._room) - self._room).astype(np.int32)
+        self._room, start = rooms, (np.cumsum(rooms) - rooms).astype(np.int32)
         new = _runs(start, self._degree.host)
         for mirror in self._edges.values():
             values = np.zeros((slots, *mirror.host.shape[1:]), mirror.host.dtype)
@@ -261,7 +289,20 @@ class GrowingGraph:
         rows = {
             name: check_edge_rows(name, v, count, like=self._edges[name].host) for name, v in data.items()
         }
+        if self._by_time:
+            self._check_order(*ends, rows["time"])
         return *ends, rows
+
+    def _check_order(self, src: np.ndarray, dst: np.ndarray, time: np.ndarray) -> None:
+        known = np.flatnonzero(dst < self.num_nodes)
+        known = known[self._degree.host[dst[known]] > 0]
+        last = self._edges["time"].host[self._start.host[dst[known]] + self._degree.host[dst[known]] - 1]
+        if len(early := np.flatnonzero(time[known] < last)):
+            at, before = int(known[early[0]]), last[early[0]]
+            raise ValueError(
+                f"edge {src[at]} -> {dst[at]} of time {time[at]} comes after one of {before} into that node: "
+                "append edges in the order of their times, or grow a graph that is not one of sort_by_time"
+            )
 
 
 def _power(counts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
 from jsage.blocks import Block, Indexed
-from jsage.graph import Graph, GraphBefore, WeightedGraph
+from jsage.graph import Graph, GraphBefore, TimeSortedGrown, WeightedGraph
 from jsage.sampling.draws import latest
 from jsage.sampling.neighbors import append_slots, sample_neighbors, stack_hops
 from jsage.typing import AnyDraw, PRNGKey
@@ -22,7 +22,7 @@ class TimedNodes(NamedTuple):
 
 def sample_temporal_blocks(
     key: PRNGKey,
-    graph: Graph | WeightedGraph,
+    graph: Graph | TimeSortedGrown | WeightedGraph,
     seeds: TimedNodes,
     fanouts: Sequence[int],
     *,

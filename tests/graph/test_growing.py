@@ -240,3 +240,14 @@ def test_new_nodes_come_beside_a_graph_with_ids_to_spare(fanouts):
                     embed_new(model, params, graph, table, NewNodes(np.ones((2, WIDTH)), *ends), fanouts)
         with pytest.raises(ValueError, match=f"features must have one row an id, {len(table)}, got shape"):
             embed_new(model, params, graph, jnp.asarray(growing.features()), new, fanouts)
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 512, 513, 4097, 9000])
+def test_any_number_of_changed_rows_reaches_the_device(count: int):
+    mirror, rng = DeviceMirror(np.arange(40_000), 40_000), np.random.default_rng(0)
+    mirror.device()
+    for start in range(2):
+        rows = rng.choice(40_000, count, replace=False)
+        mirror.write(rows, -rows - start)
+        np.testing.assert_array_equal(mirror.device(), mirror.host)
+    assert (mirror.host < 0).sum() >= count - 1
