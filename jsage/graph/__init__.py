@@ -1,7 +1,11 @@
 """What a graph is, and every way to read one."""
 
 from jsage.graph.adjacency import Adjacency as Adjacency
-from jsage.graph.before import GraphBefore as GraphBefore
+from jsage.graph.as_of import GraphBefore as GraphBefore
+from jsage.graph.as_of import GraphUpTo as GraphUpTo
+from jsage.graph.as_of import before as before
+from jsage.graph.as_of import up_to as up_to
+from jsage.graph.as_of import within as within
 from jsage.graph.bipartite import bipartite_graph as bipartite_graph
 from jsage.graph.bipartite import item_item as item_item
 from jsage.graph.bipartite import item_nodes as item_nodes

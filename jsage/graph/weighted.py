@@ -36,14 +36,16 @@ class RowWeights(NamedTuple):
     """Where each row begins among the edges."""
     size: Int[Array, " rows"]
     """How many edges it has."""
-    seen: Int[Array, " rows"]
-    """How many of them may be drawn: the first ones."""
+    first: Int[Array, " rows"]
+    """How many come before those that may be drawn."""
+    stop: Int[Array, " rows"]
+    """The number of the first one behind those that may be drawn."""
     cumulative: Int[Array, " num_edges"]
     guide: Int[Array, " num_edges"]
 
     def total(self) -> Int[Array, " rows"]:
         """The length of each row's line, as far as it may be drawn from."""
-        return self._before(self.seen)
+        return self._before(self.stop) - self._before(self.first)
 
     def locate(
         self, point: Int[Array, " rows"], valid: Bool[Array, " rows"]
@@ -51,11 +53,12 @@ class RowWeights(NamedTuple):
         """`(offset, low, weight)`: the edge that holds a point of each line, where it begins, how long it is.
 
         By a guide table (Chen and Asau, 1974) and a binary search between two of its entries: in a row whose
-        weights are much alike a step or two, in any row as many as it has binary digits. All 0 where not
-        valid; elsewhere `0 <= point < total()`.
+        weights are much alike a step or two, in any row as many as it has binary digits. Lines and numbers
+        begin with the first edge that may be drawn. All 0 where not valid; elsewhere `0 <= point < total()`.
         """
         start, size = jnp.where(valid, self.start, 0), jnp.where(valid, self.size, 1)
-        point = jnp.where(valid, point, 0)
+        skipped = jnp.where(valid, self._before(self.first), 0)
+        point = jnp.where(valid, point, 0) + skipped
         part = below(jnp.minimum(point, ONE - 1).astype(jnp.uint32) << 2, size)
         low = jnp.where(valid, take(self.guide, start + part), 0)
         after = take(self.guide, start + jnp.minimum(part + 1, size - 1))
@@ -63,7 +66,8 @@ class RowWeights(NamedTuple):
         offset = bisect(self.cumulative, start + low, start + high, point, after=True) - start
         offset = jnp.where(valid, offset, 0)
         begin = jnp.where(valid, self._before(offset), 0)
-        return offset, begin, jnp.where(valid, take(self.cumulative, start + offset) - begin, 0)
+        weight = jnp.where(valid, take(self.cumulative, start + offset) - begin, 0)
+        return jnp.where(valid, offset - self.first, 0), begin - skipped, weight
 
     def _before(self, offset: Array) -> Array:
         some = offset > 0
@@ -103,7 +107,8 @@ class WeightedGraph(NamedTuple):
     def row_weights(self, nodes: Int[Array, " rows"]) -> RowWeights:
         """The weights of the nodes' edges."""
         size = self.graph.degrees(nodes)
-        return RowWeights(take(self.graph.indptr, nodes), size, size, self.cumulative, self.guide)
+        start, none = take(self.graph.indptr, nodes), jnp.zeros_like(size)
+        return RowWeights(start, size, none, size, self.cumulative, self.guide)
 
 
 class AliasGraph(NamedTuple):

@@ -51,6 +51,7 @@ from jsage.sampling.subgraph import cluster_batch as cluster_batch
 from jsage.sampling.subgraph import gcn_block as gcn_block
 from jsage.sampling.subgraph import induced_batch as induced_batch
 from jsage.sampling.subgraph import symmetric_block as symmetric_block
+from jsage.sampling.temporal import Causal as Causal
 from jsage.sampling.temporal import TimedNodes as TimedNodes
 from jsage.sampling.temporal import sample_temporal_blocks as sample_temporal_blocks
 from jsage.sampling.walks import Walks as Walks

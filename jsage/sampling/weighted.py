@@ -117,7 +117,7 @@ def choose_weighted(
     """
     k, rows = bits.shape
     if weights.cumulative.shape[0] == 0:
-        return _nothing(weights.seen, k)
+        return _nothing(weights.stop, k)
 
     def fill(i, state):
         place, weight, chosen, left = state

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsage.graph import Graph, GraphBefore, from_edges, sort_by_time
+from jsage.graph import Graph, GraphBefore, from_edges, sort_by_time, up_to, within
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling import sample_blocks, sample_blocks_by_node, with_replacement, without_replacement
 from jsage.sampling.draws import latest
-from jsage.sampling.temporal import TimedNodes, sample_temporal_blocks
+from jsage.sampling.temporal import Causal, TimedNodes, sample_temporal_blocks
 
 NODES, FANOUTS = 12, (3, 2)
 RNG = np.random.default_rng(1)
@@ -53,6 +53,49 @@ def test_no_slot_holds_what_is_not_yet(draw):
         time, mask = np.asarray(block.edge_data["time"]), np.asarray(block.mask)
         assert (time < when[:, None])[mask].all()
         assert mask.sum() > 20
+
+
+def paths(blocks) -> list[tuple[int, int, int, int, int, int]]:
+    """`(seed's time, asked, event)` of both hops of each valid slot of the first block, with their ages."""
+    first, last = jax.tree.map(np.asarray, blocks)
+    rows, fanout = last.mask.shape
+    found = []
+    for row, slot in np.argwhere(first.mask[rows:]):
+        seed, near = divmod(row, fanout)
+        if last.mask[seed, near]:
+            hops = (last, seed, near), (first, rows + row, slot)
+            found.append(tuple(int(b.edge_data[n][i, j]) for b, i, j in hops for n in ("time", "age")))
+    return found
+
+
+@pytest.mark.parametrize("draw", sampled)
+@pytest.mark.parametrize("view", [up_to, within(30), within(30, up_to)])
+def test_windows_and_ages_are_as_of_the_seed_or_of_the_event_that_led_there(view, draw):
+    seeds = TimedNodes(np.arange(NODES), WHEN)
+    own = "up_to" if view is up_to or view(events(), WHEN)._own_time else "before"
+    low, high = (0, 30 - 1) if own == "up_to" else (1, 30)
+    if view is up_to:
+        high = 2**31
+    for visible in (view, Causal(view)):
+        sample = jax.jit(partial(sample_temporal_blocks, fanouts=FANOUTS, draw=draw, visible=visible))
+        found = np.array(paths(sample(KEY, events(), seeds)))
+        time, age, before_it, its_age = found.T
+        asked = time if isinstance(visible, Causal) else time + age
+        np.testing.assert_array_equal(before_it + its_age, asked)
+        ages = np.concatenate([age, its_age])
+        assert low <= ages.min()
+        assert ages.max() <= high
+        assert (its_age > 0).any()
+
+
+def test_causal_hops_find_the_latest_before_each_event():
+    seeds = TimedNodes(np.arange(NODES), WHEN)
+    sample = jax.jit(partial(sample_temporal_blocks, fanouts=FANOUTS, visible=Causal()))
+    first, last = jax.tree.map(np.asarray, sample(KEY, events(), seeds))
+    when = np.concatenate([WHEN, np.where(last.mask, last.edge_data["time"], WHEN[:, None]).ravel()])
+    for node, at, src, mask in zip(first.dst, when, first.src, first.mask, strict=True):
+        past = PAIRS[(PAIRS[:, 1] == node) & (at > TIME), 0][::-1][:2]
+        np.testing.assert_array_equal(src[mask], past)
 
 
 @pytest.mark.slow
