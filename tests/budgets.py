@@ -45,7 +45,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_losses": 310,
     "test_negatives": 80,
     "test_neighbors": 120,
-    "test_weighted": 110,
+    "test_weighted": 130,
     "test_new_nodes": 470,
     "test_benchmark_new_nodes": 160,
     "test_aggregators": 200,

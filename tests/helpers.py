@@ -18,7 +18,7 @@ from jsage.blocks.layout import Block
 from jsage.blocks.reductions import Reduction, weighted_source
 from jsage.graph import Graph, alias_tables, cumulate, from_edges
 from jsage.graph.adjacency import Adjacency
-from jsage.sampling import Labor, Weighted, WeightedWithReplacement, draws, sample_neighbors
+from jsage.sampling import ByNode, Labor, Weighted, WeightedWithReplacement, draws, sample_neighbors
 from jsage.typing import AnyDraw
 
 NUM_NODES, FANOUT, WIDTH = 8, 4, 5
@@ -66,6 +66,7 @@ GRAPH_DRAWS = {
     "weighted": (cumulate, Weighted()),
     "weighted by node": (cumulate, Weighted(by_node=True)),
     "weighted with replacement": (alias_tables, WeightedWithReplacement()),
+    "by node": (None, ByNode()),
     "labor": (None, Labor()),
     "labor of two candidates": (None, Labor(scan=2)),
 }

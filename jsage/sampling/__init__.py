@@ -2,6 +2,7 @@
 
 from jsage.sampling import host_loader as host_loader
 from jsage.sampling import negatives as negatives
+from jsage.sampling.by_node import ByNode as ByNode
 from jsage.sampling.by_node import node_bits as node_bits
 from jsage.sampling.by_node import sample_blocks_by_node as sample_blocks_by_node
 from jsage.sampling.by_node import sample_neighbors_by_node as sample_neighbors_by_node
@@ -12,6 +13,7 @@ from jsage.sampling.compact import deduplicated_loss as deduplicated_loss
 from jsage.sampling.compact import distinct_hashed as distinct_hashed
 from jsage.sampling.compact import measure_capacities as measure_capacities
 from jsage.sampling.compact import sample_compact_blocks as sample_compact_blocks
+from jsage.sampling.draws import Recent as Recent
 from jsage.sampling.draws import choose as choose
 from jsage.sampling.draws import latest as latest
 from jsage.sampling.draws import with_replacement as with_replacement

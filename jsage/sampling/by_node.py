@@ -5,19 +5,19 @@ number of devices: for inference that does not change from request to request.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Integer, UInt32
+from jaxtyping import Array, Bool, Int, Integer, UInt32
 
-from jsage._internal.checks import as_ids, check_fanout
+from jsage._internal.checks import check_fanout
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
 from jsage.sampling.draws import choose
-from jsage.sampling.neighbors import read_slots, stack_hops
+from jsage.sampling.neighbors import sample_blocks, sample_neighbors
 from jsage.typing import HostArray, PRNGKey
 
 Nodes: TypeAlias = Integer[HostArray, " num_nodes"]
@@ -69,6 +69,29 @@ def _words(key: PRNGKey) -> tuple[Array, Array]:
     return data[0], data[1]
 
 
+class ByNode(NamedTuple):
+    """A draw without replacement that depends on the key and the node alone: `draw=ByNode()`.
+
+    What `sample_blocks_by_node` draws with, for other samplers: as of a time a node's draw depends on the
+    key, the node, and how many of its edges are visible then.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.graph import from_edges
+    >>> from jsage.sampling import sample_neighbors
+    >>> graph = from_edges(src=range(1, 9), dst=[0] * 8, num_nodes=9)
+    >>> block = sample_neighbors(jax.random.key(0), graph, jnp.array([0, 3, 0]), 4, draw=ByNode())
+    >>> bool((block.src[0] == block.src[2]).all())
+    True
+    """
+
+    def offsets(
+        self, key: PRNGKey, graph: Adjacency, nodes: Int[Array, " rows"], k: int
+    ) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
+        """`(offset, mask)`: the edges drawn, by number; each subset is equally likely."""
+        check_fanout(k)
+        return choose(node_bits(key, nodes, k), graph.degrees(nodes))
+
+
 def sample_neighbors_by_node(key: PRNGKey, graph: Adjacency, seeds: Nodes, fanout: int) -> Indexed:
     """`sample_neighbors` without replacement, with each seed's draw keyed by its id.
 
@@ -82,10 +105,7 @@ def sample_neighbors_by_node(key: PRNGKey, graph: Adjacency, seeds: Nodes, fanou
     >>> bool((block.src[0] == block.src[2]).all()), block.mask.sum(1)
     (True, Array([4, 0, 4], dtype=int32))
     """
-    check_fanout(fanout)
-    seeds = as_ids(seeds, "seeds")
-    offset, mask = choose(node_bits(key, seeds, fanout), graph.degrees(seeds))
-    return read_slots(graph, seeds, offset, mask)
+    return sample_neighbors(key, graph, seeds, fanout, draw=ByNode())
 
 
 def sample_blocks_by_node(
@@ -104,8 +124,4 @@ def sample_blocks_by_node(
     >>> last.mask.shape
     (3, 2)
     """
-
-    def hop(key: PRNGKey, frontier: Nodes, fanout: int) -> Indexed:
-        return sample_neighbors_by_node(key, graph, frontier, fanout)
-
-    return stack_hops(threefry_key(key), as_ids(seeds, "seeds"), fanouts, hop)
+    return sample_blocks(threefry_key(key), graph, seeds, fanouts, draw=ByNode())

@@ -19,6 +19,7 @@ from jsage._internal.arrays import IN_BOUNDS, take
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
 from jsage.graph.adjacency import Adjacency
+from jsage.graph.as_of import check_one_time
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import append_slots, sample_blocks, sample_neighbors, stack_hops
 from jsage.sampling.seeds import epoch
@@ -78,6 +79,7 @@ def sample_compact_blocks(
 
     `capacities[i]` is the number of rows for the nodes met within `i + 1` hops, one for each hop but the
     last, whose neighbors are read from the feature table; None leaves that frontier a tree.
+    Of a graph as of a time there is one for all seeds, else ValueError.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -231,6 +233,7 @@ def _sample(
     draw: AnyDraw,
 ) -> tuple[tuple[Block, ...], list[Array]]:
     """The blocks, and the number of distinct nodes of each frontier that is compacted."""
+    check_one_time(graph, "a compacted frontier")
     counts = []
 
     def hop(key: PRNGKey, frontier: _Rows, size: tuple[int, int | None]) -> Indexed:

@@ -4,6 +4,9 @@ A draw knows nothing of graphs: it picks offsets into a list of `n[i]` entries. 
 fill have offset 0 and mask False. Valid slots always come first.
 """
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
@@ -96,3 +99,37 @@ def latest(
     check_fanout(k)
     offset = n[:, None] - 1 - jnp.arange(k, dtype=jnp.int32)[None]
     return jnp.maximum(offset, 0), offset >= 0
+
+
+class Recent(NamedTuple):
+    """Independent draws of a row's offsets that prefer the last ones: `draw=Recent(0.9)`.
+
+    The last offset has weight 1, the one before it `decay`, the one before that `decay ** 2`, and so on,
+    whatever lies between their times; a row with `n == 0` draws none. By the inverse of the distribution
+    function of a truncated geometric law, at a cost that does not grow with the row; a probability is right
+    to within 2^-22 or so. For rows in order of time: DyGLib's "time_interval_aware" (Yu et al., 2023), by
+    rank. Raises ValueError for a decay that is not between 0 and 1.
+
+    >>> offset, mask = Recent(0.01)(jax.random.key(0), jnp.array([0, 1, 1000]), 3)
+    >>> offset, mask.sum(1)
+    (Array([[  0,   0,   0],
+           [  0,   0,   0],
+           [999, 999, 999]], dtype=int32), Array([0, 3, 3], dtype=int32))
+    """
+
+    decay: float
+
+    def __call__(
+        self, key: PRNGKey, n: Int[Array, " rows"], k: int
+    ) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
+        """`(offset, mask)`: the entries drawn, by number."""
+        check_fanout(k)
+        if not 0 < self.decay < 1:
+            raise ValueError(f"a decay is between 0 and 1, got {self.decay}: latest takes the last ones")
+        bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
+        share = ((bits >> 8).astype(jnp.float32) + 0.5) / 2**24
+        log = math.log(self.decay)  # in double precision: float32 may have no number between this and 1
+        # The first `r` have the share (1 - decay^r) / (1 - decay^n).
+        rank = jnp.log1p(share * jnp.expm1(n * log)[None]) / log
+        offset = (n - 1)[None] - rank.astype(jnp.int32)  # at 0 where rounding goes beyond the first
+        return jnp.maximum(offset, 0).T, jnp.broadcast_to(n > 0, bits.shape).T

@@ -28,6 +28,7 @@ from jsage.blocks.reductions import (
     weighted_source,
 )
 from jsage.graph.adjacency import Adjacency
+from jsage.graph.as_of import check_one_time
 from jsage.graph.sparse import is_sparse, joined_rows, rows_at
 from jsage.typing import EdgeData, HostArray, MessageFn
 
@@ -205,7 +206,7 @@ def exact_blocks(
 
     `rooms[i]` is that of hop `i + 1`; the last hop, next to the features, needs none. The blocks are right
     where every hop has its room: the second result holds `(edges, nodes)` of each hop, the last one's nodes
-    0.
+    0. Of a graph as of a time there is one for all seeds, else ValueError.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -214,6 +215,7 @@ def exact_blocks(
     >>> first.dst, taken.tolist()  # node 1 reads 0, and 0 reads 1 and 2
     (Array([0, 1, 0], dtype=int32), [[1, 2], [3, 0]])
     """
+    check_one_time(graph, "a whole neighborhood")
     blocks, taken, nodes, count = [], [], seeds, jnp.int32(seeds.shape[0])
     for room in rooms:
         degree = jnp.where(jnp.arange(nodes.shape[0]) < count, graph.degrees(nodes), 0)

@@ -4,7 +4,7 @@
 wherever one of `jsage.sampling.draws` goes, and refuses a graph that has no tables for it.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from jsage.graph.weighted import UNWEIGHTED
 from jsage.sampling.by_node import node_bits
 from jsage.typing import PRNGKey
 
+_Weighted: TypeAlias = WeightedGraph | GraphBefore
+"""What has `row_weights`."""
+
 
 class Weighted(NamedTuple):
     """A draw without replacement, each edge in proportion to its weight among those that are left.
@@ -29,7 +32,7 @@ class Weighted(NamedTuple):
     an unbiased weighted mean is that of `WeightedWithReplacement`. With `by_node` a node's draw depends on
     the key and its id alone, as in `sample_blocks_by_node`.
 
-    The graph is one of `jsage.graph.cumulate`, or a `GraphBefore` of one, else TypeError.
+    The graph is one of `jsage.graph.cumulate`, or a view as of a time of one, else TypeError.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import cumulate, from_edges
@@ -48,7 +51,7 @@ class Weighted(NamedTuple):
     ) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
         """`(offset, mask)`: the edges drawn, by number, in the order in which they were."""
         check_fanout(k)
-        if not isinstance(graph, WeightedGraph | GraphBefore):
+        if not isinstance(graph, _Weighted):
             raise TypeError(UNWEIGHTED.format(type(graph).__name__))
         return choose_weighted(_words(key, nodes, k, by_node=self.by_node), graph.row_weights(nodes))
 
@@ -56,11 +59,13 @@ class Weighted(NamedTuple):
 class WeightedWithReplacement(NamedTuple):
     """Independent draws of a row's edges in proportion to their weights; a row without weight draws none.
 
-    A mean over the slots is unbiased for `sum(weight * message) / sum(weight)` of the whole row. By alias
-    tables (Walker, 1977; Vose, 1991): two words and two reads a slot. With `by_node` a node's draw depends on
+    A mean over the slots is unbiased for `sum(weight * message) / sum(weight)` of the whole row, or of what
+    is visible of it. By alias tables (Walker, 1977; Vose, 1991), two words and two reads a slot; or, as alias
+    tables cannot be cut at a time, by the running sums of `cumulate`. With `by_node` a node's draw depends on
     the key and its id alone.
 
-    The graph is one of `jsage.graph.alias_tables`, else TypeError.
+    The graph is one of `jsage.graph.alias_tables` or `cumulate`, or a view as of a time of the latter, else
+    TypeError.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import alias_tables, from_edges
@@ -79,10 +84,13 @@ class WeightedWithReplacement(NamedTuple):
     ) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
         """`(offset, mask)`: the edges drawn, by number."""
         check_fanout(k)
+        if isinstance(graph, _Weighted):
+            return _located(_words(key, nodes, k, by_node=self.by_node), graph.row_weights(nodes))
         if not isinstance(graph, AliasGraph):
             raise TypeError(
                 f"edges are drawn with replacement from alias tables, which a {type(graph).__name__} does "
-                "not have: pass jsage.graph.alias_tables(graph), made once on the host"
+                "not have: pass jsage.graph.alias_tables(graph), made once on the host, or as of a time "
+                "before(cumulate(graph), time)"
             )
         start, size = take(graph.graph.indptr, nodes), graph.degrees(nodes)
         if graph.keep.shape[0] == 0:
@@ -136,6 +144,17 @@ def choose_weighted(
     state = start_of((none, none, none, weights.total()), bits, weights)
     chosen = jax.lax.fori_loop(0, k, fill, state)[2]
     return jnp.maximum(chosen, 0).T, (chosen >= 0).T
+
+
+def _located(
+    bits: UInt32[Array, "k rows"], weights: RowWeights
+) -> tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]:
+    """The edges that hold points of each row's line, which random words pick one apart from the other."""
+    if weights.cumulative.shape[0] == 0:
+        return _nothing(weights.stop, bits.shape[0])
+    total = weights.total()
+    offset = jax.lax.map(lambda word: weights.locate(below(word, total), total > 0)[0], bits)
+    return offset.T, jnp.broadcast_to(total > 0, bits.shape).T
 
 
 def _words(key: PRNGKey, nodes: Array, k: int, *, by_node: bool) -> UInt32[Array, "k rows"]:

@@ -9,10 +9,12 @@ import pytest
 from helpers import DRAWS, KEY_KINDS
 from scipy import stats
 
-from jsage.sampling import choose, latest, with_replacement, without_replacement
+from jsage.sampling import Recent, choose, latest, with_replacement, without_replacement
 
 ROWS, K = 100_000, 3
 HUBS = [2**24 + 3, 3 * 2**23, 2**30, 2**31 - 1]
+
+KEY = jax.random.key(5)
 
 RANDOM = [name for name in DRAWS if name != "latest"]
 
@@ -195,3 +197,31 @@ def test_no_implicit_promotion(name: str, strict_dtypes):
 def test_a_fanout_must_be_positive(draw, k: int):
     with pytest.raises(ValueError, match=f"positive number of neighbors, got {k}: leave the hop out"):
         draw(jax.random.key(0), jnp.array([1, 2], jnp.int32), k)
+
+
+@pytest.mark.parametrize(("decay", "n"), [(0.5, 1), (0.5, 4), (0.9, 7), (0.01, 3), (0.999, 30)])
+def test_recent_draws_fall_by_the_decay_from_the_last_to_the_first(decay: float, n: int):
+    rows = jnp.asarray(np.full(ROWS, n, np.int32))
+    offset, mask = jax.tree.map(np.asarray, jax.jit(lambda key, n: Recent(decay)(key, n, K))(KEY, rows))
+    assert mask.all()
+    share = decay ** np.arange(n)[::-1]
+    share = share / share.sum()
+    for slot in offset.T:
+        count = np.bincount(slot, minlength=n)
+        assert n == 1 or stats.chisquare(count, ROWS * share).pvalue > 1e-3
+    pairs = np.bincount(offset[:, 0] * n + offset[:, 1], minlength=n * n)  # slots are independent
+    assert n == 1 or stats.chisquare(pairs, ROWS * np.outer(share, share).ravel()).pvalue > 1e-3
+
+
+def test_recent_draws_of_no_edge_of_hubs_and_without_decay():
+    n = jnp.asarray(np.array([0, 1, 2**31 - 1], np.int32))
+    for decay in (0.5, 1 - 1e-9):
+        offset, mask = jax.tree.map(np.asarray, Recent(decay)(KEY, n, 64))
+        np.testing.assert_array_equal(mask.sum(1), [0, 64, 64])
+        assert not offset[:2].any()
+        assert (offset >= 0).all()
+        assert (offset <= 2**31 - 2).all()
+        assert (offset[2].min() > 2**31 - 60) == (decay == 0.5)
+    for decay in (0.0, 1.0):
+        with pytest.raises(ValueError, match="a decay is between 0 and 1, got"):
+            Recent(decay)(KEY, n, 1)

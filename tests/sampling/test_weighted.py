@@ -10,7 +10,17 @@ import pytest
 from helpers import AWKWARD, graph, slow_but
 from scipy import stats
 
-from jsage.graph import GraphBefore, alias_tables, cumulate, from_edges, sort_by_time, sort_rows
+from jsage.graph import (
+    GraphBefore,
+    alias_tables,
+    before,
+    cumulate,
+    from_edges,
+    sort_by_time,
+    sort_rows,
+    up_to,
+    within,
+)
 from jsage.sampling import (
     LinkBatch,
     TimedNodes,
@@ -180,6 +190,25 @@ class TestBeforeATime:
         assert mask.all()
         assert ordered(offset, np.arange(3), np.array([2.0, 0.5, 1.0])) > 1e-3
 
+    @pytest.mark.parametrize(
+        ("view", "shown"), [(before, [2.0, 0.5, 1.0]), (up_to, [0.5, 1.0, 50.0]), (within(2), [0.5, 1.0])]
+    )
+    def test_draws_with_replacement_and_in_windows_are_those_of_the_visible_edges(self, view, shown):
+        """The law of a cut row, from tables of the whole one."""
+        graph = (within(3, view) if view is up_to else view)(self.row, jnp.int32(3))
+        first = 3 - len(shown) + (view is up_to)
+        offset, mask = drawn(WeightedWithReplacement(), graph, 10_000, 3)
+        assert mask.all()
+        share = np.array(shown) / sum(shown)
+        counts = [np.bincount(slot, minlength=len(shown)) for slot in offset.T]
+        for count in counts:
+            assert stats.chisquare(count, len(offset) * share).pvalue > 1e-3
+        edges = jax.jit(type(graph).edges_at)(graph, np.zeros(len(offset), np.int32), offset, mask)[0]
+        assert set(np.asarray(edges).ravel()) == set(range(first, first + len(shown)))
+        pairs, full = drawn(Weighted(), graph, 20_000, 2)
+        assert full.all()
+        assert ordered(pairs, np.arange(len(shown)), np.array(shown)) > 1e-3
+
     def test_what_comes_later_is_not_read(self):
         """Later edges and their weights poisoned: the same draws, bit for bit."""
         before = (GraphBefore(tables, jnp.int32(3)) for tables in (self.row, self.poisoned()))
@@ -247,8 +276,8 @@ def test_a_graph_without_tables_is_refused():
         sample_neighbors(key, plain, seeds, 2, draw=Weighted())
     with pytest.raises(TypeError, match="tables that a AliasGraph does not have"):
         sample_neighbors(key, alias_tables(ROW), seeds, 2, draw=Weighted())
-    with pytest.raises(TypeError, match=r"a WeightedGraph does not have: pass jsage.graph.alias_tables"):
-        sample_neighbors(key, cumulate(ROW), seeds, 2, draw=WeightedWithReplacement())
+    with pytest.raises(TypeError, match=r"a SortedGraph does not have: pass jsage.graph.alias_tables"):
+        sample_neighbors(key, plain, seeds, 2, draw=WeightedWithReplacement())
     batch = LinkBatch(seeds, seeds, seeds[None], jnp.array([True]))
     with pytest.raises(TypeError, match="tables that a GraphWithoutEdges does not have"):
         sample_link_blocks(key, plain, batch, (2,), draw=Weighted())
