@@ -48,6 +48,9 @@ from jsage.graph.search import sort_rows as sort_rows
 from jsage.graph.sides import node_sides as node_sides
 from jsage.graph.sparse import SparseRows as SparseRows
 from jsage.graph.sparse import sparse_rows as sparse_rows
+from jsage.graph.times import ALWAYS as ALWAYS
+from jsage.graph.times import known_from as known_from
+from jsage.graph.times import ticks as ticks
 from jsage.graph.weighted import AliasGraph as AliasGraph
 from jsage.graph.weighted import RowWeights as RowWeights
 from jsage.graph.weighted import WeightedGraph as WeightedGraph
