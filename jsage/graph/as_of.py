@@ -46,7 +46,19 @@ class GraphBefore(NamedTuple):
     @property
     def num_nodes(self) -> int | Any:
         """The graph's own: nodes without visible edges too."""
-        return _events(self.graph).num_nodes
+        return self.events.num_nodes
+
+    @property
+    def events(self) -> Any:
+        """The graph whose rows are in order of time, all its edges; TypeError where there is none."""
+        graph = self.graph.graph if isinstance(self.graph, WeightedGraph) else self.graph
+        if not hasattr(graph, "runs"):
+            raise TypeError(
+                "a graph is read as of a time in rows sorted by time, and a "
+                f"{type(graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made "
+                "once on the host"
+            )
+        return graph
 
     @property
     def id_limit(self) -> int | Any:
@@ -60,7 +72,7 @@ class GraphBefore(NamedTuple):
 
     def bounds(self, nodes: Int[Array, "*rows"]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
         """`(start, stop)`: where each node's visible edges are among all edges of the graph."""
-        graph = _events(self.graph)
+        graph = self.events
         times, time = graph.edge_data["time"], self._asked(nodes)
         start, stop = graph.runs(nodes)
         end = bisect(times, start, stop, time, after=self._own_time)
@@ -79,7 +91,7 @@ class GraphBefore(NamedTuple):
         self, nodes: Int[Array, "*rows"], offset: Int[Array, "..."], valid: Bool[Array, "..."]
     ) -> tuple[Int[Array, "..."], EdgeData]:
         """The source and the data of each node's visible edge number `offset`, the earliest first."""
-        graph = _events(self.graph)
+        graph = self.events
         start = graph.runs(nodes)[0] if self.width is None else self.bounds(nodes)[0]
         src, data = edges_of_rows(start, offset, valid, graph.indices, graph.edge_data)
         return src, self.with_age(data, over_slots(self._asked(nodes), offset.ndim), valid)
@@ -92,6 +104,15 @@ class GraphBefore(NamedTuple):
             )
         return {**edge_data, "age": jnp.where(valid, _age(asked, edge_data["time"]), 0)}
 
+    def shows(self, time: Num[HostArray, " edges"]) -> Bool[np.ndarray, " edges"]:
+        """Whether edges of these times are visible; on the host, of a graph as of one time."""
+        asked, time = np.asarray(self.time).item(), np.asarray(time)
+        visible = time <= asked if self._own_time else time < asked
+        if self.width is None:
+            return visible
+        low = asked - np.asarray(self.width).item()
+        return visible & (time > low if self._own_time else time >= low)
+
     def row_weights(self, nodes: Int[Array, " rows"]) -> RowWeights:
         """The weights of the nodes' edges, the visible ones alone to be drawn: of a graph of `cumulate`."""
         if not isinstance(self.graph, WeightedGraph):
@@ -101,7 +122,7 @@ class GraphBefore(NamedTuple):
 
     def _asked(self, nodes: Array) -> Array:
         """A time for each row, of the edges' kind and of 32 bits at least."""
-        times, time = _events(self.graph).edge_data["time"], jnp.asarray(self.time)
+        times, time = self.events.edge_data["time"], jnp.asarray(self.time)
         wanted, width = _kind(times.dtype), jnp.asarray(0 if self.width is None else self.width)
         if _kind(time.dtype) != wanted or _kind(width.dtype) not in (wanted, "whole"):
             raise TypeError(
@@ -195,18 +216,6 @@ def check_one_time(graph: Any, what: str) -> None:
         graph = getattr(graph, "graph", None)
 
 
-def _events(graph: Any) -> Any:
-    """The graph whose rows are in order of time."""
-    graph = graph.graph if isinstance(graph, WeightedGraph) else graph
-    if not hasattr(graph, "runs"):
-        raise TypeError(
-            "a graph is read as of a time in rows sorted by time, and a "
-            f"{type(graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made "
-            "once on the host"
-        )
-    return graph
-
-
 def _kind(dtype: Any) -> str:
     """Floats, whole numbers that signed ones hold, or what is neither."""
     if jnp.issubdtype(dtype, jnp.floating):
@@ -216,7 +225,8 @@ def _kind(dtype: Any) -> str:
 
 
 def _age(asked: Array, time: Array) -> Array:
-    """`asked - time`, or 0 where that is negative, or the most that the dtype of `asked` holds."""
+    """`asked - time`, or 0 where that is negative, or the most that the dtype holds, of 32 bits at least."""
+    asked = asked.astype(jnp.promote_types(jnp.promote_types(asked.dtype, time.dtype), jnp.int32))
     age = asked - time.astype(asked.dtype)
     if jnp.issubdtype(asked.dtype, jnp.integer):
         age = jnp.where(age < 0, jnp.iinfo(asked.dtype).max, age)

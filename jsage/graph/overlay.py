@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 from jsage._internal.arrays import pad_rows, round_up, take
 from jsage._internal.checks import check_edge_rows, check_ids, check_pairs
 from jsage.graph.adjacency import Adjacency, over_slots
+from jsage.graph.as_of import GraphBefore, check_one_time
 from jsage.graph.sparse import Features, check_rows, is_sparse, joined_rows
 from jsage.typing import EdgeData, HostArray
 
@@ -104,7 +105,8 @@ class GraphOverlay(NamedTuple):
 def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     """Put new nodes beside a graph: checked, padded and sorted on the host, at a cost of the new edges alone.
 
-    Their ids begin at the graph's `id_limit`. Raises ValueError for edges of nodes that are neither known nor
+    Their ids begin at the graph's `id_limit`. Beside a graph as of one time their edges have times too, and
+    those that it does not show are left out. Raises ValueError for edges of nodes that are neither known nor
     new, ragged or missing arrays, features that are not finite, and more nodes or edges than `capacity`.
 
     >>> import jax.numpy as jnp
@@ -114,6 +116,12 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     Array([2, 1, 1], dtype=int32)
     """
     features, src, dst = _checked(graph, new)
+    data = {
+        name: check_edge_rows(name, new.edge_data[name], len(src), like=values)
+        for name, values in graph.edge_data.items()
+    }
+    if isinstance(graph, GraphBefore):
+        src, dst, data = _shown(graph, src, dst, data)
     nodes, edges = new.capacity or (round_up(features.shape[0]), round_up(len(src)))
     if features.shape[0] > nodes or len(src) > edges:
         raise ValueError(
@@ -130,11 +138,19 @@ def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
         _padded_rows(features, nodes),
         jnp.asarray(np.pad(src[order], pad)),
         jnp.asarray(np.pad(dst[order], pad, constant_values=NOWHERE)),
-        {
-            name: _padded(check_edge_rows(name, new.edge_data[name], len(order), like=values)[order], pad)
-            for name, values in graph.edge_data.items()
-        },
+        {name: _padded(rows[order], pad) for name, rows in data.items()},
     )
+
+
+def _shown(
+    graph: GraphBefore, src: np.ndarray, dst: np.ndarray, data: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The edges that are visible as of the graph's time, with their age."""
+    check_one_time(graph, "a graph with new nodes")
+    keep = graph.shows(data["time"])
+    kept = {name: jnp.asarray(rows[keep]) for name, rows in data.items()}
+    aged = graph.with_age(kept, jnp.reshape(jnp.asarray(graph.time), ()))
+    return src[keep], dst[keep], {name: np.asarray(rows) for name, rows in aged.items()}
 
 
 def _padded_rows(features: Any, nodes: int) -> Any:

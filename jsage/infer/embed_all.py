@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jsage._internal.arrays import take
 from jsage._internal.checks import check_ids
-from jsage.graph import Graph
+from jsage.graph import Graph, GraphBefore
+from jsage.graph.as_of import check_one_time
 from jsage.graph.sparse import Features, as_rows, rows_at
 from jsage.infer.layer import ROWS, Edges, Targets, in_parts, layer_rows, source_tables
 from jsage.infer.tracing import Apply
@@ -29,7 +30,7 @@ class Kept(NamedTuple):
 def embed_all(
     model: Any,
     params: PyTree,
-    graph: Graph,
+    graph: Graph | GraphBefore,
     features: Features | None,
     *,
     nodes: HostArray | None = None,
@@ -43,7 +44,9 @@ def embed_all(
     A layer is one program, compiled once for each size of graph; the sizes of subsets are rounded up, by an
     eighth or so. Memory beyond the tables: the rows of two layers, whatever the largest degree.
 
-    Raises ValueError for features or nodes that do not fit the graph.
+    Of a graph as of one time (`jsage.graph.before`, `up_to`, `within`) all layers read what is visible then;
+    another time compiles nothing. Raises ValueError for features or nodes that do not fit the graph, and for
+    a time for each node.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage import GraphSAGE, from_edges, full_block
@@ -57,9 +60,10 @@ def embed_all(
     """
     table = as_rows(features)
     check(graph, table, nodes)
+    check_one_time(graph, "exact inference")
     model = check_model(model)
     graph, table = jax.device_put((graph, table))
-    last = Kept(_inputs(model, params, graph.indptr, table), None)
+    last = Kept(_inputs(model, params, graph, table), None)
     kept: list[Kept] = []
     for k, step in enumerate(_steps(graph, nodes, model.num_layers)):
         placed = None if step is None else (jnp.asarray(step[0]), jnp.int32(step[1]))
@@ -107,19 +111,21 @@ def check_model(model: Any) -> LayeredModel:
     return model
 
 
-def closure(graph: Graph, nodes: HostArray, num_layers: int) -> list[Ids]:
+def closure(graph: Graph | GraphBefore, nodes: HostArray, num_layers: int) -> list[Ids]:
     """The nodes whose rows each layer must compute, ascending, for those of `nodes` to be exact.
 
     >>> from jsage.graph import from_edges
     >>> closure(from_edges([0, 1, 2], [1, 2, 3], num_nodes=4), np.array([3]), num_layers=2)
     [array([2, 3], dtype=int32), array([3], dtype=int32)]
     """
-    indptr, indices = np.asarray(graph.indptr), np.asarray(graph.indices)
+    everyone = np.arange(graph.num_nodes, dtype=np.int32)
+    start, stop = map(np.asarray, _bounds(graph, everyone))
+    indices = np.asarray((graph.events if isinstance(graph, GraphBefore) else graph).indices)
     ids = [np.unique(np.asarray(nodes)).astype(np.int32)]
     for _ in range(num_layers - 1):
         read = np.zeros(graph.num_nodes, bool)
         read[ids[0]] = True
-        read[indices[edges_into(indptr, ids[0])]] = True
+        read[indices[_runs(start[ids[0]], stop[ids[0]])]] = True
         ids.insert(0, np.flatnonzero(read).astype(np.int32))
     return ids
 
@@ -130,10 +136,7 @@ def edges_into(indptr: np.ndarray, nodes: Ids) -> Int[np.ndarray, " num_edges"]:
     >>> edges_into(np.array([0, 2, 2, 5]), np.array([2, 0]))
     array([2, 3, 4, 0, 1])
     """
-    start = indptr[nodes].astype(np.int64)
-    degree = indptr[nodes + 1] - start
-    before = np.cumsum(degree) - degree
-    return np.repeat(start - before, degree) + np.arange(degree.sum())
+    return _runs(indptr[nodes], indptr[nodes + 1])
 
 
 def positions(ids: Ids, num_nodes: int) -> Int[np.ndarray, " num_nodes"]:
@@ -147,7 +150,7 @@ def positions(ids: Ids, num_nodes: int) -> Int[np.ndarray, " num_nodes"]:
     return place
 
 
-def check(graph: Graph, features: Any, nodes: HostArray | None) -> None:
+def check(graph: Graph | GraphBefore, features: Any, nodes: HostArray | None) -> None:
     """Raise ValueError for features or nodes that do not fit the graph.
 
     >>> from jsage.graph import from_edges
@@ -165,7 +168,31 @@ def check(graph: Graph, features: Any, nodes: HostArray | None) -> None:
         raise ValueError("nodes must hold one id at least, got none: leave nodes out for the rows of all")
 
 
-def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple[Ids, int] | None]:
+def _runs(start: np.ndarray, stop: np.ndarray) -> Int[np.ndarray, " num_edges"]:
+    """`start[i] .. stop[i] - 1` for each `i` in turn."""
+    start, degree = start.astype(np.int64), stop.astype(np.int64) - start
+    return np.repeat(start - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
+
+
+@jax.jit
+def _bounds(graph: Graph | GraphBefore, nodes: Array) -> tuple[Array, Array]:
+    """Where each node's edges begin and end among those of `_edges`."""
+    if isinstance(graph, GraphBefore):
+        return graph.bounds(nodes)
+    return take(graph.indptr, nodes), take(graph.indptr, nodes + 1)
+
+
+def _edges(graph: Graph | GraphBefore) -> Edges:
+    """All edges of a graph; as of a time with their ages."""
+    if not isinstance(graph, GraphBefore):
+        return Edges(graph.indices, dict(graph.edge_data))
+    events, time = graph.events, jnp.reshape(jnp.asarray(graph.time), ())
+    return Edges(events.indices, dict(graph.with_age(events.edge_data, time)))
+
+
+def _steps(
+    graph: Graph | GraphBefore, nodes: HostArray | None, num_layers: int
+) -> list[tuple[Ids, int] | None]:
     """Each layer's nodes, padded, and how many they are; None: all."""
     if nodes is None:
         return [None] * num_layers
@@ -178,20 +205,25 @@ def _steps(graph: Graph, nodes: HostArray | None, num_layers: int) -> list[tuple
 
 
 @partial(jax.jit, static_argnums=0)
-def _inputs(model: Any, params: PyTree, indptr: Array, features: Any) -> Any:
-    nodes = jnp.arange(indptr.shape[0] - 1)
+def _inputs(model: Any, params: PyTree, graph: Graph | GraphBefore, features: Any) -> Any:
+    nodes = jnp.arange(graph.num_nodes)
     return model.apply(params, features, nodes, method="inputs")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _layer(
-    model: Any, k: int, params: PyTree, below: Kept, graph: Graph, step: tuple[Array, Array] | None
+    model: Any,
+    k: int,
+    params: PyTree,
+    below: Kept,
+    graph: Graph | GraphBefore,
+    step: tuple[Array, Array] | None,
 ) -> Array:
     ids, count = (jnp.arange(graph.num_nodes), graph.num_nodes) if step is None else step
-    apply, start = layer_of(model, params, k), take(graph.indptr, ids)
-    degree = jnp.where(jnp.arange(ids.size) < count, take(graph.indptr, ids + 1) - start, 0)
+    apply, (start, stop) = layer_of(model, params, k), _bounds(graph, ids)
+    degree = jnp.where(jnp.arange(ids.size) < count, stop - start, 0)
     own = ids if below.place is None else take(below.place, ids)
-    edges = Edges(graph.indices, dict(graph.edge_data), below.place)
+    edges = _edges(graph)._replace(place=below.place)
     tables = source_tables(apply, below.rows, edges.edge_data)
     return layer_rows(apply, below.rows, tables, Targets(own, start, degree), edges)
 

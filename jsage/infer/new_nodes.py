@@ -40,7 +40,8 @@ def embed_new(
 
     Neighborhoods are read whole, those of known neighbors with their new edges too; or sampled where
     `fanouts` are given, by the draws of `sample_blocks_by_node` under key 0, so that a node's result depends
-    on its neighborhood alone. Neither rebuilds nor copies the graph or its features.
+    on its neighborhood alone. Neither rebuilds nor copies the graph or its features. As of a time
+    (`jsage.graph.before(graph, time)`) it is what the model gives on the events visible then, new ones too.
 
     A host function that compiles for powers of two, and reuses what it compiled: a service sets
     `new.capacity`, and a model of two layers then has one program. An LSTM reads ordered slots: give it

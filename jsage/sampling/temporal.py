@@ -12,7 +12,7 @@ from jsage.graph.adjacency import Adjacency
 from jsage.graph.as_of import VisibleFn
 from jsage.sampling.draws import latest
 from jsage.sampling.neighbors import append_slots, sample_neighbors, stack_hops
-from jsage.typing import AnyDraw, PRNGKey
+from jsage.typing import AnyDraw, HostArray, PRNGKey
 
 
 class TimedNodes(NamedTuple):
@@ -32,7 +32,7 @@ class Causal(NamedTuple):
 
     visible: VisibleFn = before
 
-    def __call__(self, graph: Any, time: Shaped[Array, "*#rows"]) -> Adjacency:
+    def __call__(self, graph: Any, time: Shaped[HostArray, "*#rows"]) -> Adjacency:
         """The view of the graph as of a time."""
         return self.visible(graph, time)
 
