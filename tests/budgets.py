@@ -33,6 +33,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_convolutions": 400,
     "test_experiments": 740,
     "test_export": 390,
+    "test_export_at": 90,
     "test_gather": 290,
     "test_graph": 70,
     "test_growing": 330,

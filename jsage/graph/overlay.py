@@ -105,9 +105,10 @@ class GraphOverlay(NamedTuple):
 def overlay(graph: KnownNodes, new: NewNodes) -> GraphOverlay:
     """Put new nodes beside a graph: checked, padded and sorted on the host, at a cost of the new edges alone.
 
-    Their ids begin at the graph's `id_limit`. Beside a graph as of one time their edges have times too, and
-    those that it does not show are left out. Raises ValueError for edges of nodes that are neither known nor
-    new, ragged or missing arrays, features that are not finite, and more nodes or edges than `capacity`.
+    Their ids begin at the graph's `id_limit`. As of one time the graph's edges have times, and so have
+    theirs: what it does not show then is left out. Raises ValueError for edges of nodes that are neither
+    known nor new, ragged or missing arrays, features that are not finite, and more nodes or edges than
+    `capacity`.
 
     >>> import jax.numpy as jnp
     >>> from jsage.graph import from_edges

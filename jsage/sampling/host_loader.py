@@ -26,18 +26,18 @@ from jaxtyping import Array, Bool, Int, PyTree
 from jsage._internal.row_reader import RowReader
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
-from jsage.graph import Graph
+from jsage.graph import Graph, before
+from jsage.graph.as_of import VisibleFn
 from jsage.graph.sparse import is_sparse
 from jsage.sampling.compact import Capacities, distinct_hashed, sample_compact_blocks
-from jsage.sampling.draws import without_replacement
+from jsage.sampling.draws import latest, without_replacement
 from jsage.sampling.neighbors import sample_blocks
 from jsage.sampling.sparse_reader import SparseReader
+from jsage.sampling.temporal import TimedNodes, sample_temporal_blocks
 from jsage.train import TrainState, Update
 from jsage.typing import AnyDraw, PRNGKey
 
-SampleFn: TypeAlias = Callable[
-    [PRNGKey, Graph, Int[Array, " num_seeds"]], tuple[tuple[Block, ...], Bool[Array, ""]]
-]
+SampleFn: TypeAlias = Callable[[PRNGKey, Graph, Any], tuple[tuple[Block, ...], Bool[Array, ""]]]
 """`(key, graph, seeds) -> (blocks, fits)`; `key` is the one that `make_update` gives to the loss."""
 
 
@@ -102,6 +102,27 @@ def sampler(
     )
 
 
+def temporal_sampler(
+    fanouts: Sequence[int], *, draw: AnyDraw = latest, visible: VisibleFn = before
+) -> BlockSampler:
+    """`sample_temporal_blocks` by the loss's own key: seeds of batches are `TimedNodes`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jsage.graph import from_edges, sort_by_time
+    >>> graph = sort_by_time(from_edges([1, 2], [0, 0], num_nodes=3, time=[10, 20]))
+    >>> seeds = TimedNodes(jnp.array([0]), jnp.array([20]))
+    >>> (block,), fits = temporal_sampler((2,)).sample(jax.random.key(0), graph, seeds)
+    >>> block.src
+    Array([[1, 0]], dtype=int32)
+    """
+
+    def sample(key: PRNGKey, graph: Graph, seeds: TimedNodes) -> tuple[tuple[Block, ...], Array]:
+        blocks = sample_temporal_blocks(key, graph, seeds, fanouts, draw=draw, visible=visible)
+        return blocks, jnp.array(True)
+
+    return BlockSampler(sample)
+
+
 class Loader:
     """Batches whose rows are read from a table on the host.
 
@@ -159,10 +180,10 @@ class Loader:
     ) -> Iterator[BatchGroup]:
         """The batches of steps `step`, `step + 1`, ... of a state with this `key`, in order.
 
-        `batches` are arrays with a leading axis of batches, the seeds first, as for `jsage.train_epoch`; a
-        group has `together` of them (the last one what is left) and each row once. The rows of `ahead` groups
-        are gathered while the caller works on one, by as many threads, which end with the iterator, however
-        it ends. What goes wrong in them is raised here. Raises ValueError for `ahead` or `together` below 1.
+        `batches` are arrays with a leading axis of batches, the seeds first, as for `jsage.train_epoch`; with
+        `temporal_sampler` the seeds are `TimedNodes`. A group has `together` of them (the last one what is
+        left) and each row once. The rows of `ahead` groups are gathered while the caller works on one, by as
+        many threads, which end with the iterator, however it ends. What goes wrong in them is raised here. Raises ValueError for `ahead` or `together` below 1.
         """
         if min(ahead, together) < 1:
             raise ValueError(f"ahead and together must be at least 1, got {ahead} and {together}")
@@ -180,7 +201,7 @@ class Loader:
             for number in range(len(groups) + ahead):
                 if number < len(groups):
                     arguments = self._arguments(key, step, groups[number])
-                    step += len(arguments[-1])
+                    step += _count(arguments[-1])
                     plan = self._sample(*arguments)
                     staged.append(threads.submit(self._stage, plan, arguments, groups[number]))
                 if number >= ahead:
@@ -189,14 +210,13 @@ class Loader:
             threads.shutdown(wait=True, cancel_futures=True)
 
     def _arguments(self, key: PRNGKey, step: int, group: Any) -> tuple:
-        seeds = jax.tree.leaves(group)[0]
-        return key, np.int32(step), self._graph, seeds
+        return key, np.int32(step), self._graph, _seeds(group)
 
     def _stage(self, plan: _Plan, arguments: tuple, group: Any) -> list[BatchGroup]:
-        key, step, _, seeds = arguments
+        key, step, count = *arguments[:2], _count(arguments[-1])
         fits = bool(plan.fits)
-        if not fits and len(seeds) > 1:
-            alone = [jax.tree.map(lambda values, i=i: values[i : i + 1], group) for i in range(len(seeds))]
+        if not fits and count > 1:
+            alone = [jax.tree.map(lambda values, i=i: values[i : i + 1], group) for i in range(count)]
             calls = [self._arguments(key, int(step) + i, one) for i, one in enumerate(alone)]
             staged = [self._stage(self._sample(*c), c, one) for c, one in zip(calls, alone, strict=True)]
             return [group for groups in staged for group in groups]
@@ -222,9 +242,10 @@ def measure_rows(
     1792
     """
     plan = jax.jit(_planner(sampler.sample))
-    seeds = np.asarray(jax.tree.leaves(batches)[0])[: 8 * together]
-    starts = range(0, max(len(seeds) - together, 0) + 1, together)
-    sizes = [int(plan(key, np.int32(at), graph, seeds[at : at + together]).size) for at in starts]
+    seeds = jax.tree.map(lambda rows: np.asarray(rows)[: 8 * together], _seeds(batches))
+    starts = range(0, max(_count(seeds) - together, 0) + 1, together)
+    groups = [jax.tree.map(lambda rows, at=at: rows[at : at + together], seeds) for at in starts]
+    sizes = [int(plan(key, np.int32(at), graph, some).size) for at, some in zip(starts, groups, strict=True)]
     return -(-int(1.04 * max(sizes)) // 128) * 128
 
 
@@ -286,11 +307,22 @@ def train_epoch(
     return state, jax.tree.map(lambda *values: jnp.asarray(np.concatenate(values)).sum(0), *kept)
 
 
+def _seeds(batch: Any) -> Any:
+    """The seeds of a batch, or of several: what comes first in it."""
+    first = batch if isinstance(batch, TimedNodes) or not isinstance(batch, tuple) else batch[0]
+    return first if isinstance(first, TimedNodes) else jax.tree.leaves(batch)[0]
+
+
+def _count(seeds: Any) -> int:
+    """The number of batches."""
+    return jax.tree.leaves(seeds)[0].shape[0]
+
+
 def _planner(sample: SampleFn) -> Callable[..., _Plan]:
     """`(key, step, graph, seeds[batches, batch_size])` to what a group reads: the blocks of each step."""
 
-    def plan(key: PRNGKey, step: Array, graph: Graph, seeds: Array) -> _Plan:
-        steps = step + jnp.arange(seeds.shape[0])
+    def plan(key: PRNGKey, step: Array, graph: Graph, seeds: Any) -> _Plan:
+        steps = step + jnp.arange(_count(seeds))
         (first, *rest), fits = jax.lax.map(
             lambda batch: sample(jax.random.fold_in(key, batch[0]), graph, batch[1]), (steps, seeds)
         )

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jsage.blocks.layout import Block
 from jsage.graph import Graph, without_pairs
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import sample_blocks
-from jsage.typing import AnyDraw, PRNGKey
+from jsage.sampling.temporal import TimedNodes
+from jsage.typing import AnyDraw, HostArray, PRNGKey
 
 Nodes = Int[Array, " b"]
 
@@ -47,6 +48,20 @@ class LinkBatch(NamedTuple):
         own = jnp.broadcast_to(self.mask[:, None], shape) if len(shape) == 2 else jnp.ones(shape, bool)
         return jnp.concatenate([self.mask, self.mask, own.ravel()])
 
+    def timed(self, time: Shaped[HostArray, " b"]) -> TimedNodes:
+        """The seeds, each as of the time of its pair, for `sample_temporal_blocks`; padding has one too.
+
+        Before that time the pair's own event is not visible, nor any other of that very time. Raises
+        ValueError for negatives that the whole batch shares, which have no one time.
+        """
+        if self.negatives.ndim != 2 or time.shape != self.src.shape:
+            raise ValueError(
+                "each pair has a time, and negatives of its own, [b, q]: got "
+                f"{time.shape} times and negatives of shape {self.negatives.shape} for {self.src.shape[0]} pairs"
+            )
+        own = jnp.repeat(time, self.negatives.shape[1])
+        return TimedNodes(self.seeds, jnp.concatenate([time, time, own]))
+
 
 def sample_link_blocks(
     key: PRNGKey,
@@ -62,7 +77,8 @@ def sample_link_blocks(
     All edges `src -> dst` and `dst -> src` of valid pairs are out of every neighborhood of every hop, and the
     draw is uniform over the others: what `sample_blocks` draws, slot for slot, from the graph without them. A
     row with nothing left is empty. `exclude=False` leaves them in, where the graph does not hold them.
-    `split` parts the embeddings again. The graph is one of `jsage.graph.sort_rows`, else TypeError.
+    `split` parts the embeddings again. The graph is one of `jsage.graph.sort_rows`, else TypeError: of events
+    `sample_temporal_blocks(key, graph, batch.timed(time), fanouts)` leaves out what is not before each pair.
 
     Differs from DGL's `as_edge_prediction_sampler(exclude="reverse_id")`, which draws first and then drops
     the edges, so that rows come short of their fanout.

@@ -15,6 +15,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,11 +30,11 @@ from jaxtyping import Array, Int, PyTree
 from jsage._internal.files import new_directory
 from jsage.blocks import as_tree
 from jsage.blocks.layout import Block
-from jsage.graph import Graph
+from jsage.graph import Graph, TimeSortedGraph
 from jsage.graph.adjacency import Adjacency
 from jsage.graph.overlay import GraphOverlay
 from jsage.graph.sparse import Features, SparseRows, as_rows, is_sparse
-from jsage.sampling import sample_blocks_by_node
+from jsage.sampling import ByNode, TimedNodes, sample_blocks_by_node, sample_temporal_blocks
 from jsage.serving.runtime.checks import dtype_of
 from jsage.serving.runtime.files import FORMAT, META, PARAMS, VERSION, checksum, described
 from jsage.serving.runtime.meta import SPARSE, inputs_of
@@ -42,6 +43,8 @@ from jsage.typing import PRNGKey
 
 BlocksFn: TypeAlias = Callable[[PRNGKey, Adjacency, Int[Array, " n"], Sequence[int]], tuple[Block, ...]]
 """`(key, graph, seeds, fanouts) -> blocks`; for `embed_new` it must read any `Adjacency`."""
+TimedBlocksFn: TypeAlias = Callable[[PRNGKey, Any, TimedNodes, Sequence[int]], tuple[Block, ...]]
+"""`(key, graph, seeds with times, fanouts) -> blocks`, as `sample_temporal_blocks`."""
 Apply: TypeAlias = Callable[[PyTree, Array, Sequence[Block]], Any]
 """`(variables, features, blocks) -> rows`, deterministic: a flax model's `apply`."""
 
@@ -68,6 +71,10 @@ class Plan(NamedTuple):
     sampler: BlocksFn = sample_blocks_by_node
     about: Mapping[str, Any] = {}
     """What else `meta.json` should say, as JSON."""
+    at_sizes: tuple[int, ...] = ()
+    """The batch sizes of `embed_at`: nodes, each as of a time. The graph is then one of `sort_by_time`."""
+    sampler_at: TimedBlocksFn = partial(sample_temporal_blocks, draw=ByNode())
+    """With other options, what a model was trained with: `partial(sample_temporal_blocks, visible=up_to)`."""
 
 
 def save(
@@ -95,7 +102,7 @@ def save(
     array([[ 0., 10., 10.]], dtype=float32)
     """
     features = as_rows(features)
-    _check(plan, features)
+    _check(plan, graph, features)
     with new_directory(Path(path)) as part:
         files: dict[str, dict] = {}
         meta = {"format": FORMAT, "version": VERSION, "versions": _versions(), **_plan(plan)}
@@ -128,6 +135,7 @@ def _contents(meta: dict, apply: Apply, variables: PyTree, plan: Plan) -> Iterat
 
     width = meta["features"]["width"]
     made = [("embed", size, _embed(whole, plan, width)) for size in plan.sizes]
+    made += [("embed_at", size, _embed_at(whole, plan, width)) for size in plan.at_sizes]
     made += [("embed_new", size, _embed_new(whole, plan, width)) for size in plan.new_sizes]
     for function, size, run in made:
         entry = {"function": function, "size": size, "file": f"{function}-{size}.exported"}
@@ -175,6 +183,15 @@ def _embed(apply: Apply, plan: Plan, width: int) -> Callable:
         return apply(params, _features(tables, width), blocks)
 
     return embed
+
+
+def _embed_at(apply: Apply, plan: Plan, width: int) -> Callable:
+    def embed_at(params: list, tables: dict, inputs: dict) -> Array:
+        seeds, graph = TimedNodes(inputs["seeds"], inputs["times"]), TimeSortedGraph(*_graph(tables))
+        blocks = plan.sampler_at(jax.random.key(plan.seed), graph, seeds, plan.fanouts)
+        return apply(params, _features(tables, width), blocks)
+
+    return embed_at
 
 
 def _embed_new(apply: Apply, plan: Plan, width: int) -> Callable:
@@ -235,16 +252,22 @@ def _tables(graph: Graph, features: Any) -> dict[str, dict]:
 
 
 def _plan(plan: Plan) -> dict:
-    fields = {name: value for name, value in plan._asdict().items() if name != "sampler"}
+    fields = {name: value for name, value in plan._asdict().items() if not name.startswith("sampler")}
     return fields | {"sampler": getattr(plan.sampler, "__name__", "sampler"), "about": dict(plan.about)}
 
 
-def _check(plan: Plan, features: Any) -> None:
+def _check(plan: Plan, graph: Graph, features: Any) -> None:
     if len(features.shape) != 2:
         raise ValueError(f"features must be one row a node, [num_nodes, width], got shape {features.shape}")
-    if not plan.sizes:
-        raise ValueError("sizes must name at least one batch size of embed, got none")
-    numbers = (*plan.fanouts, *plan.sizes, *plan.new_sizes, plan.new_edges, plan.new_words)
+    if not plan.sizes + plan.at_sizes:
+        raise ValueError("sizes must name at least one batch size of embed, got none (nor at_sizes)")
+    if plan.at_sizes and not isinstance(graph, TimeSortedGraph):
+        raise ValueError(
+            f"at_sizes need a graph whose rows are in order of time, got a {type(graph).__name__}: pass "
+            "jsage.graph.sort_by_time(graph)"
+        )
+    sizes = (*plan.sizes, *plan.at_sizes, *plan.new_sizes)
+    numbers = (*plan.fanouts, *sizes, plan.new_edges, plan.new_words)
     if not plan.fanouts or min(numbers) < 1:
         raise ValueError(
             f"fanouts, sizes, new_edges and new_words must be positive numbers, got {plan._asdict()}"

@@ -15,10 +15,12 @@ from jsage.sampling import (
     ByNode,
     Causal,
     Labor,
+    LinkBatch,
     Recent,
     TimedNodes,
     Weighted,
     WeightedWithReplacement,
+    host_loader,
     latest,
     sample_blocks,
     sample_temporal_blocks,
@@ -92,7 +94,7 @@ def check(pairs, time, seeds, blocks, view: str) -> int:
     return int(count)
 
 
-def ask(pairs, time, num: int, seed: int) -> TimedNodes:
+def moments(pairs, time, num: int, seed: int) -> TimedNodes:
     """Nodes at times of their own events, and some at the ends of int32."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(time), num)
@@ -106,7 +108,7 @@ def ask(pairs, time, num: int, seed: int) -> TimedNodes:
 def test_every_slot_holds_an_event_that_is_visible(view: str, draw: str):
     pairs, time = small()
     sample = jax.jit(partial(sample_temporal_blocks, fanouts=(4, 3), draw=DRAWS[draw], visible=VIEWS[view]))
-    seeds = ask(pairs, time, 64, 0)
+    seeds = moments(pairs, time, 64, 0)
     assert check(pairs, time, seeds, sample(KEY, events(pairs, time), seeds), view) > 150
 
 
@@ -123,7 +125,7 @@ def test_no_future_edge_in_a_million_slots_of_real_events(draw: str, data_folder
                 partial(sample_temporal_blocks, fanouts=(10, 10), draw=DRAWS[draw], visible=VIEWS[view])
             )
             for seed in range(3):
-                seeds = ask(pairs, time, 2048, seed)
+                seeds = moments(pairs, time, 2048, seed)
                 blocks = sample(jax.random.fold_in(KEY, seed), graph, seeds)
                 total += check(pairs, time, seeds, blocks, view)
     assert total > 10**6
@@ -241,3 +243,44 @@ def test_poison_of_the_future_changes_no_bit_of_outputs_and_gradients(draw: str,
         found.append(run(graph, table, labels.astype(np.float32)))
     assert float(found[0][0][0]) > 0
     jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+@pytest.mark.parametrize("draw", [latest, without_replacement])
+def test_own_events_of_a_batch_of_links_are_not_drawn(draw):
+    """Nor any other of that very time; earlier events of the batch are."""
+    pairs, time = small()
+    keep = (time > 0) & (time < MOST)
+    pairs, time = pairs[keep], time[keep].astype(np.int32)
+    graph = events(np.concatenate([pairs, pairs[:, ::-1]]), np.concatenate([time, time]))
+    noise = np.random.default_rng(3).integers(0, 12, (len(pairs), 2))
+    batch = LinkBatch(*map(jnp.asarray, (*pairs.T, noise, np.ones(len(pairs), bool))))
+    seeds = batch.timed(jnp.asarray(time))
+    own = np.concatenate([np.arange(len(time))] * 2 + [np.repeat(np.arange(len(time)), 2)])
+    np.testing.assert_array_equal(seeds.time, time[own])
+    blocks = jax.jit(partial(sample_temporal_blocks, fanouts=(9, 3), draw=draw))(KEY, graph, seeds)
+    for block in reversed(jax.tree.map(np.asarray, blocks)):
+        number = block.edge_data["number"] % len(time)
+        assert (number[block.mask] != np.broadcast_to(own[:, None], number.shape)[block.mask]).all()
+        assert (time[number] < time[own][:, None])[block.mask].all()
+        own = np.concatenate([own, np.repeat(own, 9)])
+    with pytest.raises(ValueError, match=r"got \(3,\) times and negatives of shape"):
+        batch.timed(jnp.zeros(3, jnp.int32))
+
+
+def test_the_host_loader_brings_the_rows_of_seeds_with_times():
+    pairs, time = small()
+    graph, x = events(pairs, time).graph, np.arange(24, dtype=np.float32).reshape(12, 2)
+    seeds = moments(pairs, time, 24, 1)
+    batches = (TimedNodes(*(rows.reshape(3, 8) for rows in seeds)), np.ones((3, 8), bool))
+    sampler = host_loader.temporal_sampler((3, 2), visible=up_to)
+    rows = host_loader.measure_rows(sampler, KEY, graph, batches, together=2)
+    loader = host_loader.Loader(sampler, graph, x, rows)
+    groups = list(loader.prefetch(KEY, 5, batches, together=2))
+    assert [len(group.batch[1]) for group in groups] == [2, 1]
+    for step, (first, last) in enumerate((g.blocks for g in groups for _ in g.batch[1]), 5):
+        i = (step - 5) % 2
+        some = TimedNodes(*(jnp.asarray(rows[step - 5]) for rows in batches[0]))
+        expected = sample_temporal_blocks(jax.random.fold_in(KEY, step), graph, some, (3, 2), visible=up_to)
+        np.testing.assert_array_equal(last.mask[i], expected[1].mask)
+        table = np.asarray(groups[(step - 5) // 2].rows)
+        np.testing.assert_array_equal(table[np.asarray(first.src)[i]], x[np.asarray(expected[0].src)])

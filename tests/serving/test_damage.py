@@ -140,7 +140,10 @@ ODD: dict[str, tuple[Callable[[dict], Any], str]] = {
     "params that are numbers": (at("params", value=[1]), r"params\[0\] must be a dict, got 1"),
     "a parameter without name": (lambda m: m["params"][0].pop("name"), r"params\[0\] must have name"),
     "no programs": (lambda m: m.pop("programs"), "must have programs"),
-    "none of the programs": (at("programs", value=[]), "functions must be embed and perhaps embed_new"),
+    "none of the programs": (
+        at("programs", value=[]),
+        "functions must be embed or embed_at, and perhaps",
+    ),
     "embed_new alone": (at("programs", value=lambda p: p[1:]), r"got \['embed_new'\]"),
     "a program twice": (at("programs", value=lambda p: p + p), "programs must be of different sizes"),
     "another function": (at("programs", 0, "function", value="f"), "functions must be embed"),

@@ -36,6 +36,27 @@ def check_nodes(
     return array.astype(np.int32, copy=False)
 
 
+def check_times(times: Any, count: int, dtype: str) -> np.ndarray:
+    """One time for each of `count` nodes, in the dtype of the edges' times; ValueError for what that changes.
+
+    >>> check_times([2**31], 1, "int32")
+    Traceback (most recent call last):
+    ValueError: times must be int32, got 2147483648: in ticks of the unit and origin of the graph's
+    """
+    array, kind = np.asarray(times), dtype_of(dtype)
+    if array.shape != (count,) or array.dtype.kind not in ("iu" if kind.kind in "iu" else "iuf"):
+        raise ValueError(
+            f"times must be {count} of {dtype}, one a node, got {array.dtype} {list(array.shape)}"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        kept = array.astype(kind)
+    if len(bad := np.flatnonzero(kept != array)):
+        raise ValueError(
+            f"times must be {dtype}, got {array[bad[0]]}: in ticks of the unit and origin of the graph's"
+        )
+    return kept
+
+
 def check_new(
     meta: dict, num_nodes: int, new: Mapping[str, Any], edge_data: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
@@ -94,6 +115,8 @@ def check_tables(meta: dict, tables: Mapping[str, Any]) -> dict[str, np.ndarray]
     check_nodes(indices, sizes["num_nodes"], "indices")
     if "features_values" in arrays:
         _check_words(arrays, meta["features"]["width"])
+    if any(entry["function"] == "embed_at" for entry in meta["programs"]):
+        _check_order(arrays["indptr"], arrays["edge_time"])
     return arrays
 
 
@@ -126,6 +149,17 @@ def words_of(rows: np.ndarray, size: int, words: int) -> dict[str, np.ndarray]:
         "features_indices": np.pad(column.astype(np.int32), more),
         "features_values": np.pad(rows[row, column], more),
     }
+
+
+def _check_order(indptr: np.ndarray, time: np.ndarray) -> None:
+    """Times ascend in each row, or edges of later ones would come in."""
+    falls = np.flatnonzero(time[1:] < time[:-1]) + 1
+    bad = falls[~np.isin(falls, indptr)]
+    if len(bad):
+        row = np.searchsorted(indptr, bad[0], side="right") - 1
+        raise ValueError(
+            f"edge_time must ascend in each row, but does not in row {row}: jsage.graph.sort_by_time(graph)"
+        )
 
 
 def dtype_of(name: str) -> np.dtype:

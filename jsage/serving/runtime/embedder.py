@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import export
 
-from .checks import check_new, check_nodes, check_tables, dtype_of, words_of
+from .checks import check_new, check_nodes, check_tables, check_times, dtype_of, words_of
 
 NO_NODE = int(np.iinfo(np.int32).max)
 """The destination of an edge that is padding."""
@@ -75,14 +75,36 @@ class Embedder:
 
         The nodes run in batches of the fixed sizes, the last one padded.
         """
+        return self._batched("embed", {"seeds": check_nodes(nodes, self.num_nodes)})
+
+    def embed_at(
+        self,
+        nodes: Sequence[int] | np.ndarray | jax.Array,
+        times: Sequence[int | float] | np.ndarray | jax.Array,
+    ) -> np.ndarray:
+        """The model's output at nodes, each as of a time of its own, `[len(nodes), width]`.
+
+        What came later is not read; times are those of the graph's edges, in its unit and from its origin.
+        Raises ValueError for ids out of range, and for times that are not one a node or that the dtype of the
+        graph's does not hold.
+        """
         nodes = check_nodes(nodes, self.num_nodes)
-        sizes, output = self.sizes("embed"), self.meta["output"]
+        if not self.sizes("embed_at"):
+            raise ValueError("this artefact has no embed_at: export it with Plan(at_sizes=...)")
+        times = check_times(times, len(nodes), self.meta["tables"]["edge_time"]["dtype"])
+        return self._batched("embed_at", {"seeds": nodes, "times": times})
+
+    def _batched(self, function: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        sizes, output, count = self.sizes(function), self.meta["output"], len(inputs["seeds"])
+        if not sizes:
+            raise ValueError(f"this artefact has no {function}: export it with Plan(sizes=...)")
         parts = [np.zeros((0, output["width"]), dtype_of(output["dtype"]))]
-        for start in range(0, len(nodes), sizes[-1]):
-            part = nodes[start : start + sizes[-1]]
-            size = next(size for size in sizes if size >= len(part))
-            seeds = np.pad(part, (0, size - len(part)))
-            parts.append(self._run["embed", size]({"seeds": seeds})[: len(part)])
+        for start in range(0, count, sizes[-1]):
+            part = {name: values[start : start + sizes[-1]] for name, values in inputs.items()}
+            length = len(part["seeds"])
+            size = next(size for size in sizes if size >= length)
+            padded = {name: _pad(values, size) for name, values in part.items()}
+            parts.append(self._run[function, size](padded)[:length])
         return np.concatenate(parts)
 
     def embed_new(

@@ -32,14 +32,19 @@ SPARSE = {
 
 
 def inputs_of(meta: dict, function: str, size: int) -> dict[str, dict]:
-    """What a program takes beside parameters and tables: seeds, or new nodes with their edges.
+    """What a program takes beside parameters and tables: seeds, times too, or new nodes with their edges.
 
     >>> inputs_of({}, "embed", 16)
     {'seeds': {'shape': '16', 'dtype': 'int32'}}
     """
+    seeds = {"seeds": {"shape": str(size), "dtype": "int32"}}
     if function == "embed":
-        return {"seeds": {"shape": str(size), "dtype": "int32"}}
-    tables, words = meta["tables"], meta["features"]["words"]
+        return seeds
+    tables = meta["tables"]
+    if function == "embed_at":
+        _expect("edge_time" in tables, "tables of embed_at", "of edges with times", sorted(tables))
+        return seeds | {"times": {"shape": str(size), "dtype": tables["edge_time"]["dtype"]}}
+    words = meta["features"]["words"]
     sizes = {"num_nodes": size, "num_edges": size * meta["new_edges"], "num_words": size * words}
     rows = {name: spec for name, spec in tables.items() if name not in ("indptr", "indices")}
     rows |= {"src": tables["indices"], "dst": tables["indices"]}
@@ -91,8 +96,9 @@ def _check_tables(meta: dict) -> None:
 def _check_programs(meta: dict) -> None:
     programs = [(entry["function"], entry["size"]) for entry in meta["programs"]]
     functions = {name for name, _ in programs}
-    wanted = "embed and perhaps embed_new"
-    _expect({"embed"} <= functions <= {"embed", "embed_new"}, "functions", wanted, sorted(functions))
+    seeds, known = functions & {"embed", "embed_at"}, {"embed", "embed_at", "embed_new"}
+    wanted = "embed or embed_at, and perhaps embed_new"
+    _expect(seeds and functions <= known, "functions", wanted, sorted(functions))
     _expect(len({*programs}) == len(programs), "programs", "of different sizes", sorted(programs))
     names = {"params.npz", *(entry["file"] for entry in meta["programs"])}
     _expect(names <= meta["files"].keys(), "files", f"to list {sorted(names)}", sorted(meta["files"]))
