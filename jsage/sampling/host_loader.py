@@ -183,7 +183,8 @@ class Loader:
         `batches` are arrays with a leading axis of batches, the seeds first, as for `jsage.train_epoch`; with
         `temporal_sampler` the seeds are `TimedNodes`. A group has `together` of them (the last one what is
         left) and each row once. The rows of `ahead` groups are gathered while the caller works on one, by as
-        many threads, which end with the iterator, however it ends. What goes wrong in them is raised here. Raises ValueError for `ahead` or `together` below 1.
+        many threads, which end with the iterator, however it ends. What goes wrong in them is raised here.
+        Raises ValueError for `ahead` or `together` below 1.
         """
         if min(ahead, together) < 1:
             raise ValueError(f"ahead and together must be at least 1, got {ahead} and {together}")

@@ -56,8 +56,8 @@ class LinkBatch(NamedTuple):
         """
         if self.negatives.ndim != 2 or time.shape != self.src.shape:
             raise ValueError(
-                "each pair has a time, and negatives of its own, [b, q]: got "
-                f"{time.shape} times and negatives of shape {self.negatives.shape} for {self.src.shape[0]} pairs"
+                f"each pair has a time, and negatives of its own, [b, q] with b = {self.src.shape[0]}: got "
+                f"{time.shape} times and negatives of shape {self.negatives.shape}"
             )
         own = jnp.repeat(time, self.negatives.shape[1])
         return TimedNodes(self.seeds, jnp.concatenate([time, time, own]))
