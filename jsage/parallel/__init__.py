@@ -10,6 +10,7 @@ from jsage.parallel.features import fetch as fetch
 from jsage.parallel.features import most_sampled as most_sampled
 from jsage.parallel.features import shard_features as shard_features
 from jsage.parallel.graph import ShardedGraph as ShardedGraph
+from jsage.parallel.graph import ShardedTimeSortedGraph as ShardedTimeSortedGraph
 from jsage.parallel.graph import pad_shard as pad_shard
 from jsage.parallel.graph import shard_graph as shard_graph
 from jsage.parallel.infer import Budget as Budget
@@ -36,5 +37,8 @@ from jsage.parallel.reduce import global_loss as global_loss
 from jsage.parallel.reduce import per_device_key as per_device_key
 from jsage.parallel.sample import sample_blocks as sample_blocks
 from jsage.parallel.sample import sample_neighbors as sample_neighbors
+from jsage.parallel.temporal import OwnersDraw as OwnersDraw
+from jsage.parallel.temporal import TimedLocations as TimedLocations
+from jsage.parallel.temporal import sample_temporal_blocks as sample_temporal_blocks
 from jsage.parallel.transforms import cache_rows as cache_rows
 from jsage.parallel.transforms import symmetric_weights as symmetric_weights

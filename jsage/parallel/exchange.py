@@ -7,18 +7,19 @@ size of a batch, and the tables are only read.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from jsage._internal.arrays import IN_BOUNDS, take
 from jsage.graph import Location
 from jsage.parallel.mesh import AXIS
 
-Answer: TypeAlias = Callable[[Int[Array, " rows"]], PyTree]
-"""`local -> arrays [rows, ...]`: what an owner says about its rows."""
+Answer: TypeAlias = Callable[..., PyTree]
+"""`local -> arrays [rows, ...]`: what an owner says about its rows; `(local, time)` where ids have times."""
 
 
 class Traffic(NamedTuple):
@@ -46,12 +47,14 @@ class Route(NamedTuple):
     """Each id's number among its owner's, in the order they came."""
     most: Int[Array, ""]
     """The most distinct ids that any device wants of any owner."""
+    time: Shaped[Array, " num_ids"] | None = None
+    """The time that goes with each of `local`, where ids have one: an id at two times is two."""
 
 
-def plan_route(ids: Location, axis: str = AXIS) -> Route:
+def plan_route(ids: Location, axis: str = AXIS, time: Shaped[Array, " num_ids"] | None = None) -> Route:
     """Sort a batch's ids by owner, repeated ones out; an owner that is no device of the mesh owns nothing.
 
-    For use inside `on_mesh`, as all that follows.
+    With a `time` for each, owners are told it too. For use inside `on_mesh`, as all that follows.
 
     >>> from jsage.parallel import make_mesh, on_mesh, split
     >>> mesh = make_mesh(jax.devices()[:1])
@@ -62,18 +65,20 @@ def plan_route(ids: Location, axis: str = AXIS) -> Route:
     """
     shards = jax.lax.axis_size(axis)
     came = jnp.arange(ids.owner.shape[0], dtype=jnp.int32)
-    owner, local, came = jax.lax.sort((ids.owner, ids.local, came), num_keys=2, is_stable=False)
-    fresh = jnp.concatenate([jnp.array([True]), (owner[1:] != owner[:-1]) | (local[1:] != local[:-1])])
-    fresh = fresh & (owner < shards)
+    keys = (ids.owner, ids.local) if time is None else (ids.owner, ids.local, time)
+    *keys, came = jax.lax.sort((*keys, came), num_keys=len(keys), is_stable=False)
+    owner, *told = keys
+    changed = reduce(jnp.logical_or, (key[1:] != key[:-1] for key in keys))
+    fresh = jnp.concatenate([jnp.array([True]), changed]) & (owner < shards)
     count = jnp.cumsum(fresh, dtype=jnp.int32)
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), count])
     start = take(before, jnp.searchsorted(owner, jnp.arange(shards + 1, dtype=owner.dtype)))
     rank = count - 1 - take(start, jnp.minimum(owner, shards))
     # Two more sorts of a batch's size, where a CPU would scatter: an accelerator sorts faster.
     place = jnp.where(fresh, count, came.size + 1)
-    _, distinct = jax.lax.sort((place, local), num_keys=1, is_stable=False)
+    _, local, *times = jax.lax.sort((place, *told), num_keys=1, is_stable=False)
     _, rank = jax.lax.sort((came, rank), num_keys=1, is_stable=False)
-    return Route(distinct, start, ids.owner, rank, jax.lax.pmax(jnp.diff(start).max(), axis))
+    return Route(local, start, ids.owner, rank, jax.lax.pmax(jnp.diff(start).max(), axis), *times)
 
 
 def gather_remote(route: Route, answer: Answer, capacity: int, axis: str = AXIS) -> PyTree:
@@ -95,7 +100,9 @@ def gather_remote(route: Route, answer: Answer, capacity: int, axis: str = AXIS)
 
     def turn(number: Array | int) -> tuple[Array, PyTree]:
         here, slot = _slots(route, number, capacity)
-        rows = answer(_swap(_wanted(route, number, capacity), axis))
+        wanted = _wanted(route, number, capacity, route.local)
+        times = [] if route.time is None else [_wanted(route, number, capacity, route.time)]
+        rows = answer(*(_swap(told, axis) for told in (wanted, *times)))
         return here, jax.tree.map(lambda x: take(_swap(x, axis), slot), rows)
 
     def again(number: Array, known: PyTree) -> PyTree:
@@ -131,7 +138,8 @@ def scatter_add_remote(
         here, slot = _slots(route, number, capacity)
         sent = jnp.zeros((slots, *rows.shape[1:]), rows.dtype)
         sent = sent.at[slot].add(jnp.where(_beside(here, rows), rows, 0), **IN_BOUNDS)
-        return add(state, _swap(_wanted(route, number, capacity), axis), _swap(sent, axis))
+        wanted = _wanted(route, number, capacity, route.local)
+        return add(state, _swap(wanted, axis), _swap(sent, axis))
 
     return jax.lax.fori_loop(0, _rounds(route, capacity), turn, start)
 
@@ -165,12 +173,12 @@ def _rounds(route: Route, capacity: int) -> Int[Array, ""]:
     return jnp.maximum((route.most + capacity - 1) // capacity, 1)
 
 
-def _wanted(route: Route, number: Array | int, capacity: int) -> Int[Array, " slots"]:
-    """The rows to ask for in a round, slot by slot, owner by owner; row 0 in the slots left over."""
+def _wanted(route: Route, number: Array | int, capacity: int, told: Array) -> Shaped[Array, " slots"]:
+    """What to tell owners in a round, slot by slot, owner by owner; 0 in the slots left over."""
     slot = jnp.arange(capacity, dtype=jnp.int32)[None] + number * capacity
     place = route.start[:-1, None] + slot
     valid = place < route.start[1:, None]
-    return jnp.where(valid, take(route.local, jnp.where(valid, place, 0)), 0).ravel()
+    return jnp.where(valid, take(told, jnp.where(valid, place, 0)), 0).ravel()
 
 
 def _slots(route: Route, number: Array | int, capacity: int) -> tuple[Bool[Array, " n"], Int[Array, " n"]]:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from jsage._internal.arrays import pad_rows, take
-from jsage.graph import Graph, Placement
+from jsage.graph import Graph, Placement, TimeSortedGraph
 from jsage.graph.adjacency import over_slots
 from jsage.parallel.features import check_shards
 from jsage.parallel.mesh import assemble
@@ -54,6 +54,19 @@ class ShardedGraph(NamedTuple):
         return tuple(take(word, edge) for word in self.sources), data
 
 
+class ShardedTimeSortedGraph(ShardedGraph):
+    """A sharded graph whose rows are in order of time: what `shard_graph` makes of a `TimeSortedGraph`."""
+
+    __slots__ = ()
+
+    def _replace(self, **fields: Any) -> ShardedGraph:  # type: ignore[override]
+        return ShardedGraph(*super()._replace(**fields))
+
+    def runs(self, nodes: Int[Array, "*rows"]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
+        """`(start, stop)`: where the edges into each of the device's rows are, a run in order of time."""
+        return take(self.indptr, nodes), take(self.indptr, nodes + 1)
+
+
 def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
     """The edges into every node on the device that owns it, sources as places.
 
@@ -72,6 +85,7 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
     indptr, indices = np.asarray(graph.indptr, np.int64), np.asarray(graph.indices)
     data = {name: np.asarray(values) for name, values in graph.edge_data.items()}
     degrees = np.diff(indptr)
+    kind = ShardedTimeSortedGraph if isinstance(graph, TimeSortedGraph) else ShardedGraph
 
     def part(shard: int) -> ShardedGraph:
         nodes = placement.globals(shard)
@@ -79,7 +93,7 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
         edge = np.arange(ends[-1]) + np.repeat(indptr[nodes] - ends[:-1], degrees[nodes])
         words = pack(*placement.locate(indices[edge]), placement.rows, placement.shards)
         unpadded = ends, words, to_global_ids(nodes), {name: values[edge] for name, values in data.items()}
-        return pad_shard(ShardedGraph(*cast(Any, unpadded)), placement.rows, most)
+        return pad_shard(kind(*cast(Any, unpadded)), placement.rows, most)
 
     most = max(int(degrees[placement.globals(shard)].sum()) for shard in range(placement.shards))
     return assemble(part, mesh)
@@ -106,7 +120,7 @@ def pad_shard(shard: ShardedGraph, rows: int, num_edges: int) -> ShardedGraph:
         for words, length in ((shard.sources, num_edges), (shard.names, rows))
     )
     data = {name: pad_rows(np.asarray(values), max(num_edges, 1)) for name, values in shard.edge_data.items()}
-    return ShardedGraph(*cast(Any, (ends, sources, names, data)))
+    return type(shard)(*cast(Any, (ends, sources, names, data)))
 
 
 def to_global_ids(nodes: Int[np.ndarray, " rows"], num_nodes: int | None = None) -> tuple[np.ndarray, ...]:
