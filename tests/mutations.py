@@ -247,7 +247,7 @@ MUTATIONS = (
         "graph/as_of.py",
         "_replace(first=start - weights.start, stop=stop - weights.start)",
         "_replace()",
-        "sampling/test_weighted.py::test_no_slot_holds_what_is_not_yet_and_all_is_taken_where_it_fits",
+        "sampling/test_weighted.py::TestBeforeATime::test_no_slot_holds_what_is_not_yet_and_all_is_taken_where_it_fits",
         "a weighted draw from edges that are not yet",
     ),
     Mutation(

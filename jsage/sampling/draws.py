@@ -127,9 +127,14 @@ class Recent(NamedTuple):
         if not 0 < self.decay < 1:
             raise ValueError(f"a decay is between 0 and 1, got {self.decay}: latest takes the last ones")
         bits = jax.random.bits(key, (k, n.shape[0]), jnp.uint32)
-        share = ((bits >> 8).astype(jnp.float32) + 0.5) / 2**24
         log = math.log(self.decay)  # in double precision: float32 may have no number between this and 1
-        # The first `r` have the share (1 - decay^r) / (1 - decay^n).
-        rank = jnp.log1p(share * jnp.expm1(n * log)[None]) / log
-        offset = (n - 1)[None] - rank.astype(jnp.int32)  # at 0 where rounding goes beyond the first
-        return jnp.maximum(offset, 0).T, jnp.broadcast_to(n > 0, bits.shape).T
+        whole = jnp.expm1(n * log)
+
+        def pick(word: Array) -> Array:
+            share = ((word >> 8).astype(jnp.float32) + 0.5) / 2**24
+            # The last `r` have the share (1 - decay^r) / (1 - decay^n).
+            rank = jnp.log1p(share * whole) / log
+            return jnp.maximum(n - 1 - rank.astype(jnp.int32), 0)  # where rounding goes beyond the first
+
+        offset = jax.lax.map(pick, bits)  # a slot at a time, as in `with_replacement`
+        return offset.T, jnp.broadcast_to(n > 0, bits.shape).T

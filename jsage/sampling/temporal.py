@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from jsage.blocks import Block, Indexed
 from jsage.graph import Graph, TimeSortedGrown, WeightedGraph, before
@@ -18,8 +18,8 @@ from jsage.typing import AnyDraw, HostArray, PRNGKey
 class TimedNodes(NamedTuple):
     """Nodes, each as of a time of its own."""
 
-    nodes: Int[Array, " num_seeds"]
-    time: Shaped[Array, " num_seeds"]
+    nodes: Int[HostArray, " num_seeds"]
+    time: Shaped[HostArray, " num_seeds"]
 
 
 class Causal(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import common, make_graph, sample, step
+from benchmarks import common, make_graph, sample, step, temporal
 from benchmarks.peers import compare, jsage_step, process
 from jsage import data
 
@@ -29,6 +29,17 @@ def folder(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("graphs") / "tiny"
     data.save(path, dataset)
     return path
+
+
+def test_sampling_as_of_a_time_is_measured_beside_the_sampler_without_times(folder, tmp_path):
+    """No way takes memory of the graph's size."""
+    options, rows = temporal.options(), []
+    arguments = ["--graph", str(folder), "--batch-size", "8", "--repetitions", "1", "--json"]
+    assert common.run(options, temporal.main, [*arguments, str(tmp_path / "found.json")]) == 0
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == [temporal.STATIC, *temporal.WAYS]
+    assert rows[0]["ratio_to_no_times"] == 1
+    assert all(row["seconds_min"] > 0 for row in rows)
 
 
 class TestMakeGraph:
