@@ -21,7 +21,7 @@ from rich.table import Table
 from experiments.common.options import command, read
 from experiments.golden.files import Case, read_cases
 from experiments.golden.layers import Unsupported, layer_of
-from experiments.golden.runs import Found, Problem, exactly, on_layouts, problem_of
+from experiments.golden.runs import Found, Problem, encoded, exactly, on_layouts, problem_of
 from jsage.recipes.options import option
 
 LEAST = 1e-5
@@ -64,6 +64,10 @@ def rows_of(case: Case) -> Iterator[dict[str, Any]]:
         layer = layer_of(case)
     except Unsupported as reason:
         yield {"case": case.name, "layout": "all", "skipped": str(reason)}
+        return
+    if "times" in case.inputs:
+        problem, found = encoded(case, layer)
+        yield row_of(problem, "encoder", found)
         return
     problem = problem_of(case, layer)
     for layout, found in on_layouts(problem).items():

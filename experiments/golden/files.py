@@ -40,6 +40,8 @@ PLAIN: dict[str, tuple[str, dict[str, Any], str]] = {
 """What the cases of a file without a `config` are: class, arguments, inputs beside x and edge_index"""
 
 
+TIMES = {"positional": "PositionalEncoding", "temporal": "TemporalEncoding"}
+"""The encoders of times in such a file: their input is `time`"""
 KINDS = {"rgcn": "RGCNConv", "cluster": "ClusterGCNConv", "hgt": "HGTConv", "hetero": "HeteroConv"}
 """The classes of such a file's other cases, by how their names begin"""
 
@@ -50,7 +52,8 @@ class Case(NamedTuple):
     name: str
     config: Mapping[str, Any]
     inputs: Arrays
-    """`x`, or `x_src` and `x_dst`; `edge_index`; `edge_weight` or `edge_attr` where the layer reads them."""
+    """`x`, or `x_src` and `x_dst`; `edge_index`; `edge_weight` or `edge_attr` where the layer reads them;
+    of an encoder, `times`."""
     params: Arrays
     out: np.ndarray | None
     loss_weight: np.ndarray | None
@@ -88,7 +91,7 @@ def read_cases(path: str) -> list[Case]:
 
 def _case(name: str, arrays: Arrays) -> Case:
     config, mine = json.loads(str(arrays[f"{name}/config"])), _below(f"{name}/", arrays)
-    words = re.findall(r"\w+", " ".join(config.get("inputs", ())))
+    words = re.findall(r"\w+", " ".join(config.get("inputs", ()))) or ["times"] * (config["graph"] == "t")
     alpha = (mine["alpha"], mine["alpha_edge_index"]) if "alpha" in mine else None
     return Case(
         name,
@@ -108,6 +111,8 @@ def _plain(name: str, arrays: Arrays) -> Case:
     kind, kwargs, more = PLAIN.get(name, (KINDS.get(first, first), {}, ""))
     mine = _below(f"{name}/", arrays)
     inputs = {word: arrays[word] for word in ("x", "edge_index", *more.split())}
+    if name in TIMES:
+        kind, inputs = TIMES[name], {"times": arrays["time"]}
     alpha = (mine["alpha"], mine["alpha_index"]) if "alpha" in mine else None
     params = {key: value for key, value in mine.items() if key not in ("out", "alpha", "alpha_index")}
     config = {"class": kind, "args": [], "kwargs": kwargs}

@@ -14,12 +14,14 @@ from jsage import aggregate
 from jsage.graph import Graph, gcn_weights, remove_self_loops
 from jsage.nn import (
     LSTM,
+    FourierTime,
     GATConv,
     GATv2Conv,
     GCNConv,
     GINEConv,
     SAGEConv,
     Several,
+    SinusoidalTime,
     Softmax,
     TransformerConv,
 )
@@ -235,6 +237,20 @@ def lstm_cell(p: Given) -> dict[str, Any]:
     return cell
 
 
+def encoder(case: Case, args: dict[str, Any]) -> Layer:
+    """An encoder of times."""
+    make: Any = {
+        "tgn.TimeEncoder": FourierTime,
+        "TemporalEncoding": partial(FourierTime, learned=False),
+        "PositionalEncoding": SinusoidalTime,
+    }[case.kind]
+
+    def params(p: Given) -> dict[str, Any]:
+        return {"frequency": p["lin.weight"][:, 0], "phase": p["lin.bias"]} if p else {}
+
+    return Layer(make, params)
+
+
 WIDTHS: dict[str, Any] = {"in_channels": None, "out_channels": None}
 HEADS = WIDTHS | {"heads": 1, "concat": True}
 LOOPS = HEADS | {
@@ -256,6 +272,9 @@ LAYERS: dict[str, tuple[Callable[[Case, dict[str, Any]], Layer], dict[str, Any]]
     "TransformerConv": (transformer, HEADS | ROOT),
     "GINEConv": (gine, {"nn": None, "eps": 0.0, "train_eps": False, "edge_dim": None}),
     "SAGEConv": (sage, WIDTHS | SAGE | {"aggr_kwargs": None}),
+    "tgn.TimeEncoder": (encoder, {"out_channels": None}),
+    "TemporalEncoding": (encoder, {"out_channels": None}),
+    "PositionalEncoding": (encoder, {"out_channels": None}),
 }
 """PyG's class -> its layer here, and its arguments in their order with their defaults"""
 
@@ -265,7 +284,4 @@ NOT_YET = {
     "HeteroConv": "no layer reads types of nodes and edges yet",
     "PNAConv": "there is no PNAConv: `Several` has its aggregators, not its scalers by degree",
     "ClusterGCNConv": "there is no layer of two matrices and a loop of its own weight",
-    "tgn.TimeEncoder": "there is no encoder of times yet",
-    "positional": "there is no encoder of times yet",
-    "temporal": "there is no encoder of times yet",
 }

@@ -162,6 +162,22 @@ def on_layouts(problem: Problem) -> dict[str, Found]:
     return {name: _found(problem, name, *found[name]) for name in layouts}
 
 
+def encoded(case: Case, layer: Layer) -> tuple[Problem, Found]:
+    """Encodings of a case's times, with gradients where the case gives them; there is no graph."""
+    problem = Problem(case, layer, from_edges([], [], 0), {}, lambda grads: {})
+    out: Any = case.out
+    encoder = layer.conv(features=out.shape[1])
+
+    def encode(params: dict[str, jax.Array], times: jax.Array) -> Any:
+        return encoder.apply({"params": layer.params(params)}, times)
+
+    found, back = jax.vjp(encode, problem.params, jnp.asarray(case.inputs["times"]))
+    if case.loss_weight is None:
+        return problem, Found(found, {})
+    d_params, d_times = back(jnp.asarray(case.loss_weight))
+    return problem, Found(found, {**{f"param/{name}": x for name, x in d_params.items()}, "times": d_times})
+
+
 def _found(problem: Problem, layout: str, grads: Any, out: jax.Array, weights: Attention | None) -> Found:
     found = None if weights is None else listed(weights)
     if grads is None:

@@ -29,3 +29,7 @@ from jsage.nn.models import Skip as Skip
 from jsage.nn.models import jump_concat as jump_concat
 from jsage.nn.models import jump_max as jump_max
 from jsage.nn.norm import BatchNorm as BatchNorm
+from jsage.nn.time import EventFeatures as EventFeatures
+from jsage.nn.time import FourierTime as FourierTime
+from jsage.nn.time import SinusoidalTime as SinusoidalTime
+from jsage.nn.time import Time2Vec as Time2Vec
