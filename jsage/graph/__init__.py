@@ -31,6 +31,11 @@ from jsage.graph.graph import validate as validate
 from jsage.graph.growing import GrowingGraph as GrowingGraph
 from jsage.graph.growing import Grown as Grown
 from jsage.graph.growing import TimeSortedGrown as TimeSortedGrown
+from jsage.graph.history import PairSortedGraph as PairSortedGraph
+from jsage.graph.history import Past as Past
+from jsage.graph.history import node_past as node_past
+from jsage.graph.history import pair_past as pair_past
+from jsage.graph.history import sort_pairs_by_time as sort_pairs_by_time
 from jsage.graph.overlay import GraphOverlay as GraphOverlay
 from jsage.graph.overlay import NewNodes as NewNodes
 from jsage.graph.overlay import overlay as overlay

@@ -39,6 +39,8 @@ from jsage.sampling.neighbors import full_block as full_block
 from jsage.sampling.neighbors import sample_blocks as sample_blocks
 from jsage.sampling.neighbors import sample_neighbors as sample_neighbors
 from jsage.sampling.neighbors import stack_hops as stack_hops
+from jsage.sampling.pair_counts import PairCounts as PairCounts
+from jsage.sampling.pair_counts import pair_counts as pair_counts
 from jsage.sampling.saint import EstimatedBlock as EstimatedBlock
 from jsage.sampling.saint import Saint as Saint
 from jsage.sampling.saint import estimated_batch as estimated_batch
