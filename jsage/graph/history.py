@@ -39,7 +39,7 @@ class PairSortedGraph(SortedGraph):
 class Past(NamedTuple):
     """Events of a node, or from one node to another, earlier than a time of its own."""
 
-    count: Int[Array, "*rows"]
+    counts: Int[Array, "*rows"]
     """How many there were."""
     ages: Num[Array, "*rows ranks"]
     """How long before the time the latest was, the one before it, ...: -1 where there was none."""
@@ -75,7 +75,7 @@ def node_past(
     >>> from jsage.graph import from_edges, sort_by_time
     >>> graph = sort_by_time(from_edges([1, 2, 1], [0, 0, 0], num_nodes=3, time=[10, 20, 30]))
     >>> node_past(graph, jnp.array([0, 0, 1]), jnp.array([30, 31, 99]), ranks=(1, 3))
-    Past(count=Array([2, 3, 0], dtype=int32), ages=Array([[10, -1],
+    Past(counts=Array([2, 3, 0], dtype=int32), ages=Array([[10, -1],
            [ 1, 21],
            [-1, -1]], dtype=int32))
     """
@@ -97,7 +97,7 @@ def pair_past(
     >>> from jsage.graph import from_edges
     >>> graph = sort_pairs_by_time(from_edges([1, 2, 1], [0, 0, 0], num_nodes=3, time=[10, 20, 30]))
     >>> pair_past(graph, (jnp.array([1, 0]), jnp.array([0, 1])), jnp.array([31, 31]), ranks=(1, 2))
-    Past(count=Array([2, 0], dtype=int32), ages=Array([[ 1, 21],
+    Past(counts=Array([2, 0], dtype=int32), ages=Array([[ 1, 21],
            [-1, -1]], dtype=int32))
     """
     if not isinstance(graph, PairSortedGraph):

@@ -1,5 +1,7 @@
 """Counts and ages as of a time against plain comparisons of the list of events."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def events(name: str, kind: type = np.int32) -> tuple[np.ndarray, np.ndarray, np
     return src, dst, time.astype(kind), num_nodes
 
 
-def past(times: np.ndarray, now: float) -> tuple[int, list[float]]:
+def past(times: np.ndarray, now: Any) -> tuple[int, list[float]]:
     """The definition."""
     earlier = np.sort(times[times < now])[::-1]
     return len(earlier), [now - earlier[rank - 1] if rank <= len(earlier) else -1 for rank in RANKS]
@@ -72,7 +74,7 @@ def test_what_happens_from_a_time_on_changes_nothing():
     other = np.where(later, rng.integers(6, 12, len(time)) * 2**27, time).astype(np.int32)
     ends = [np.where(later, rng.permutation(end), end) for end in (src, dst)]
     found = []
-    for graph in (from_edges(src, dst, n, time=time), from_edges(*ends, n, time=other)):
+    for graph in (from_edges(src, dst, n, time=time), from_edges(ends[0], ends[1], n, time=other)):
         pair = pairs_past(sort_pairs_by_time(graph), asked[:2], asked[2], RANKS)
         found.append((pair, nodes_past(sort_by_time(graph), asked[1], asked[2], RANKS)))
     jax.tree.map(np.testing.assert_array_equal, *found)
@@ -85,7 +87,7 @@ def test_shapes_follow_from_what_is_asked():
     asked = jax.eval_shape(
         lambda nodes: node_past(graph, nodes, jnp.int32(9), ()), np.zeros((2, 3), np.int32)
     )
-    assert (asked.count.shape, asked.ages.shape) == ((2, 3), (2, 3, 0))
+    assert (asked.counts.shape, asked.ages.shape) == ((2, 3), (2, 3, 0))
 
 
 def test_rows_are_sorted_once_and_known():
@@ -105,10 +107,10 @@ def test_other_graphs_and_ranks_are_refused():
     graph = from_edges([0], [1], 2, time=[5])
     node, time = np.zeros(1, np.int32), np.ones(1, np.int32)
     with pytest.raises(TypeError, match="sort_by_time"):
-        jax.eval_shape(lambda *at: node_past(graph, *at), node, time)
+        jax.eval_shape(lambda at, now: node_past(graph, at, now), node, time)
     with pytest.raises(TypeError, match="sort_pairs_by_time"):
         jax.eval_shape(lambda at, now: pair_past(graph, (at, at), now), node, time)
     with pytest.raises(ValueError, match="from the latest event, 1"):
-        jax.eval_shape(lambda *at: node_past(sort_by_time(graph), *at, (0,)), node, time)
+        jax.eval_shape(lambda at, now: node_past(sort_by_time(graph), at, now, (0,)), node, time)
     with pytest.raises(ValueError, match="have no 'time'"):
         sort_pairs_by_time(from_edges([0], [1], 2))

@@ -14,7 +14,8 @@ counts = jax.jit(pair_counts)
 def drawn(seed: int, fanout: int) -> Indexed:
     rng = np.random.default_rng(seed)
     src = rng.integers(0, 6, (B, fanout)).astype(np.int32)
-    return Indexed(*jax.device_put((np.arange(B, dtype=np.int32), src, rng.random((B, fanout)) < 0.7)), {})
+    dst, src, mask = jax.device_put((np.arange(B, dtype=np.int32), src, rng.random((B, fanout)) < 0.7))
+    return Indexed(dst, src, mask, {})
 
 
 def test_counts_are_those_of_lists():
