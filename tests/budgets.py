@@ -43,6 +43,7 @@ EXCEPTIONS: dict[str, int] = {
     "test_inductive": 290,
     "test_infer": 310,
     "test_labor": 120,
+    "test_events": 400,
     "test_links": 270,
     "test_losses": 310,
     "test_negatives": 80,

@@ -20,6 +20,9 @@ NEGATIVES = ("pairs", "uniform", "degree")
 TEST_NEGATIVES = ("uniform", "destination", "historical")
 """What links are told from: any pair that could be joined (of an event, any other destination); another end
 among the nodes that occur as destinations; pairs that were joined before and are not now."""
+PARTS = ("neighbors", "times", "attention", "counts", "pairs")
+"""Of the model of events: latest neighbors, the ages of their events, attention to them; how often and how
+long ago nodes, and pairs, had events."""
 SLOTLESS = [name for name in AGGREGATORS if name != "lstm"]
 
 
@@ -28,10 +31,12 @@ class Config(RunOptions, MeshOptions, TrainingOptions, EncoderOptions, FeatureOp
     """Every option; the defaults are the one recipe."""
 
     decoder: str | None = option(
-        None, "the score of two embeddings; mlp unless given, bilinear for events", DECODERS
+        None, "the score of two embeddings; mlp unless given, pair for events", DECODERS
     )
     aggregator: str = option("mean", "how neighbors are reduced", SLOTLESS)
     fanouts: tuple[int, ...] = option((10, 10), "neighbors drawn a hop, one layer each")
+    recent: tuple[int, ...] = option((10,), "latest events read a hop, one layer each: of graphs with times")
+    parts: str = option(",".join(PARTS), "what the model of events is made of; fewer for an ablation")
     hidden: int = option(128, "width of the layers, the embeddings and the decoder")
     identity: int = option(64, "width of learned embeddings, for graphs without features")
     epochs: int = option(60, "epochs at most")
@@ -39,12 +44,15 @@ class Config(RunOptions, MeshOptions, TrainingOptions, EncoderOptions, FeatureOp
     batch_size: int = option(1024, "pairs a step")
     negatives: int = option(1, "negatives a pair")
     noise: str = option(
-        "pairs", "both ends of a negative drawn evenly, or one: evenly or by degree", NEGATIVES
+        "pairs",
+        "both ends of a negative drawn evenly, or one (of events always): evenly or by degree",
+        NEGATIVES,
     )
-    test_negatives: str = option(
-        "uniform",
-        "what links are validated and tested against: any other pair, or destination, of the same sides; a "
-        "destination that occurs as one; or, with times, a pair that was joined before",
+    test_negatives: str | None = option(
+        None,
+        "what links are validated and tested against: any other pair, or destination, of the same sides "
+        "(uniform: the default without times); a destination that occurs as one (destination: the default "
+        "with times); or, with times, a pair that was joined before",
         TEST_NEGATIVES,
     )
     lr: float = option(0.005, "learning rate of Adam")

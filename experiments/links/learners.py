@@ -13,6 +13,7 @@ from jaxtyping import Array
 from experiments.common.config import AGGREGATORS
 from experiments.common.learners import MLP
 from experiments.links.config import Config
+from experiments.links.history import History
 from jsage.blocks import Block
 from jsage.graph import Graph, has_edge, without_pairs
 from jsage.nn import GraphSAGE, SAGEConv, decoders
@@ -25,7 +26,6 @@ from jsage.sampling import (
     sample_neighbors,
     split,
 )
-from jsage.sampling.temporal import TimedNodes, sample_temporal_blocks
 
 
 class Tables(NamedTuple):
@@ -41,8 +41,10 @@ class Tables(NamedTuple):
     sampler: negatives.NegativeSampler | negatives.BySide
     pairs: Array
     """What is trained on, `[n, 2]`."""
-    time: Array | None
+    time: Array | None = None
     """When each of them was, by time."""
+    history: History | None = None
+    """Counts of the past, by time."""
 
 
 class Learner(NamedTuple):
@@ -105,17 +107,13 @@ def link_model(config: Config, identity: tuple[int, int] | None = None) -> LinkM
 
 
 def sage(config: Config, tables: Tables) -> Learner:
-    """GraphSAGE on sampled neighbors without the edges of the batch, or on what was before each event."""
+    """GraphSAGE on sampled neighbors without the edges of the batch."""
     model = link_model(config, (tables.graph.num_nodes, config.identity) if tables.features is None else None)
 
-    def embed(variables, tables, batch, time, key) -> Any:
+    def embed(variables, tables, batch, key) -> Any:
         """The embeddings of the batch's seeds."""
         draw, drop = jax.random.split(key)
         options = {"method": "embed", "deterministic": False, "rngs": {"dropout": drop}}
-        if time is not None:
-            when = jnp.concatenate([time, time, jnp.repeat(time, config.negatives)])
-            blocks = past_blocks(tables.graph, batch.seeds, when, config.fanouts)
-            return model.apply(variables, tables.features, blocks, **options)
         blocks, everyone = link_blocks(draw, tables.graph, batch, config.fanouts)
         rows: Any = model.apply(variables, tables.features, blocks, **options)
         return rows[batch.seeds] if everyone else rows
@@ -125,37 +123,21 @@ def sage(config: Config, tables: Tables) -> Learner:
         blocks = sample_blocks(key, tables.graph._replace(edge_data={}), seeds, config.fanouts)
         return model.init(key, tables.features, blocks)
 
-    return Learner(init, scorer(model, embed, config), *exactly(model, config))
+    def embed_all(variables, tables) -> Any:
+        whole = (tables.full,) * len(config.fanouts)
+        return model.apply(variables, tables.features, whole, method="embed")
+
+    return Learner(init, scorer(model, embed, config), from_rows(model, embed_all), embed_all)
 
 
-def exactly(model: LinkModel, config: Config) -> tuple[Callable, Callable]:
-    """`predict` and `embed` of GraphSAGE: whole neighborhoods, or the latest events before each time."""
-
-    def past(variables, tables, seeds, when) -> Any:
-        blocks = past_blocks(tables.graph, seeds, when, config.fanouts)
-        return model.apply(variables, tables.features, blocks, method="embed")
-
-    def embed(variables, tables) -> Any:
-        if tables.time is None:
-            whole = (tables.full,) * len(config.fanouts)
-            return model.apply(variables, tables.features, whole, method="embed")
-        last = tables.graph.edge_data["time"].max() + 1
-        late = lambda nodes: past(variables, tables, nodes, jnp.full_like(nodes, last, last.dtype))  # noqa: E731
-        return in_batches(late, tables.graph.num_nodes, config.batch_size)
+def from_rows(model: LinkModel, embed_all: Callable[[Any, Tables], Any]) -> Callable:
+    """`predict` by the rows of all nodes."""
 
     def predict(variables, tables, pairs, time) -> Any:
-        if time is None:
-            rows = embed(variables, tables)
-            return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
+        rows = embed_all(variables, tables)
+        return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
 
-        def scores(rows) -> Any:
-            (src, dst), when = pairs[rows].T, time[rows]
-            ends = past(variables, tables, jnp.concatenate([src, dst]), jnp.concatenate([when, when]))
-            return model.apply(variables, *jnp.split(ends, 2), method="score")
-
-        return in_batches(scores, len(pairs), config.batch_size)
-
-    return predict, embed
+    return predict
 
 
 def mlp(config: Config, tables: Tables) -> Learner:
@@ -163,7 +145,7 @@ def mlp(config: Config, tables: Tables) -> Learner:
     encoder = MLP(config.hidden, config.hidden, len(config.fanouts), config.dropout)
     model = LinkModel(encoder, MAKE_DECODER[config.decoder or "mlp"](config))
 
-    def embed(variables, tables, batch, time, key) -> Any:
+    def embed(variables, tables, batch, key) -> Any:
         options = {"method": "embed", "deterministic": False, "rngs": {"dropout": key}}
         if len(tables.features) < len(batch.seeds):
             return model.apply(variables, tables.features, **options)[batch.seeds]
@@ -172,12 +154,8 @@ def mlp(config: Config, tables: Tables) -> Learner:
     def embed_all(variables, tables) -> Any:
         return model.apply(variables, tables.features, method="embed")
 
-    def predict(variables, tables, pairs, time) -> Any:
-        rows = embed_all(variables, tables)
-        return model.apply(variables, rows[pairs[:, 0]], rows[pairs[:, 1]], method="score")
-
     init = lambda key, tables: model.init(key, tables.features[:1])  # noqa: E731
-    return Learner(init, scorer(model, embed, config), predict, embed_all)
+    return Learner(init, scorer(model, embed, config), from_rows(model, embed_all), embed_all)
 
 
 def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
@@ -186,15 +164,13 @@ def scorer(model: LinkModel, embed: Callable, config: Config) -> Callable:
     def forward(variables, tables, rows, mask, key) -> Any:
         turn, draw, key = jax.random.split(key, 3)
         src, dst = tables.pairs[rows].T
-        when = None if tables.time is None else tables.time[rows]
-        if when is None:  # an undirected pair has no first end
-            flip = jax.random.bernoulli(turn, shape=src.shape)
-            src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
+        flip = jax.random.bernoulli(turn, shape=src.shape)  # an undirected pair has no first end
+        src, dst = jnp.where(flip, dst, src), jnp.where(flip, src, dst)
         negatives, valid = draw_negatives(draw, tables, src, dst, config)
         batch = LinkBatch(src, dst, negatives, mask)
-        one, other, far = split(embed(variables, tables, batch, when, key), batch)
+        one, other, far = split(embed(variables, tables, batch, key), batch)
         score = partial(model.apply, variables, method="score")
-        if when is None and config.noise == "pairs":
+        if config.noise == "pairs":
             return score(one, other), score(*jnp.split(far, 2, axis=1)), valid
         return score(one, other), score(one, far), valid
 
@@ -243,16 +219,6 @@ def link_blocks(
     nodes = jnp.arange(graph.num_nodes, dtype=jnp.int32)
     hops = zip(jax.random.split(key, len(fanouts)), reversed(fanouts), strict=True)
     return tuple(sample_neighbors(one, left, nodes, fanout) for one, fanout in hops), True
-
-
-def past_blocks(graph: Graph, seeds: Array, time: Array, fanouts: tuple[int, ...]) -> tuple[Block, ...]:
-    """Blocks of each seed's latest events before its own time, and theirs before that time too.
-
-    Nothing is drawn, and no edge data is read.
-    """
-    timed, unread = TimedNodes(seeds, time), jax.random.key(0)
-    blocks: Any = sample_temporal_blocks(unread, graph, timed, fanouts)
-    return tuple(block._replace(edge_data={}) for block in blocks)
 
 
 def in_batches(of: Callable[[Array], Array], num: int, batch_size: int) -> Array:

@@ -9,34 +9,38 @@ import numpy as np
 
 from experiments.common import datasets
 from experiments.common.config import LabelOptions
-from experiments.links.baselines import edgebank, heuristics
+from experiments.links.baselines import TABLE, edgebank, heuristics, table_scores
 from experiments.links.config import Config
+from experiments.links.history import make_history
 from experiments.links.learners import Tables
-from experiments.links.scores import Pairs
+from experiments.links.scores import EventPairs, Pairs
 from jsage import data
 from jsage.blocks import sliced_full_block
 from jsage.data import (
     Dataset,
     TimeSplit,
     destination_negatives,
+    hist_rnd_negatives,
     historical_negatives,
     split_edges,
     split_edges_by_time,
+    unseen_nodes,
 )
 from jsage.graph import (
     Graph,
     add_self_loops,
     edges,
-    from_edges,
     in_degrees,
     node_sides,
-    sort_by_time,
     sort_rows,
     symmetrize,
 )
 from jsage.recipes.plots import node_colors
 from jsage.recipes.scaling import Scaling
 from jsage.sampling import full_block, negatives
+
+RANKED = 2000
+"""Test events that are ranked among many at most."""
 
 
 class Problem(NamedTuple):
@@ -45,9 +49,9 @@ class Problem(NamedTuple):
     tables: Any
     """Those of `learners`, or of `mesh`."""
     val: Pairs
-    test: Pairs
+    test: Pairs | EventPairs
     plain: dict[str, np.ndarray]
-    """Scores of `test.all`."""
+    """Scores of `test.all`, each a baseline's."""
     drawn: str
     """How the negatives of `val` and `test` were drawn."""
     colors: tuple[np.ndarray, str]
@@ -85,7 +89,7 @@ def edge_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     known = sort_rows(add_self_loops(graph))
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     pairs = jnp.asarray(split.train)
-    tables = Tables(graph, known, features, full, noise(graph, sides, config), pairs, None)
+    tables = Tables(graph, known, features, full, noise(graph, sides, config), pairs)
     val, test = Pairs(split.val, wrong[0], None), Pairs(split.test, wrong[1], None)
     colors, drawn = node_colors(dataset.labels, in_degrees(graph)), described(dataset, sides, config)
     return Problem(tables, val, test, heuristics(graph, test.all), drawn, colors)
@@ -99,26 +103,49 @@ def event_problem(dataset: Dataset, seed: int, config: Config) -> Problem:
     The graph holds all events, in both directions and in order of time: who asks at a time reads no later.
     """
     split, n = by_time(dataset.graph), dataset.graph.num_nodes
-    events = np.concatenate([split.train, split.val, split.test])
-    time = np.concatenate([split.train_time, split.val_time, split.test_time])
-    both = np.concatenate([events, events[:, ::-1]], 1).reshape(-1, 2)
-    graph = sort_by_time(from_edges(both[:, 0], both[:, 1], n, time=np.repeat(time, 2)))
-    sides = node_sides(dataset.graph, dataset.node_type)
-    among = destinations(dataset.graph) if config.test_negatives == "destination" else None
+    history, sides = make_history(split, n), node_sides(dataset.graph, dataset.node_type)
+    draw = partial(destination_negatives, dataset.graph, sides=sides, seed=0)
+    listed = destinations(dataset.graph)
 
     def pairs_of(before: np.ndarray, part: np.ndarray, when: np.ndarray) -> Pairs:
         if config.test_negatives == "historical":
             return Pairs(part, historical_negatives(before, part, seed=0), when)
-        draw = partial(destination_negatives, dataset.graph, part, time=when, among=among, sides=sides)
-        return Pairs(part, draw(seed=0), when)
+        among = None if config.test_negatives == "uniform" else listed
+        return Pairs(part, draw(part, time=when, among=among), when)
 
     val = pairs_of(split.train, split.val, split.val_time)
-    test = pairs_of(np.concatenate([split.train, split.val]), split.test, split.test_time)
+    known = pairs_of(np.concatenate([split.train, split.val]), split.test, split.test_time)
+    new = unseen_nodes(split).test
+    anyone = draw(split.test, time=split.test_time)
+    test = EventPairs(*known[:2], split.test_time, anyone, new, *ranked(split))
     features = None if dataset.features is None else jnp.asarray(dataset.features)
     pairs, when = jnp.asarray(split.train), jnp.asarray(split.train_time)
-    tables = Tables(graph, split.graph, features, None, noise(split.graph, sides, config), pairs, when)
-    colors, drawn = node_colors(dataset.labels, in_degrees(graph)), described(dataset, sides, config)
-    return Problem(tables, val, test, edgebank(split, test, n), drawn, colors)
+    sampler = event_noise(split.graph, sides, config)
+    tables = Tables(history.both, split.graph, features, None, sampler, pairs, when, history)
+    others = draw(split.train, time=split.train_time, among=listed)
+    plain = edgebank(split, test) | {TABLE: table_scores(history, split, others, test)}
+    colors, drawn = node_colors(dataset.labels, in_degrees(history.both)), described(dataset, sides, config)
+    return Problem(tables, val, test, plain, drawn, colors)
+
+
+def ranked(split: TimeSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Up to `RANKED` test events, evenly spaced, and 100 others of each; none if nodes are few."""
+    at = np.linspace(0, len(split.test) - 1, min(len(split.test), RANKED)).astype(int)
+    try:
+        many = hist_rnd_negatives(split.train, split.test, split.test_time, seed=0)[at]
+    except ValueError as reason:
+        print(f"no MRR: {reason}")
+        return at[:0], np.zeros((0, 1, 2), np.int32)
+    return at, np.stack(np.broadcast_arrays(split.test[at, :1], many), -1)
+
+
+def event_noise(
+    graph: Graph, sides: np.ndarray, config: Config
+) -> negatives.NegativeSampler | negatives.BySide:
+    """What destinations of negatives are drawn from in training: those that training events have."""
+    if config.noise == "degree" or (sides != sides[0]).any():
+        return noise(graph, sides, config)
+    return negatives.choice(destinations(graph))
 
 
 def noise(graph: Graph, sides: np.ndarray, config: Config) -> negatives.NegativeSampler | negatives.BySide:
@@ -142,7 +169,7 @@ def described(dataset: Dataset, sides: np.ndarray, config: Config) -> str:
         "uniform": both,
         "destination": "one end kept, the other drawn evenly among nodes that occur as destinations",
         "historical": "pairs drawn evenly that were joined before the part they are in, and not in it",
-    }[config.test_negatives]
+    }[str(config.test_negatives)]
     kept = {True: "no event of that very time", False: "no edge of the graph"}[events]
     kept = "" if config.test_negatives == "historical" else f", {kept} among them"
     if not (sides != sides[0]).any():

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from experiments.common.programs import make_optimizer, make_start
 from experiments.links.config import Config
 from experiments.links.learners import Learner, Tables
-from experiments.links.scores import Pairs
+from experiments.links.scores import EventPairs, Pairs
 from jsage import metrics
 from jsage.losses import link_cross_entropy, masked_mean
 from jsage.recipes.loop import Run, StoppingPolicy, rank_by_score, train_until_stopped
@@ -72,15 +72,13 @@ def fit(programs: Programs, tables: Tables, val: Pairs, config: Config, record: 
 
     def validate(state: TrainState) -> dict[str, float]:
         scores = predict(programs, state.params, tables, val)
-        truth = np.repeat([1, 0], [len(part) for part in scores])
-        return {"val_auc": metrics.auroc(np.concatenate(scores), truth)}
+        return {"val_auc": metrics.auroc(scores, np.repeat([1, 0], len(val.positive)))}
 
     policy = StoppingPolicy(config.epochs, config.patience, rank_by_score("val_auc"))
     return train_until_stopped(programs.start(key, tables), advance, validate, policy, record)
 
 
-def predict(programs: Programs, params: Any, tables: Tables, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of the links and of the negatives."""
-    when = None if pairs.time is None else jnp.asarray(np.tile(pairs.time, 2))
-    scores = np.asarray(programs.predict(params, tables, jnp.asarray(pairs.all), when))
-    return scores[: len(pairs.positive)], scores[len(pairs.positive) :]
+def predict(programs: Programs, params: Any, tables: Tables, asked: Pairs | EventPairs) -> np.ndarray:
+    """The scores of all that is asked."""
+    when = None if asked.when is None else jnp.asarray(asked.when)
+    return np.asarray(programs.predict(params, tables, jnp.asarray(asked.all), when))

@@ -13,13 +13,12 @@ from test_experiments import KEYS
 
 from experiments.links import __main__ as links
 from experiments.links import mesh as mesh_programs
-from experiments.links.baselines import edgebank, heuristics
-from experiments.links.config import DECODERS, NEGATIVES, TEST_NEGATIVES, Config
-from experiments.links.learners import MAKE_DECODER, Tables, draw_negatives, link_blocks, past_blocks
-from experiments.links.problems import by_time, edge_problem, event_problem, noise
-from experiments.links.problems import load as load_links
-from experiments.links.scores import Pairs, rate
-from jsage.data import Dataset, split_edges_by_time
+from experiments.links.baselines import heuristics
+from experiments.links.config import DECODERS, NEGATIVES, Config
+from experiments.links.learners import MAKE_DECODER, Tables, draw_negatives, link_blocks
+from experiments.links.problems import edge_problem, noise
+from experiments.links.scores import rate
+from jsage.data import Dataset
 from jsage.graph import (
     Graph,
     add_self_loops,
@@ -27,7 +26,6 @@ from jsage.graph import (
     edges,
     from_edges,
     node_sides,
-    sort_by_time,
     sort_rows,
     symmetrize,
 )
@@ -107,22 +105,6 @@ def test_links_are_found_on_a_mesh(tmp_path):
     assert result["test_mean"] > 0.75
 
 
-@pytest.mark.slow
-def test_events_that_come_again_are_found(tmp_path):
-    path = write_communities(tmp_path, times=True)
-    options = ("--dataset", path, *TINY, "--epochs", "15", "--out", str(tmp_path / "out"))
-    result = run(*options, out=tmp_path)
-    assert result["traces"] == 1
-    assert result["config"]["decoder"] == "bilinear"
-    assert set(result["baselines"]) == {"EdgeBank", "EdgeBank, frozen"}
-    assert result["test_mean"] > 0.75
-    lines = (tmp_path / "out" / "graphsage-0" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 15
-    assert (tmp_path / "out" / "graphsage-0" / "tsne.png").read_bytes().startswith(b"\x89PNG")
-    best = max(json.loads(line)["val_auc"] for line in lines)
-    assert result["val_mean"] == pytest.approx(best)
-
-
 def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "times").mkdir()
     path, times = write_communities(tmp_path, times=False), write_communities(tmp_path / "times", times=True)
@@ -161,28 +143,6 @@ def test_no_edge_of_the_batch_is_in_its_neighborhoods(num_nodes: int):
             seen |= {(source, node) for source, alive in zip(row, valid, strict=True) if alive}
     assert seen <= every - hidden
     assert len(seen) > 30  # something is left
-
-
-def events(num: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.integers(0, 12, (num, 2)), np.sort(rng.integers(0, 100, num))
-
-
-def test_neighbors_are_the_latest_of_the_past():
-    pairs, time = events()
-    graph = sort_by_time(from_edges(*pairs.T, num_nodes=12, time=time))
-    seeds, when = jnp.arange(12), jnp.asarray(np.random.default_rng(2).integers(0, 110, 12), jnp.int32)
-    first, last = jax.jit(past_blocks, static_argnums=3)(graph, seeds, when, (3, 2))
-    hops = first.dst.tolist()
-    assert hops[:12] == seeds.tolist()
-    times = np.concatenate([when, np.repeat(when, 3)])
-    for node, at, row, valid in zip(hops, times, first.src.tolist(), first.mask.tolist(), strict=True):
-        past = pairs[(pairs[:, 1] == node) & (time < at), 0][::-1][:2].tolist()
-        assert [source for source, alive in zip(row, valid, strict=True) if alive] == past
-    for i, (node, at) in enumerate(zip(seeds.tolist(), when.tolist(), strict=True)):
-        past = pairs[(pairs[:, 1] == node) & (time < at), 0][::-1][:3].tolist()
-        assert hops[12 + 3 * i :][: len(past)] == past
-        assert last.mask[i].tolist() == [slot < len(past) for slot in range(3)]
 
 
 @pytest.mark.slow
@@ -264,28 +224,6 @@ def test_negatives_of_evaluation_join_a_user_and_an_item(kind: str, types):
     assert ("two colors" in problem.drawn) == (types is None)
 
 
-@pytest.mark.parametrize("kind", TEST_NEGATIVES)
-def test_negatives_of_events_are_what_the_line_says(kind: str):
-    pairs, time = events()
-    pairs = pairs * [1, 0] + [0, 12] + pairs[:, 1:] % 7 * [0, 1]  # from 12 nodes to 7 others; 3 are never met
-    dataset = dataset_of(from_edges(*pairs.T, num_nodes=22, time=time))
-    problem = event_problem(dataset, 0, Config(test_negatives=kind))
-    every = {(*pair, at) for pair, at in zip(map(tuple, pairs.tolist()), time.tolist(), strict=True)}
-    split = by_time(dataset.graph)
-    earlier = {"val": split.train, "test": np.concatenate([split.train, split.val])}
-    for name, part in (("val", problem.val), ("test", problem.test)):
-        source, other = part.negative.T
-        assert ((source < 12) & (other >= 12) & (other < 19)).all()
-        if kind == "historical":
-            met = set(map(tuple, earlier[name].tolist())) - set(map(tuple, part.positive.tolist()))
-            assert set(map(tuple, part.negative.tolist())) <= met
-            continue
-        np.testing.assert_array_equal(source, part.positive[:, 0])
-        when = np.asarray(part.time).tolist()
-        assert not every & set(zip(source.tolist(), other.tolist(), when, strict=True))
-    assert "12, 7, 3 nodes" in problem.drawn
-
-
 def test_every_decoder_is_made():
     assert set(DECODERS) == MAKE_DECODER.keys()
 
@@ -308,38 +246,6 @@ def test_heuristics_are_those_of_sets():
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
-
-
-def test_edgebank_remembers_event_by_event():
-    pairs, time = events()
-    split = split_edges_by_time(pairs[:, 0], pairs[:, 1], time, 12)
-    wrong = np.random.default_rng(3).integers(0, 12, (len(split.test), 2)).astype(np.int32)
-    found = edgebank(split, Pairs(split.test, wrong, split.test_time), 12)
-    known = {tuple(pair) for part in (split.train, split.val) for pair in part.tolist()}
-    frozen = [tuple(pair) in known for pair in np.concatenate([split.test, wrong]).tolist()]
-    there, other = [], []
-    for pair, negative_pair in zip(split.test.tolist(), wrong.tolist(), strict=True):
-        there.append(tuple(pair) in known)
-        other.append(tuple(negative_pair) in known)
-        known.add(tuple(pair))
-    np.testing.assert_array_equal(found["EdgeBank"], there + other)
-    np.testing.assert_array_equal(found["EdgeBank, frozen"], frozen)
-    assert 0 < np.mean(there) < 1
-
-
-@pytest.mark.parametrize(
-    ("name", "auc", "ap"),
-    [("collegemsg", 0.8436, 0.8314), ("bitcoin_alpha", 0.4942, 0.5), ("temporal_enron", 0.894, 0.8308)],
-)
-def test_edgebank_scores_what_the_data_page_says(data_folder, name: str, auc: float, ap: float):
-    """There any node is a destination, also one that the source has an event with at that time."""
-    graph = load_links(Config(dataset=str(data_folder / f"{name}.npz")))[0].graph
-    split, size = by_time(graph), len(by_time(graph).test)
-    others = np.random.default_rng(0).integers(0, graph.num_nodes, size)
-    wrong = np.stack([split.test[:, 0], others], 1).astype(np.int32)
-    values = edgebank(split, Pairs(split.test, wrong, split.test_time), graph.num_nodes)["EdgeBank"]
-    found = rate(values[:size], values[size:], ranked=False)
-    assert found == pytest.approx({"auc": auc, "ap": ap}, abs=0.004)  # other draws of the negatives
 
 
 def test_ranks_are_among_all_negatives():
