@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
 from jsage._internal.arrays import take
-from jsage.graph.before import GraphBefore
-from jsage.graph.graph import Graph, SortedGraph
+from jsage.graph.graph import Graph, SortedGraph, TimeSortedGraph
+from jsage.graph.growing import TimeSortedGrown
 from jsage.graph.search import bisect, edge_range, sort_by_time, sort_rows
 
 
@@ -61,16 +61,17 @@ def sort_pairs_by_time(graph: Graph) -> PairSortedGraph:
 
 
 def node_past(
-    graph: Graph,
+    graph: Graph | TimeSortedGrown,
     nodes: Int[Array, "*rows"],
     time: Num[Array, "*#rows"],
     ranks: Sequence[int] = (1,),
 ) -> Past:
     """Events into each of `nodes` before its time: their number, and the ages of the `ranks`-th latest.
 
-    Of `sort_by_time(reverse(graph))` they are those out of the nodes. Ages are in the dtype of the times: of
-    int32 ticks they are exact within a span of 2^31. Raises TypeError for rows that need not be in order of
-    time, and ValueError for ranks below 1.
+    Of `sort_by_time(reverse(graph))` they are those out of the nodes. The tables of a `GrowingGraph` that
+    began in order of time do as well. Ages are in the dtype of the times: of int32 ticks they are exact
+    within a span of 2^31. Raises TypeError for rows that need not be in order of time, and ValueError for ranks
+    below 1.
 
     >>> from jsage.graph import from_edges, sort_by_time
     >>> graph = sort_by_time(from_edges([1, 2, 1], [0, 0, 0], num_nodes=3, time=[10, 20, 30]))
@@ -79,9 +80,15 @@ def node_past(
            [ 1, 21],
            [-1, -1]], dtype=int32))
     """
+    if not isinstance(graph, TimeSortedGraph | TimeSortedGrown):
+        raise TypeError(
+            "events are counted as of a time in rows sorted by time, and a "
+            f"{type(graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made once on "
+            "the host"
+        )
     time = jnp.broadcast_to(time, nodes.shape)
-    count = GraphBefore(graph, time).degrees(nodes)
-    return _past(graph, take(graph.indptr, nodes), count, time, ranks)
+    start, stop = graph.runs(nodes)
+    return _past(graph, start, bisect(graph.edge_data["time"], start, stop, time) - start, time, ranks)
 
 
 def pair_past(
@@ -112,7 +119,9 @@ def pair_past(
     return _past(graph, start, bisect(graph.edge_data["time"], start, stop, time) - start, time, ranks)
 
 
-def _past(graph: Graph, start: Array, count: Array, time: Array, ranks: Sequence[int]) -> Past:
+def _past(
+    graph: Graph | TimeSortedGrown, start: Array, count: Array, time: Array, ranks: Sequence[int]
+) -> Past:
     """The past of a range of the edges, its first `count` from `start` on."""
     if min(ranks, default=1) < 1:
         raise ValueError(f"ranks count from the latest event, 1, backwards, got {tuple(ranks)}")
@@ -123,5 +132,5 @@ def _past(graph: Graph, start: Array, count: Array, time: Array, ranks: Sequence
         there = count >= rank
         return jnp.where(there, time - take(times, jnp.where(there, start + count - rank, 0)), none)
 
-    ages = [age(rank) if graph.num_edges else none for rank in ranks]
+    ages = [age(rank) if times.shape[0] else none for rank in ranks]
     return Past(count, jnp.stack(ages, -1) if ages else jnp.zeros((*time.shape, 0), time.dtype))

@@ -10,6 +10,7 @@ from helpers import AWKWARD
 
 from jsage.graph import (
     Graph,
+    GrowingGraph,
     PairSortedGraph,
     from_edges,
     node_past,
@@ -79,6 +80,20 @@ def test_what_happens_from_a_time_on_changes_nothing():
         found.append((pair, nodes_past(sort_by_time(graph), asked[1], asked[2], RANKS)))
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert 0 < later.mean() < 1
+
+
+def test_a_growing_graph_has_the_past_of_the_rebuilt_one():
+    src, dst, time, n = events("random")
+    order = np.argsort(time, kind="stable")
+    src, dst, time = src[order], dst[order], time[order]
+    growing = GrowingGraph(
+        sort_by_time(from_edges(src[:25], dst[:25], n, time=time[:25])), np.zeros((n, 1), np.float32)
+    )
+    growing.append_edges(src[25:], dst[25:], {"time": time[25:]})
+    nodes, now = jax.device_put((np.arange(n, dtype=np.int32), np.full(n, 9 * 2**27, np.int32)))
+    found = nodes_past(growing.tables()[0], nodes, now, RANKS)
+    expected = nodes_past(sort_by_time(from_edges(src, dst, n, time=time)), nodes, now, RANKS)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_shapes_follow_from_what_is_asked():
