@@ -70,8 +70,8 @@ def node_past(
 
     Of `sort_by_time(reverse(graph))` they are those out of the nodes. The tables of a `GrowingGraph` that
     began in order of time do as well. Ages are in the dtype of the times: of int32 ticks they are exact
-    within a span of 2^31. Raises TypeError for rows that need not be in order of time, and ValueError for ranks
-    below 1.
+    within a span of 2^31. Raises TypeError for rows that need not be in order of time, and ValueError for
+    ranks below 1.
 
     >>> from jsage.graph import from_edges, sort_by_time
     >>> graph = sort_by_time(from_edges([1, 2, 1], [0, 0, 0], num_nodes=3, time=[10, 20, 30]))
