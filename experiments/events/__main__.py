@@ -158,7 +158,7 @@ def compile_programs(config: Config, problem: Problem) -> dict[str, Any]:
         return model.apply(variables, ends, counted(tables, src, dst, when), method="score", **options)
 
     def counted(tables: Any, src: Array, dst: Array, when: Array) -> Any:
-        found = [counted_of(parts, part, src, dst, when) for part in (tables.history, tables.marked)]
+        found: Any = [counted_of(parts, part, src, dst, when) for part in (tables.history, tables.marked)]
         return None if found[0] is None else jnp.concatenate(found, -1)
 
     def init(key: Array, tables: Any) -> Any:

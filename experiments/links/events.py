@@ -69,8 +69,8 @@ class EventModel(nn.Module):
         return self.score(None if rows is None else (rows, rows), counted)
 
 
-def parts_of(config: Config) -> set[str]:
-    """The parts of the model, by name."""
+def parts_of(config: Any) -> set[str]:
+    """The parts of the model, by name, of the options of `links` or of `events`."""
     parts = set(filter(None, config.parts.split(",")))
     if unknown := sorted(parts - set(PARTS)):
         raise ValueError(f"--parts has no {unknown[0]!r}, but {', '.join(PARTS)}")
@@ -79,7 +79,7 @@ def parts_of(config: Config) -> set[str]:
     return parts
 
 
-def event_model(config: Config, tables: Any) -> EventModel:
+def event_model(config: Any, tables: Any) -> EventModel:
     """The model of the parts."""
     parts, width = parts_of(config), config.hidden
     times = "times" in parts
@@ -168,7 +168,7 @@ def training_scores(
         ends = (h[:b], h[b : 2 * b]), (h[:b], h[2 * b :].reshape(b, config.negatives, -1))
     across = jnp.broadcast_to(src[:, None], far.shape)
     counted = partial(counted_of, parts_of(config), tables.history)
-    score = partial(model.apply, variables, method="score", deterministic=False, rngs={"dropout": other})
+    score: Any = partial(model.apply, variables, method="score", deterministic=False, rngs={"dropout": other})
     found = score(ends[0], counted(src, dst, when)), score(ends[1], counted(across, far, when[:, None]))
     return *found, valid
 
@@ -185,7 +185,7 @@ def counted_of(parts: set[str], history: History, src: Array, dst: Array, time: 
     return jnp.concatenate(found, -1).reshape(*shape, -1) if found else None
 
 
-def inputs(tables: Any, seeds: Array, time: Array, config: Config) -> tuple[Array | None, tuple[Any, ...]]:
+def inputs(tables: Any, seeds: Array, time: Array, config: Any) -> tuple[Array | None, tuple[Any, ...]]:
     """Rows of all that is read and the blocks: each seed's latest events before its own time, in all hops.
 
     Without counts and features nodes are told apart by learned embeddings.
