@@ -192,15 +192,13 @@ def inputs(tables: Any, seeds: Array, time: Array, config: Any) -> tuple[Array |
     """
     timed, unread = TimedNodes(seeds, time), jax.random.key(0)  # nothing is drawn
     blocks: Any = sample_temporal_blocks(unread, tables.graph, timed, config.recent)
-    for k in range(len(blocks) - 1, -1, -1):
-        data = blocks[k].edge_data
-        aged = {"age": time[:, None] - data["time"], "way": data["way"]}
-        blocks = (*blocks[:k], blocks[k]._replace(edge_data=aged), *blocks[k + 1 :])
-        if k:
-            time = jnp.append(time, jnp.repeat(time, blocks[k].mask.shape[1]))
-    first = blocks[0]
+    blocks = tuple(
+        block._replace(edge_data={name: block.edge_data[name] for name in ("age", "way")}) for block in blocks
+    )
+    first, when = blocks[0], time
+    for block in reversed(blocks):  # each hop's slots are asked at the times of what reads them
+        when = jnp.append(when, jnp.repeat(when, block.mask.shape[1]))
     nodes = jnp.append(first.dst, first.src.ravel())
-    when = jnp.append(time, jnp.repeat(time, first.mask.shape[1]))
     rows = [node_numbers(tables.history, nodes, when)] if "counts" in parts_of(config) else []
     if tables.features is not None:
         rows.append(tables.features[nodes])
