@@ -13,19 +13,23 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from jsage._internal.arrays import IN_BOUNDS, take
 from jsage.blocks import Indexed
 from jsage.blocks.layout import Block
+from jsage.graph import GraphBefore
 from jsage.graph.adjacency import Adjacency
 from jsage.graph.as_of import check_one_time
 from jsage.sampling.draws import without_replacement
 from jsage.sampling.neighbors import append_slots, sample_blocks, sample_neighbors, stack_hops
 from jsage.sampling.seeds import epoch
-from jsage.typing import AnyDraw, LossFn, Metrics, PRNGKey
+from jsage.sampling.temporal import TimedNodes, append_times, sample_temporal_blocks
+from jsage.typing import AnyDraw, HostArray, LossFn, Metrics, PRNGKey
 
 Capacities: TypeAlias = Sequence[int | None]
+Seeds: TypeAlias = Int[HostArray, " num_seeds"] | TimedNodes
+"""Node ids, or nodes each as of a time of its own."""
 Loss: TypeAlias = tuple[Float[Array, ""], tuple[Metrics, PyTree]]
 BlockLossFn: TypeAlias = Callable[[PyTree, PyTree, tuple[Block, ...], Any, PRNGKey], Loss]
 """`(params, stats, blocks, batch, key) -> (loss, (metrics, stats))`"""
@@ -39,10 +43,14 @@ class Distinct(NamedTuple):
     position: Int[Array, " num_ids"]
     """`ids[position]` are the given ids, if `size <= capacity`."""
     size: Int[Array, ""]
+    time: Shaped[Array, " capacity"] | None = None
+    """The time of each, where ids have one: an id at two times is two."""
 
 
-def distinct_hashed(ids: Int[Array, " num_ids"], capacity: int) -> Distinct:
-    """The distinct ids among `ids`, without a sort and without a table of all nodes.
+def distinct_hashed(
+    ids: Int[Array, " num_ids"], capacity: int, time: Shaped[Array, " num_ids"] | None = None
+) -> Distinct:
+    """The distinct ids among `ids`, without a sort and without a table of all nodes; or pairs with a `time`.
 
     Each id writes its position into a slot of a hash table of about eight slots an id, and reads back who
     holds the slot. An id that finds another one there stays a copy of its own (some in a thousand): one row
@@ -54,22 +62,32 @@ def distinct_hashed(ids: Int[Array, " num_ids"], capacity: int) -> Distinct:
     (Array([7, 3, 7], dtype=int32), Array([0, 1, 0, 0], dtype=int32), Array(2, dtype=int32))
     """
     bits = (8 * ids.shape[0]).bit_length()
-    hashed = ids.astype(jnp.uint32) * jnp.uint32(2654435769)  # Knuth's multiplicative hash
+    hashed = ids.astype(jnp.uint32)
+    if time is not None:
+        floats = jnp.issubdtype(time.dtype, jnp.floating)
+        words = jax.lax.bitcast_convert_type(time.astype(jnp.float32), jnp.uint32) if floats else time
+        hashed = (hashed ^ words.astype(jnp.uint32) * jnp.uint32(2246822519)) + (hashed >> 15)
+    hashed = hashed * jnp.uint32(2654435769)  # Knuth's multiplicative hash
     slot = (hashed >> (32 - bits)).astype(jnp.int32)
     here = jnp.arange(ids.shape[0], dtype=jnp.int32)
     empty = jnp.full(1 << bits, ids.shape[0], jnp.int32)
     holder = take(empty.at[slot].min(here, **IN_BOUNDS), slot)
-    holder = jnp.where(take(ids, holder) == ids, holder, here)
+    same = take(ids, holder) == ids
+    holder = jnp.where(same if time is None else same & (take(time, holder) == time), holder, here)
     first = holder == here
     rank = jnp.cumsum(first, dtype=jnp.int32) - 1
-    kept = jnp.full(capacity, ids[0]).at[jnp.where(first, rank, capacity)].set(ids, mode="drop")
-    return Distinct(kept, jnp.minimum(take(rank, holder), capacity - 1), rank[-1] + 1)
+    place = jnp.where(first, rank, capacity)
+    kept = jnp.full(capacity, ids[0]).at[place].set(ids, mode="drop")
+    position, size = jnp.minimum(take(rank, holder), capacity - 1), rank[-1] + 1
+    if time is None:
+        return Distinct(kept, position, size)
+    return Distinct(kept, position, size, jnp.full(capacity, time[0]).at[place].set(time, mode="drop"))
 
 
 def sample_compact_blocks(
     key: PRNGKey,
     graph: Adjacency,
-    seeds: Int[Array, " num_seeds"],
+    seeds: Seeds,
     fanouts: Sequence[int],
     capacities: Capacities,
     *,
@@ -79,7 +97,10 @@ def sample_compact_blocks(
 
     `capacities[i]` is the number of rows for the nodes met within `i + 1` hops, one for each hop but the
     last, whose neighbors are read from the feature table; None leaves that frontier a tree.
-    Of a graph as of a time there is one for all seeds, else ValueError.
+
+    `TimedNodes` are read as of a time of each, as `sample_temporal_blocks` does, a row being of a node at one
+    time: before it, or as a view says, `up_to(graph, 0)`, whose own time then counts for nothing. Other seeds
+    take a view of one time for all, else ValueError.
 
     >>> import jax, jax.numpy as jnp
     >>> from jsage.graph import from_edges
@@ -95,7 +116,7 @@ def sample_compact_blocks(
             f"{len(fanouts)} fanouts need {len(fanouts) - 1} capacities, one for each hop but the last, "
             f"got {len(capacities)}: measure_capacities gives them"
         )
-    blocks, counts = _sample(key, graph, seeds, fanouts, capacities, draw)
+    blocks, counts = _sample(key, _Hops(graph, draw), seeds, fanouts, capacities)
     limits = [capacity for capacity in capacities if capacity is not None]
     fits = jnp.array([count <= limit for count, limit in zip(counts, limits, strict=True)])
     return blocks, jnp.all(fits)
@@ -111,9 +132,9 @@ def deduplicated_loss(
 ) -> LossFn:
     """A loss for `make_update` that samples compacted blocks, and trees when a batch does not fit.
 
-    `batch` is `(seeds, ...)`. Both programs are compiled once and `lax.cond` picks one a step, with its
-    gradient; only `params` may be differentiated. Make it inside the jitted function, so that the graph is
-    an argument there.
+    `batch` is `(seeds, ...)`, of ids or `TimedNodes`. Both programs are compiled once and `lax.cond` picks
+    one a step, with its gradient; only `params` may be differentiated. Make it inside the jitted function, so
+    that the graph is an argument there.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from jsage import GraphSAGE, init_state, make_update
@@ -133,18 +154,35 @@ def deduplicated_loss(
 
     def loss_fn(params: PyTree, stats: PyTree, batch: Any, key: PRNGKey) -> Loss:
         draw_key, key = jax.random.split(key)
-        blocks, fits = sample_compact_blocks(draw_key, graph, batch[0], fanouts, capacities, draw=draw)
+        seeds = batch[0]
+        blocks, fits = sample_compact_blocks(draw_key, graph, seeds, fanouts, capacities, draw=draw)
 
         def small(params: PyTree) -> Loss:
             return loss(params, stats, blocks, batch, key)
 
         def large(params: PyTree) -> Loss:
-            trees = sample_blocks(draw_key, graph, batch[0], fanouts, draw=draw)
+            sample = partial(_temporal_trees if isinstance(seeds, TimedNodes) else sample_blocks, draw=draw)
+            trees = sample(draw_key, graph, seeds, fanouts)
             return loss(params, stats, trees, batch, key)
 
         return _either(fits, small, large, params)
 
     return loss_fn
+
+
+def _temporal_trees(
+    key: PRNGKey, graph: Any, seeds: TimedNodes, fanouts: Sequence[int], *, draw: AnyDraw
+) -> tuple[Block, ...]:
+    """Trees of what compacted frontiers are of."""
+    events = graph.graph if isinstance(graph, GraphBefore) else graph
+    return sample_temporal_blocks(
+        key, events, seeds, fanouts, draw=draw, visible=lambda _, time: _at(graph, time)
+    )
+
+
+def _at(graph: Any, time: Array) -> GraphBefore:
+    """A graph before these times, or a view of these times instead of its own."""
+    return graph._replace(time=time) if isinstance(graph, GraphBefore) else GraphBefore(graph, time)
 
 
 def _either(
@@ -173,7 +211,7 @@ def _either(
 def measure_capacities(
     key: PRNGKey,
     graph: Adjacency,
-    nodes: Int[Array, " num_nodes"],
+    nodes: Seeds,
     batch_size: int,
     fanouts: Sequence[int],
     *,
@@ -189,15 +227,18 @@ def measure_capacities(
     >>> measure_capacities(jax.random.key(0), dataset.graph, dataset.train, 100, fanouts=(10, 10))
     (896,)
     """
-    seeds = epoch(key, nodes, batch_size)[0][:8]
-    keys = jax.random.split(key, seeds.shape[0])
+    timed = isinstance(nodes, TimedNodes)
+    order = epoch(key, jnp.arange(len(nodes.nodes)) if timed else nodes, batch_size)[0][:8]
+    seeds: Any = jax.tree.map(lambda x: x[order], nodes) if timed else order
+    keys = jax.random.split(key, order.shape[0])
+    hops = _Hops(graph, draw)
     rooms = [int(size) for size in batch_size * np.cumprod([1 + fanout for fanout in fanouts[:-1]])]
     capacities: list[int | None] = list(rooms)
     while True:  # without one frontier's compaction the next one meets more nodes
         tried = [room if capacity else None for room, capacity in zip(rooms, capacities, strict=True)]
 
-        def count(graph: Adjacency, batch: tuple[PRNGKey, Array], tried: Capacities = tried) -> list[Array]:
-            return _sample(batch[0], graph, batch[1], fanouts, tried, draw)[1]
+        def count(graph: Adjacency, batch: tuple[PRNGKey, Any], tried: Capacities = tried) -> list[Array]:
+            return _sample(batch[0], hops._replace(graph=graph), batch[1], fanouts, tried)[1]
 
         counts = jax.jit(lambda graph, batches, f=count: jax.lax.map(partial(f, graph), batches))
         most = iter([int(found.max()) for found in counts(graph, (keys, seeds))])
@@ -217,27 +258,33 @@ def _worthwhile(most: Sequence[int | None], rows: int, fanouts: Sequence[int]) -
     return capacities
 
 
+class _Hops(NamedTuple):
+    """How each hop is drawn."""
+
+    graph: Any
+    draw: AnyDraw
+
+
 class _Rows(NamedTuple):
     """The rows of a frontier; those that are not valid draw nothing (None: all are)."""
 
     ids: Array
     valid: Array | None
+    time: Array | None
 
 
 def _sample(
-    key: PRNGKey,
-    graph: Adjacency,
-    seeds: Array,
-    fanouts: Sequence[int],
-    capacities: Capacities,
-    draw: AnyDraw,
+    key: PRNGKey, hops: _Hops, seeds: Seeds, fanouts: Sequence[int], capacities: Capacities
 ) -> tuple[tuple[Block, ...], list[Array]]:
     """The blocks, and the number of distinct nodes of each frontier that is compacted."""
-    check_one_time(graph, "a compacted frontier")
-    counts = []
+    timed, counts = isinstance(seeds, TimedNodes), []
+    if not timed:
+        check_one_time(hops.graph, "a compacted frontier")
 
     def hop(key: PRNGKey, frontier: _Rows, size: tuple[int, int | None]) -> Indexed:
-        block = sample_neighbors(key, graph, frontier.ids, size[0], draw=draw)
+        time = frontier.time
+        graph = hops.graph if time is None else _at(hops.graph, time)
+        block = sample_neighbors(key, graph, frontier.ids, size[0], draw=hops.draw)
         if frontier.valid is None:
             return block
         valid = frontier.valid[:, None]
@@ -245,14 +292,18 @@ def _sample(
 
     def extend(frontier: _Rows, block: Indexed, size: tuple[int, int | None]) -> tuple[_Rows, Block]:
         capacity, (ids, tree) = size[1], append_slots(frontier.ids, block)
+        time = None if frontier.time is None else append_times(frontier.time, block)
         if capacity is None:
             valid = None if frontier.valid is None else tree.read(frontier.valid, ids.shape[0])
-            return _Rows(ids, valid), tree
-        found = distinct_hashed(ids, capacity)
+            return _Rows(ids, valid, time), tree
+        found = distinct_hashed(ids, capacity, time)
         counts.append(found.size)
         own, slots = jnp.split(found.position, [block.num_dst])
-        rows = _Rows(found.ids, jnp.arange(capacity) < found.size)
+        rows = _Rows(found.ids, jnp.arange(capacity) < found.size, found.time)
         return rows, Indexed(own, slots.reshape(block.src.shape), block.mask, block.edge_data)
 
     sizes = tuple(zip(fanouts, (*capacities, None), strict=True))
-    return stack_hops(key, _Rows(seeds, None), sizes, hop, extend=extend), counts
+    start = (
+        _Rows(seeds.nodes, None, seeds.time) if isinstance(seeds, TimedNodes) else _Rows(seeds, None, None)
+    )
+    return stack_hops(key, start, sizes, hop, extend=extend), counts

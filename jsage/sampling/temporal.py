@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Int, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from jsage.blocks import Block, Indexed
 from jsage.graph import Graph, TimeSortedGrown, WeightedGraph, before
@@ -73,9 +73,22 @@ def sample_temporal_blocks(
 
     def extend(frontier: TimedNodes, block: Indexed, fanout: int) -> tuple[TimedNodes, Block]:
         nodes, tree = append_slots(frontier.nodes, block)
-        time = jnp.repeat(frontier.time, fanout)
-        if isinstance(visible, Causal):
-            time = jnp.where(block.mask.ravel(), block.edge_data["time"].ravel(), time)
-        return TimedNodes(nodes, jnp.append(frontier.time, time)), tree
+        return TimedNodes(nodes, append_times(frontier.time, block, causal=isinstance(visible, Causal))), tree
 
     return stack_hops(key, seeds, fanouts, hop, extend=extend)
+
+
+def append_times(
+    time: Shaped[HostArray, " num_dst"], block: Indexed, *, causal: bool = False
+) -> Shaped[Array, " num_rows"]:
+    """The times of a hop's rows, then the one that each slot's own neighbors are read at.
+
+    >>> two, events = jnp.array([[1, 2]]), {"time": jnp.array([[4, 3]])}
+    >>> block = Indexed(jnp.array([0]), two, two > 0, events)
+    >>> append_times(jnp.array([9]), block), append_times(jnp.array([9]), block, causal=True)
+    (Array([9, 9, 9], dtype=int32), Array([9, 4, 3], dtype=int32))
+    """
+    slots = jnp.repeat(time, block.mask.shape[1])
+    if causal:
+        slots = jnp.where(block.mask.ravel(), block.edge_data["time"].ravel(), slots)
+    return jnp.append(time, slots)
