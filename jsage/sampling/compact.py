@@ -303,7 +303,6 @@ def _sample(
         return rows, Indexed(own, slots.reshape(block.src.shape), block.mask, block.edge_data)
 
     sizes = tuple(zip(fanouts, (*capacities, None), strict=True))
-    start = (
-        _Rows(seeds.nodes, None, seeds.time) if isinstance(seeds, TimedNodes) else _Rows(seeds, None, None)
-    )
+    given: Any = seeds
+    start = _Rows(given.nodes, None, given.time) if timed else _Rows(given, None, None)
     return stack_hops(key, start, sizes, hop, extend=extend), counts
