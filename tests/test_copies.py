@@ -65,6 +65,7 @@ def model() -> GraphSAGE:
 MADE: dict[type, Callable[[], Any]] = {
     GraphSAGE: model,
     DeepGraphInfomax: lambda: DeepGraphInfomax(model()),
+    jsage.nn.EventFeatures: lambda: jsage.nn.EventFeatures(jsage.nn.Time2Vec(4), beside=("sign",)),
     Several: lambda: Several((aggregate.mean, aggregate.max)),
     Reduction: lambda: (SUM, MAX, SOFTMAX_SUM),
     Hashed: lambda: Hashed(4, 2),

@@ -24,7 +24,7 @@ def client(request):
     embedder.meta["about"] = {"task": "classification"}
     embedder.meta["programs"] = [{"function": "embed_new", "size": 4}]
     embedder.meta["tables"]["indices"] = {"shape": "num_edges", "dtype": "int32"}
-    embedder.meta["tables"]["features"]["dtype"] = "float32"
+    embedder.meta["tables"]["features"] = {"shape": "num_nodes, 3", "dtype": "float32"}
 
     def embed_new(features, src, dst, edge_data):
         seen.update(src=src.tolist(), dst=dst.tolist())
