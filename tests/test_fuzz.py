@@ -254,7 +254,7 @@ def test_odd_artefacts(tmp_path):
 
 
 PROGRAMS = ["classify", "inductive", "shard", "links.__main__", "pod.__main__", "recommend.__main__"]
-PROGRAMS += ["serve.command", "unsupervised.__main__"]
+PROGRAMS += ["serve.command", "unsupervised.__main__", "events.__main__"]
 VALUES = [
     "",
     "0",

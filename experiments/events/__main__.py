@@ -49,13 +49,13 @@ class Config(RunOptions, TrainingOptions, EncoderOptions):
     decoder: str = option("pair", "the score of two embeddings that stands beside the counts'", ["pair"])
     aggregator: str = option("mean", "how neighbors are reduced without attention", ["mean"])
     recent: tuple[int, ...] = option((10,), "latest events read a hop, one layer each")
-    parts: str = option(",".join(PARTS), "what the model is made of; fewer for an ablation")
+    parts: str = option("neighbors,times,counts,pairs", f"what the model is made of, of {', '.join(PARTS)}")
     hidden: int = option(128, "width of the layers")
     identity: int = option(64, "width of learned embeddings, without counts")
-    epochs: int = option(40, "epochs at most")
+    epochs: int = option(100, "epochs at most")
     batch_size: int = option(1024, "events a step")
     lr: float = option(0.002, "learning rate of Adam")
-    weight_decay: float = option(0.0, "L2 penalty on the parameters")
+    weight_decay: float = option(0.001, "L2 penalty on the parameters")
     dropout: float = option(0.3, "rate on every layer's inputs")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_links import TINY, dataset_of, run, write_communities
 
+from experiments.events import __main__ as signs
 from experiments.links import __main__ as links
 from experiments.links.baselines import TABLE, edgebank, table_rows
 from experiments.links.config import PARTS, TEST_NEGATIVES, Config
@@ -214,3 +215,54 @@ def test_edgebank_scores_what_the_data_page_says(data_folder, name: str, auc: fl
     values = edgebank(split, test)["EdgeBank"]
     found = rate(values[: len(wrong)], values[len(wrong) : 2 * len(wrong)], ranked=False)
     assert found == pytest.approx({"auc": auc, "ap": ap}, abs=0.004)  # other draws of the negatives
+
+
+def write_ratings(folder) -> str:
+    """Events of 40 nodes, ten of which are rated below 0 by most."""
+    rng = np.random.default_rng(0)
+    src, dst = rng.integers(0, 40, (2, 1500))
+    bad = rng.random(1500) < np.where(dst < 10, 0.8, 0.1)
+    path = folder / "ratings.npz"
+    arrays = {"edge_index": np.stack([src, dst]), "edge_time": np.sort(rng.integers(0, 9000, 1500))}
+    np.savez(path, meta=np.array(json.dumps({"nodes": 40})), edge_weight=np.where(bad, -1.0, 1.0), **arrays)
+    return str(path)
+
+
+@pytest.mark.slow
+def test_bad_ratings_are_foreseen(tmp_path):
+    arguments = ("--hidden", "16", "--batch-size", "128", "--epochs", "15", "--lr", "0.01")
+    path, out = write_ratings(tmp_path), str(tmp_path / "signs.json")
+    assert signs.run(["--dataset", path, *arguments, "--json", out]) == 0
+    result = json.loads((tmp_path / "signs.json").read_text())
+    assert (result["metric"], result["traces"]) == ("auroc", 1)
+    assert result["test_mean"] > 0.7
+    assert result["baselines"]["boosted tree"] > 0.7
+
+
+def test_events_labeled_1_are_those_below_0_of_each_part():
+    pairs, time = events()
+    _, split = history_of(pairs, time)
+    labels = np.random.default_rng(6).integers(0, 2, NUM)
+    found = signs.marked_of(split, labels)
+    everything = np.concatenate([split.train, split.val, split.test])
+    cuts = np.cumsum([len(split.train), len(split.val)])
+    for part, rows, kept in zip(
+        (found.train, found.val, found.test),
+        np.split(everything, cuts),
+        np.split(labels == 1, cuts),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(part, rows[kept])
+    assert len(found.test_time) == len(found.test)
+
+
+def test_what_has_no_labels_is_one_line(tmp_path, capsys):
+    path = write_communities(tmp_path, times=True)
+    for arguments, says in (
+        (("--dataset", "missing.npz"), "expected an .npz file"),
+        (("--dataset", path), "need edge data 'weight'"),
+    ):
+        assert signs.run(list(arguments)) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert says in error
