@@ -55,7 +55,7 @@ class Config(RunOptions, TrainingOptions, EncoderOptions):
     epochs: int = option(100, "epochs at most")
     batch_size: int = option(1024, "events a step")
     lr: float = option(0.002, "learning rate of Adam")
-    weight_decay: float = option(0.001, "L2 penalty on the parameters")
+    weight_decay: float = option(0.0001, "L2 penalty on the parameters")
     dropout: float = option(0.3, "rate on every layer's inputs")
 
 
