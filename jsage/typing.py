@@ -34,6 +34,9 @@ HostTable: TypeAlias = np.ndarray | Array | SparseTable
 EdgeData: TypeAlias = Mapping[str, Array]
 """Named arrays with one row an edge (of a graph) or a slot (of a block); `"weight"` multiplies messages."""
 
+EdgeType: TypeAlias = tuple[str, str, str]
+"""`(source type, relation, destination type)`: what the edges of one relation join."""
+
 DrawFn: TypeAlias = Callable[
     [PRNGKey, Int[Array, " rows"], int], tuple[Int[Array, "rows k"], Bool[Array, "rows k"]]
 ]

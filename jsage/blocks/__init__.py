@@ -22,3 +22,6 @@ from jsage.blocks.reductions import SOFTMAX_SUM as SOFTMAX_SUM
 from jsage.blocks.reductions import SUM as SUM
 from jsage.blocks.reductions import Reduction as Reduction
 from jsage.blocks.reductions import weighted_source as weighted_source
+from jsage.blocks.typed import TypedBlock as TypedBlock
+from jsage.blocks.typed import TypedEdges as TypedEdges
+from jsage.blocks.typed import TypedTree as TypedTree

@@ -56,6 +56,9 @@ from jsage.graph.sparse import sparse_rows as sparse_rows
 from jsage.graph.times import ALWAYS as ALWAYS
 from jsage.graph.times import known_from as known_from
 from jsage.graph.times import ticks as ticks
+from jsage.graph.typed import TypedGraph as TypedGraph
+from jsage.graph.typed import add_reverse as add_reverse
+from jsage.graph.typed import typed_graph as typed_graph
 from jsage.graph.weighted import AliasGraph as AliasGraph
 from jsage.graph.weighted import RowWeights as RowWeights
 from jsage.graph.weighted import WeightedGraph as WeightedGraph

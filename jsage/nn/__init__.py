@@ -21,6 +21,7 @@ from jsage.nn.decoders import cosine as cosine
 from jsage.nn.decoders import dot as dot
 from jsage.nn.dense import Dense as Dense
 from jsage.nn.dense import Dropout as Dropout
+from jsage.nn.hetero import HeteroConv as HeteroConv
 from jsage.nn.infomax import DeepGraphInfomax as DeepGraphInfomax
 from jsage.nn.infomax import shuffle_batch as shuffle_batch
 from jsage.nn.infomax import shuffle_patches as shuffle_patches

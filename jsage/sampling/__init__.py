@@ -58,6 +58,11 @@ from jsage.sampling.subgraph import symmetric_block as symmetric_block
 from jsage.sampling.temporal import Causal as Causal
 from jsage.sampling.temporal import TimedNodes as TimedNodes
 from jsage.sampling.temporal import sample_temporal_blocks as sample_temporal_blocks
+from jsage.sampling.typed import TypedBatch as TypedBatch
+from jsage.sampling.typed import clip_fanouts as clip_fanouts
+from jsage.sampling.typed import sample_typed_blocks as sample_typed_blocks
+from jsage.sampling.typed import typed_full_block as typed_full_block
+from jsage.sampling.typed import typed_sizes as typed_sizes
 from jsage.sampling.walks import Walks as Walks
 from jsage.sampling.walks import node2vec_walk as node2vec_walk
 from jsage.sampling.walks import positive_pairs as positive_pairs
