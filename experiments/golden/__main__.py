@@ -22,6 +22,7 @@ from experiments.common.options import command, read
 from experiments.golden.files import Case, read_cases
 from experiments.golden.layers import Unsupported, layer_of
 from experiments.golden.runs import Found, Problem, encoded, exactly, on_layouts, problem_of
+from experiments.golden.typed import on_typed_layouts, typed_problem
 from jsage.recipes.options import option
 
 LEAST = 1e-5
@@ -68,6 +69,11 @@ def rows_of(case: Case) -> Iterator[dict[str, Any]]:
     if "times" in case.inputs:
         problem, found = encoded(case, layer)
         yield row_of(problem, "encoder", found)
+        return
+    if case.kind == "HeteroConv":
+        problem = typed_problem(case, layer)
+        for layout, found in on_typed_layouts(problem):
+            yield row_of(problem, layout, found)
         return
     problem = problem_of(case, layer)
     for layout, found in on_layouts(problem).items():

@@ -46,16 +46,26 @@ KINDS = {"rgcn": "RGCNConv", "cluster": "ClusterGCNConv", "hgt": "HGTConv", "het
 """The classes of such a file's other cases, by how their names begin"""
 
 
+TYPED: dict[str, dict[str, Any]] = {
+    "hetero_sage_sum": {"aggr": "sum", "convs": "SAGEConv"},
+    "hetero_sage_mean": {"aggr": "mean", "convs": "SAGEConv"},
+    "hetero_sage_max": {"aggr": "max", "convs": "SAGEConv"},
+    "hetero_gat": {"aggr": "sum", "convs": "GATConv"},
+}
+"""How such a file's cases of types join relations, and what each relation has"""
+
+
 class Case(NamedTuple):
     """One layer with its arguments, and what the other library made of its inputs."""
 
     name: str
     config: Mapping[str, Any]
     inputs: Arrays
-    """`x`, or `x_src` and `x_dst`; `edge_index`; `edge_weight` or `edge_attr` where the layer reads them;
-    of an encoder, `times`."""
+    """`x`, or `x_src` and `x_dst`, or `x/TYPE`; `edge_index`, or one a relation;
+    `edge_weight` or `edge_attr` where the layer reads them; of an encoder, `times`."""
     params: Arrays
     out: np.ndarray | None
+    """Of a case of types: all types' one after another, sorted, as one axis."""
     loss_weight: np.ndarray | None
     """The cotangent of `out`; None: no gradients are given."""
     grads: Arrays
@@ -93,13 +103,14 @@ def _case(name: str, arrays: Arrays) -> Case:
     config, mine = json.loads(str(arrays[f"{name}/config"])), _below(f"{name}/", arrays)
     words = re.findall(r"\w+", " ".join(config.get("inputs", ()))) or ["times"] * (config["graph"] == "t")
     alpha = (mine["alpha"], mine["alpha_edge_index"]) if "alpha" in mine else None
+    typed = config["class"] == "HeteroConv"
     return Case(
         name,
         config,
-        {word: arrays[f"{config['graph']}/{word}"] for word in words},
+        _typed("h/", arrays) if typed else {word: arrays[f"{config['graph']}/{word}"] for word in words},
         _below("param/", mine) | _below("buffer/", mine),
-        mine.get("out"),
-        mine.get("loss_weight"),
+        _joined("out/", mine) if typed else mine.get("out"),
+        _joined("loss_weight/", mine) if typed else mine.get("loss_weight"),
         _below("grad/", mine),
         alpha,
         float(np.max(mine.get("err64", 0.0))),
@@ -110,6 +121,12 @@ def _plain(name: str, arrays: Arrays) -> Case:
     first = name.split("_")[0]
     kind, kwargs, more = PLAIN.get(name, (KINDS.get(first, first), {}, ""))
     mine = _below(f"{name}/", arrays)
+    if kind == "HeteroConv":
+        config = {"class": kind, "args": [], "kwargs": {}, **TYPED[name]}
+        params = {key: x for key, x in mine.items() if not key.startswith("out/")}
+        return Case(
+            name, config, _typed("typed/", arrays), params, _joined("out/", mine), None, {}, None, 0.0
+        )
     inputs = {word: arrays[word] for word in ("x", "edge_index", *more.split())}
     if name in TIMES:
         kind, inputs = TIMES[name], {"times": arrays["time"]}
@@ -117,6 +134,17 @@ def _plain(name: str, arrays: Arrays) -> Case:
     params = {key: value for key, value in mine.items() if key not in ("out", "alpha", "alpha_index")}
     config = {"class": kind, "args": [], "kwargs": kwargs}
     return Case(name, config, inputs, params, mine.get("out"), None, {}, alpha, 0.0)
+
+
+def _typed(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Features and edges of a graph with types."""
+    return {key: x for key, x in _below(prefix, arrays).items() if key.startswith(("x/", "edge_index/"))}
+
+
+def _joined(prefix: str, arrays: Arrays) -> np.ndarray | None:
+    """All types' rows one after another."""
+    rows = sorted(_below(prefix, arrays).items())
+    return np.concatenate([x.ravel() for _, x in rows]) if rows else None
 
 
 def _below(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """PyG's layers as ours: the layer of a case, and its parameters from PyG's."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from jsage.nn import (
     GATv2Conv,
     GCNConv,
     GINEConv,
+    HeteroConv,
     SAGEConv,
     Several,
     SinusoidalTime,
@@ -251,6 +253,37 @@ def encoder(case: Case, args: dict[str, Any]) -> Layer:
     return Layer(make, params)
 
 
+def hetero(case: Case, args: dict[str, Any]) -> Layer:
+    """A convolution a relation."""
+    kind = re.match(r"\w*", case.config["convs"])[0]  # the rest is prose
+    if kind not in ("SAGEConv", "GATConv"):
+        raise Unsupported(f"{case.config['convs']} in HeteroConv is not known")
+    make, signature = LAYERS[kind]
+    names = sorted({name.split(">.")[0] + ">." for name in case.params})
+    options = signature | ({"heads": 2, "add_self_loops": False} if kind == "GATConv" else {})
+    layers = {
+        name[len("convs.<") : -2].replace("___", "__"): (
+            name,
+            make(case._replace(params=below(case.params, name), inputs={}), options),
+        )
+        for name in names
+    }
+    width = next(x.shape[0] for name, x in case.params.items() if name.endswith("bias"))
+
+    def params(p: Given) -> dict[str, Any]:
+        return {ours: layer.params(below(p, theirs)) for ours, (theirs, layer) in layers.items()}
+
+    conv = partial(
+        HeteroConv, lambda relation: partial(layers["__".join(relation)][1].conv, width), case.config["aggr"]
+    )
+    return Layer(conv, params)
+
+
+def below(p: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The parameters whose names begin so, by what follows."""
+    return {name.removeprefix(prefix): x for name, x in p.items() if name.startswith(prefix)}
+
+
 WIDTHS: dict[str, Any] = {"in_channels": None, "out_channels": None}
 HEADS = WIDTHS | {"heads": 1, "concat": True}
 LOOPS = HEADS | {
@@ -271,6 +304,7 @@ LAYERS: dict[str, tuple[Callable[[Case, dict[str, Any]], Layer], dict[str, Any]]
     "GATv2Conv": (gatv2, LOOPS | {"share_weights": False, "residual": False}),
     "TransformerConv": (transformer, HEADS | ROOT),
     "GINEConv": (gine, {"nn": None, "eps": 0.0, "train_eps": False, "edge_dim": None}),
+    "HeteroConv": (hetero, {}),
     "SAGEConv": (sage, WIDTHS | SAGE | {"aggr_kwargs": None}),
     "tgn.TimeEncoder": (encoder, {"out_channels": None}),
     "TemporalEncoding": (encoder, {"out_channels": None}),
@@ -281,7 +315,6 @@ LAYERS: dict[str, tuple[Callable[[Case, dict[str, Any]], Layer], dict[str, Any]]
 NOT_YET = {
     "RGCNConv": "no layer reads types of edges yet",
     "HGTConv": "no layer reads types of nodes and edges yet",
-    "HeteroConv": "no layer reads types of nodes and edges yet",
     "PNAConv": "there is no PNAConv: `Several` has its aggregators, not its scalers by degree",
     "ClusterGCNConv": "there is no layer of two matrices and a loop of its own weight",
 }

@@ -88,6 +88,8 @@ def typed_full_block(graph: TypedGraph, *, slots: bool = False) -> TypedEdges:
     blocks = {}
     for relation in graph.relations:
         block = full_block(graph.edges[relation], slots=slots)
+        if not graph.edges[relation].num_edges:
+            block = _padded(block)
         if relation[0] != relation[2]:  # destinations are no rows of the sources' table
             block = block._replace(position=jax.device_put(np.zeros(block.num_dst, np.int32)))
         blocks[relation] = block
@@ -126,6 +128,13 @@ def clip_fanouts(graph: TypedGraph, fanouts: Sequence[Fanout]) -> list[dict[Edge
     }
     named = [_named(graph, fanout) for fanout in fanouts]
     return [{relation: min(k, most[relation]) for relation, k in hop.items()} for hop in named]
+
+
+def _padded(block: Any) -> Any:
+    """A block without edges, with one of padding: no array of it is empty."""
+    row = lambda x: jax.device_put(np.zeros((1, *x.shape[1:]), x.dtype))  # noqa: E731
+    data = {name: row(x) for name, x in block.edge_data.items()}
+    return block._replace(src=row(block.src), dst=row(block.dst) + block.num_dst, edge_data=data)
 
 
 def _hop(
