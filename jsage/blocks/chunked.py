@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from jsage._internal.arrays import aligned, start_of
 from jsage._internal.checks import is_floating
+from jsage.blocks.own_rows import OwnRows
 from jsage.blocks.reductions import (
     Reduction,
     apart,
@@ -60,8 +61,8 @@ ChunkFn: TypeAlias = Callable[[PyTree, PyTree, Any], PyTree]
 def by_chunk(fn: ChunkFn, dst: PyTree, h: PyTree, block: Any) -> PyTree:
     """`fn(dst, h, block)`, a chunk of destinations at a time where the block reads more than `LIMIT`.
 
-    `block` is a `Sampled`, and `dst` holds a row a destination. Each chunk is a `Tree` over the rows that it
-    reads, copied where the block is indexed; its gradient computes it again, so what `fn` makes of the rows
+    `block` is a `Sampled`, or one in `OwnRows`, which is not cut; `dst` holds a row a destination. Each chunk
+    is a `Tree` over the rows that it reads, copied where the block is indexed; its gradient computes it again, so what `fn` makes of the rows
     takes the same memory for any number of destinations.
 
     >>> from jsage.blocks import Indexed
@@ -69,6 +70,8 @@ def by_chunk(fn: ChunkFn, dst: PyTree, h: PyTree, block: Any) -> PyTree:
     >>> by_chunk(lambda dst, h, block: 2 * block.sum(h), None, jnp.array([[1.0], [2.0], [4.0]]), block)
     Array([[12.]], dtype=float32)
     """
+    if isinstance(block, OwnRows):  # its rows are of another table: all destinations at once
+        return fn(dst, h, block)
     num_dst, fanout = block.mask.shape
     numbers = num_dst * (1 + fanout) * sum(x.size // x.shape[0] for x in jax.tree.leaves(h))
     if not isinstance(numbers, int) or numbers <= LIMIT:  # a size may be a symbol (jax.export)

@@ -1,6 +1,7 @@
 """A layer for graphs with types: a convolution a relation, joined a type."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
@@ -10,11 +11,17 @@ from jaxtyping import Array, Float
 from jsage.blocks.typed import TypedBlock
 from jsage.typing import EdgeType
 
+
+def _picked(second: Array, a: Array, b: Array) -> Array:
+    """One of both, and all of the gradient: that of `max` looks for the result among rows rounded anew."""
+    return jnp.where(second | jnp.isnan(b), b, a)
+
+
 COMBINE: dict[str, Callable[[Sequence[Array]], Array]] = {
     "sum": sum,
     "mean": lambda rows: sum(rows) / len(rows),
-    "min": lambda rows: jnp.stack(rows).min(0),
-    "max": lambda rows: jnp.stack(rows).max(0),
+    "min": lambda rows: reduce(lambda a, b: _picked(b < a, a, b), rows),
+    "max": lambda rows: reduce(lambda a, b: _picked(b > a, a, b), rows),
     "concat": lambda rows: jnp.concatenate(rows, -1),
 }
 """How the results of several relations into one type become one."""

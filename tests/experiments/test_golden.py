@@ -199,6 +199,19 @@ def test_what_is_not_built_is_skipped_with_the_reason(kind, kwargs, says):
 QUICK = "transformer_edge,gatv2"
 
 
+@pytest.mark.parametrize(
+    ("file", "cases"),
+    [("pyg_open.npz", "hetero_sage_max"), ("pyg_layers.npz", "hetero_gat,hetero_sage_mean")],
+)
+def test_layers_of_types_are_met_on_whole_graphs_and_samples(golden_folder, tmp_path, file, cases):
+    status, rows = run(golden_folder / file, "--cases", cases, out=tmp_path)
+    assert status == 0
+    assert sorted((row["case"], row["layout"], row["ok"]) for row in rows) == [
+        (case, layout, True) for case in cases.split(",") for layout in ("segments", "tree")
+    ]
+    assert all((row["grad_params"] is not None) == (file == "pyg_open.npz") for row in rows)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "least"), [("pyg_open.npz", 180), ("pyg_layers.npz", 100)])
 def test_every_case_of_pyg_is_met(golden_folder, tmp_path, file, least):
