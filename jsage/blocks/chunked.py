@@ -62,8 +62,8 @@ def by_chunk(fn: ChunkFn, dst: PyTree, h: PyTree, block: Any) -> PyTree:
     """`fn(dst, h, block)`, a chunk of destinations at a time where the block reads more than `LIMIT`.
 
     `block` is a `Sampled`, or one in `OwnRows`, which is not cut; `dst` holds a row a destination. Each chunk
-    is a `Tree` over the rows that it reads, copied where the block is indexed; its gradient computes it again, so what `fn` makes of the rows
-    takes the same memory for any number of destinations.
+    is a `Tree` over the rows that it reads, copied where the block is indexed; its gradient computes it
+    again, so what `fn` makes of the rows takes the same memory for any number of destinations.
 
     >>> from jsage.blocks import Indexed
     >>> block = Indexed(jnp.array([0]), jnp.array([[1, 2]]), jnp.array([[True, True]]))

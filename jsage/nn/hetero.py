@@ -13,7 +13,7 @@ from jsage.typing import EdgeType
 
 
 def _picked(second: Array, a: Array, b: Array) -> Array:
-    """One of both, and all of the gradient: that of `max` looks for the result among rows rounded anew."""
+    """One of both, with all of the gradient; that of `jnp.max` is NaN where rows are rounded otherwise."""
     return jnp.where(second | jnp.isnan(b), b, a)
 
 
