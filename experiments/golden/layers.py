@@ -255,7 +255,7 @@ def encoder(case: Case, args: dict[str, Any]) -> Layer:
 
 def hetero(case: Case, args: dict[str, Any]) -> Layer:
     """A convolution a relation."""
-    kind = re.match(r"\w*", case.config["convs"])[0]  # the rest is prose
+    kind = re.findall(r"\w+", case.config["convs"])[0]  # the rest is prose
     if kind not in ("SAGEConv", "GATConv"):
         raise Unsupported(f"{case.config['convs']} in HeteroConv is not known")
     make, signature = LAYERS[kind]

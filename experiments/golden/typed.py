@@ -17,7 +17,7 @@ from jsage.sampling import clip_fanouts, sample_typed_blocks, typed_full_block
 def typed_problem(case: Case, layer: Layer) -> Problem:
     """A case made ready."""
     sizes = {name: len(x) for name, x in tables(case).items()}
-    ends = {
+    ends: Any = {
         tuple(name.removeprefix("edge_index/").split("__")): (x[0], x[1])
         for name, x in case.inputs.items()
         if name.startswith("edge_index/")
@@ -55,16 +55,15 @@ def found(problem: Problem, read: Any) -> Found:
     conv = layer.conv()
 
     def forward(params: Mapping[str, Any], x: Mapping[str, Any]) -> jax.Array:
-        out = conv.apply({"params": layer.params(params)}, *read(x))
+        out: Any = conv.apply({"params": layer.params(params)}, *read(x))
         return jnp.concatenate([out[name].ravel() for name in sorted(out)])
 
     given = problem.params, {name: jnp.asarray(x) for name, x in tables(case).items()}
     out = jax.jit(forward)(*given)
-    if case.loss_weight is None:
+    weight: Any = case.loss_weight
+    if weight is None:
         return Found(out, {})
-    of_params, of_rows = jax.jit(jax.grad(lambda p, x: (forward(p, x) * case.loss_weight).sum(), (0, 1)))(
-        *given
-    )
+    of_params, of_rows = jax.jit(jax.grad(lambda p, x: (forward(p, x) * weight).sum(), (0, 1)))(*given)
     grads = {f"param/{name}": x for name, x in of_params.items()} | {
         f"x/{name}": x for name, x in of_rows.items()
     }

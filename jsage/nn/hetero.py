@@ -18,8 +18,8 @@ def _picked(second: Array, a: Array, b: Array) -> Array:
 
 
 COMBINE: dict[str, Callable[[Sequence[Array]], Array]] = {
-    "sum": sum,
-    "mean": lambda rows: sum(rows) / len(rows),
+    "sum": lambda rows: reduce(jnp.add, rows),
+    "mean": lambda rows: reduce(jnp.add, rows) / len(rows),
     "min": lambda rows: reduce(lambda a, b: _picked(b < a, a, b), rows),
     "max": lambda rows: reduce(lambda a, b: _picked(b > a, a, b), rows),
     "concat": lambda rows: jnp.concatenate(rows, -1),
