@@ -62,7 +62,12 @@ def model() -> GraphSAGE:
     return GraphSAGE(5, 3, conv=conv, norm=nn.LayerNorm, residual=True, jump=jsage.nn.jump_max, dropout=0.5)
 
 
+def sage(relation: tuple[str, str, str]) -> partial[SAGEConv]:
+    return partial(SAGEConv, 5)
+
+
 MADE: dict[type, Callable[[], Any]] = {
+    jsage.nn.HeteroConv: lambda: jsage.nn.HeteroConv(sage, combine="max"),
     GraphSAGE: model,
     DeepGraphInfomax: lambda: DeepGraphInfomax(model()),
     jsage.nn.EventFeatures: lambda: jsage.nn.EventFeatures(jsage.nn.Time2Vec(4), beside=("sign",)),
