@@ -1,5 +1,6 @@
 """Times as int32 ticks since an origin, and nodes that are known from a time on; on the host."""
 
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ def ticks(values: Any, unit: Any = 1, origin: Any = 0) -> Int[np.ndarray, "*shap
     """How many whole `unit`s each time is after `origin`, as int32: exact, or refused by a ValueError.
 
     Dates (`datetime64`) take a unit of time, `"s"`, `"h"` or any `timedelta64`, and a date as origin;
-    durations (`timedelta64`) a unit and a duration; whole numbers, floats too if they are, a whole number
-    each. One unit and one origin go with a data set, in training and after. What is no whole number of units
-    is refused, and what int32 does not hold, `ALWAYS` (-2^31) among it; so are NaT and NaN.
+    durations (`timedelta64`) a unit and a duration, or whole numbers of their own unit; whole numbers, floats
+    too if they are, a whole number each. One unit and one origin go with a data set, in training and after.
+    What is no whole number of units is refused, and what int32 does not hold, `ALWAYS` (-2^31) among it; so
+    are NaT and NaN.
 
     >>> dates = np.array(["2024-03-01T00:30", "2024-02-29T23:00"], "datetime64[m]")
     >>> ticks(dates, np.timedelta64(30, "m"), "2024-03-01")
@@ -33,9 +35,13 @@ def ticks(values: Any, unit: Any = 1, origin: Any = 0) -> Int[np.ndarray, "*shap
     """
     array = host_array(values, "times")
     if array.dtype.kind in "mM":
-        kind = "datetime64" if array.dtype.kind == "M" else "timedelta64"
-        start = np.asarray(origin if array.dtype.kind == "M" else np.timedelta64(origin), kind)
-        step = np.timedelta64(1, unit) if isinstance(unit, str) else np.timedelta64(unit)
+        own, dates = np.datetime_data(array.dtype)[0], array.dtype.kind == "M"
+        if dates and isinstance(origin, int):
+            raise ValueError(
+                f"dates are counted from a date, got origin {origin}: pass '2024-01-01' or the like"
+            )
+        start = np.asarray(origin, "datetime64") if dates else np.asarray(_duration(origin, own))
+        step = np.asarray(np.timedelta64(1, unit) if isinstance(unit, str) else _duration(unit, own))
         counts, (first,), (size,) = _counts(array, start.reshape(1), step.reshape(1))
     else:
         step, start, counts = unit, origin, _whole(array)
@@ -70,6 +76,15 @@ def known_from(graph: Graph, known: Num[HostArray, " num_nodes"]) -> TimeSortedG
         )
     late = since[src] if "time" not in data else np.maximum(time, since[src])
     return sort_by_time(from_edges(src, dst, graph.num_nodes, **data | {"time": late}))
+
+
+def _duration(value: Any, unit: str) -> np.timedelta64:
+    """A duration; a whole number counts the times' own unit."""
+    if isinstance(value, np.timedelta64 | timedelta):
+        return np.timedelta64(value)
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"a unit or origin must be a duration or a whole number, got {value!r}")
+    return np.timedelta64(int(value), unit)
 
 
 def _whole(array: np.ndarray) -> np.ndarray:

@@ -29,6 +29,8 @@ def test_units_may_be_several_and_calendars_are_days():
     months = np.array(["2023-12", "2024-01", "2024-03"], "datetime64[M]")
     assert ticks(months, "D", "2024-01-01").tolist() == [-31, 0, 60]
     assert ticks(np.array([3, -2], "timedelta64[h]"), "m").tolist() == [180, -120]
+    assert ticks(np.array([3, -2], "timedelta64[h]")).tolist() == [3, -2]
+    assert ticks(np.array([3, -3], "timedelta64[h]"), timedelta(hours=2), 1).tolist() == [1, -2]
     assert ticks(np.array([], "datetime64[s]"), "s", "2024-01-01").shape == (0,)
 
 
@@ -49,6 +51,8 @@ def test_numbers_are_ticks_where_they_are_whole():
         ([3], 2, 0, "whole numbers of units, got 3 of 2 since 0"),
         ([2**31], 1, 0, "must fit int32, got 2147483648 .. 2147483648"),
         ([-(2**31)], 1, 0, "must fit int32, got -2147483648"),
+        (DATES, "h", 0, "dates are counted from a date, got origin 0"),
+        (np.array([3], "timedelta64[h]"), 1.5, 0, "must be a duration or a whole number, got 1.5"),
         (DATES, "M", "2024-03-01", "of one length, got months or years"),
         ([3], 0, 0, "a unit is a positive time, got 0"),
         (["2024-01-01"], "s", "2024-01-01", "datetime64, timedelta64 or whole numbers, got <U10"),
