@@ -238,7 +238,7 @@ class TestRefresh:
             expected = sampled.direct([num_nodes], bigger, np.concatenate([features, rows]))
             same(embedder.embed_new(rows, [3], [-1]), expected)
         assert sampled.artefact.compilations == before + 3
-        with pytest.raises(ValueError, match="room is for 10 nodes and 128 edges, got 20 and 60"):
+        with pytest.raises(ValueError, match="room is for 10 nodes and 128 edges, got 20 nodes and 60 edges"):
             sampled.artefact.place(export.tables_of(sampled.graph, sampled.features), room=(10, 128))
 
     @pytest.mark.parametrize(
