@@ -11,7 +11,7 @@ from jsage.sampling import full_block, sample_blocks_by_node
 from jsage.serving import export, runtime
 
 NODES, WIDTH, EDGES = 30, 40, 90
-PLAN = export.Plan((3, 2), sizes=(2, 8), new_sizes=(2,), new_edges=4, new_words=5, platforms=("cpu", "tpu"))
+PLAN = export.Plan((3, 2), sizes=(2, 8), new_sizes=(1, 2), new_edges=4, new_words=5, platforms=("cpu", "tpu"))
 RNG = np.random.default_rng(0)
 TABLE = np.where(RNG.random((NODES, WIDTH)) < 0.1, RNG.normal(size=(NODES, WIDTH)), 0).astype(np.float32)
 TABLE[3] = 0
@@ -84,7 +84,7 @@ def test_more_words_than_the_program_takes_are_refused(artefact):
     with pytest.raises(ValueError, match="at most 10 features that are not 0 a call, got 40"):
         embedder.embed_new(full, [], [])
     full[0, 10:] = 0
-    assert embedder.embed_new(full, [], []).shape == (1, 3)  # both rows' room
+    assert embedder.embed_new(full, [], []).shape == (1, 3)  # more than one row's room
 
 
 @pytest.mark.parametrize(

@@ -119,14 +119,16 @@ class Embedder:
         new = check_new(self.meta, self.num_nodes, {"features": features, "src": src, "dst": dst}, edge_data)
         nodes, edges, per_node = len(new["features"]), len(new["src"]), self.meta["new_edges"]
         sizes = self.sizes("embed_new")
-        size = next((size for size in sizes if size >= nodes and size * per_node >= edges), None)
-        if size is None:
+        rows, words = new.pop("features"), self.meta["features"]["words"]
+        fit = [size for size in sizes if size >= nodes and size * per_node >= edges]
+        if not fit:
             most = sizes[-1] if sizes else 0
             raise ValueError(
                 f"at most {most} new nodes with {most * per_node} edges a call, got {nodes} with {edges}"
             )
         order = np.argsort(new["dst"], kind="stable")
-        rows, words = new.pop("features"), self.meta["features"]["words"]
+        needed = words and np.count_nonzero(rows)
+        size = next((size for size in fit if size * words >= needed), fit[-1])
         inputs: dict[str, Any] = words_of(rows, size, words) if words else {"features": _pad(rows, size)}
         inputs |= {name: _pad(array[order], size * per_node) for name, array in new.items()}
         inputs["dst"][edges:] = NO_NODE
