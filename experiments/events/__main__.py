@@ -25,7 +25,7 @@ from experiments.common.options import command, read
 from experiments.common.programs import make_optimizer, make_start
 from experiments.links.baselines import boosted, table_rows
 from experiments.links.config import PARTS
-from experiments.links.events import counted_of, event_model, inputs, parts_of
+from experiments.links.events import counted_of, embed_seeds, event_model, inputs, parts_of
 from experiments.links.history import History, make_history
 from experiments.links.learners import in_batches
 from experiments.links.problems import by_time
@@ -143,28 +143,28 @@ def rate(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {"auroc": metrics.auroc(scores, truth), "ap": metrics.average_precision(scores, truth)}
 
 
+def counted(tables: Any, rows: Any, config: Config) -> Any:
+    """What is counted of these events' ends among all events, and among those labeled 1."""
+    (src, dst), when, parts = tables.pairs[rows].T, tables.time[rows], parts_of(config)
+    found: Any = [counted_of(parts, part, src, dst, when) for part in (tables.history, tables.marked)]
+    return None if found[0] is None else jnp.concatenate(found, -1)
+
+
 def compile_programs(config: Config, problem: Problem) -> dict[str, Any]:
     """`start`, `epoch` and `predict`, jitted; every table is an argument."""
-    model, parts = event_model(config, problem.tables), parts_of(config)
+    model = event_model(config, problem.tables)
     optimizer, traces = make_optimizer(config.weight_decay, config.lr), {"epoch": 0}
 
     def logits(variables: Any, tables: Any, rows: Array, **options: Any) -> Any:
-        (src, dst), when = tables.pairs[rows].T, tables.time[rows]
-        ends = None
-        if model.encoder is not None:
-            both, twice = jnp.concatenate([src, dst]), jnp.concatenate([when, when])
-            h: Any = model.apply(variables, *inputs(tables, both, twice, config), method="embed", **options)
-            ends = tuple(jnp.split(h, 2))
-        return model.apply(variables, ends, counted(tables, src, dst, when), method="score", **options)
-
-    def counted(tables: Any, src: Array, dst: Array, when: Array) -> Any:
-        found: Any = [counted_of(parts, part, src, dst, when) for part in (tables.history, tables.marked)]
-        return None if found[0] is None else jnp.concatenate(found, -1)
+        nodes, when = tables.pairs[rows].T.ravel(), jnp.tile(tables.time[rows], 2)
+        h = embed_seeds(model, config, variables, tables, nodes, when, **options)
+        ends = None if h is None else tuple(jnp.split(h, 2))
+        return model.apply(variables, ends, counted(tables, rows, config), method="score", **options)
 
     def init(key: Array, tables: Any) -> Any:
-        (src, dst), when = tables.pairs[:1].T, tables.time[:1]
+        src, when = tables.pairs[:1, 0], tables.time[:1]
         read = None if model.encoder is None else inputs(tables, src, when, config)
-        return model.init(key, read, counted(tables, src, dst, when))
+        return model.init(key, read, counted(tables, slice(1), config))
 
     def epoch(state: Any, tables: Any, rows: Array, mask: Array) -> Any:
         traces["epoch"] += 1

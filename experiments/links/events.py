@@ -19,6 +19,7 @@ from experiments.links.learners import MAKE_DECODER, Learner, Tables, draw_negat
 from jsage.blocks import Tree
 from jsage.nn import EventFeatures, GATv2Conv, GraphSAGE, SAGEConv, Time2Vec, relu
 from jsage.sampling import TimedNodes, sample_temporal_blocks
+from jsage.sampling.temporal import append_times
 
 HEADS = 4
 
@@ -143,7 +144,7 @@ def in_time(config: Config, tables: Tables) -> Learner:
 
 
 def embed_seeds(
-    model: EventModel, config: Config, variables: Any, tables: Any, seeds: Array, time: Array, **options: Any
+    model: EventModel, config: Any, variables: Any, tables: Any, seeds: Array, time: Array, **options: Any
 ) -> Any:
     """The seeds' rows as of their times; None without neighbors."""
     if model.encoder is None:
@@ -197,7 +198,7 @@ def inputs(tables: Any, seeds: Array, time: Array, config: Any) -> tuple[Array |
     )
     first, when = blocks[0], time
     for block in reversed(blocks):  # each hop's slots are asked at the times of what reads them
-        when = jnp.append(when, jnp.repeat(when, block.mask.shape[1]))
+        when = append_times(when, block)
     nodes = jnp.append(first.dst, first.src.ravel())
     rows = [node_numbers(tables.history, nodes, when)] if "counts" in parts_of(config) else []
     if tables.features is not None:
