@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
 from jsage._internal.arrays import take
-from jsage.graph.graph import Graph, SortedGraph, TimeSortedGraph
+from jsage.graph.as_of import GraphBefore
+from jsage.graph.graph import Graph, SortedGraph
 from jsage.graph.growing import TimeSortedGrown
 from jsage.graph.search import bisect, edge_range, sort_by_time, sort_rows
 
@@ -80,15 +81,9 @@ def node_past(
            [ 1, 21],
            [-1, -1]], dtype=int32))
     """
-    if not isinstance(graph, TimeSortedGraph | TimeSortedGrown):
-        raise TypeError(
-            "events are counted as of a time in rows sorted by time, and a "
-            f"{type(graph).__name__} need not have them: pass jsage.graph.sort_by_time(graph), made once on "
-            "the host"
-        )
     time = jnp.broadcast_to(time, nodes.shape)
-    start, stop = graph.runs(nodes)
-    return _past(graph, start, bisect(graph.edge_data["time"], start, stop, time) - start, time, ranks)
+    start, stop = GraphBefore(graph, time).bounds(nodes)
+    return _past(graph, start, stop - start, time, ranks)
 
 
 def pair_past(

@@ -36,7 +36,7 @@ def ticks(values: Any, unit: Any = 1, origin: Any = 0) -> Int[np.ndarray, "*shap
     array = host_array(values, "times")
     if array.dtype.kind in "mM":
         own, dates = np.datetime_data(array.dtype)[0], array.dtype.kind == "M"
-        if dates and isinstance(origin, int):
+        if dates and isinstance(origin, int | np.integer):
             raise ValueError(
                 f"dates are counted from a date, got origin {origin}: pass '2024-01-01' or the like"
             )
