@@ -20,6 +20,7 @@ from jsage.parallel.sample import Drawn
 from jsage.sampling import ByNode, Causal, choose, latest, node_bits, stack_hops
 from jsage.sampling.by_node import threefry_key
 from jsage.sampling.neighbors import append_slots
+from jsage.sampling.temporal import append_times
 from jsage.typing import PRNGKey
 
 
@@ -79,10 +80,8 @@ def sample_temporal_blocks(
 
     def extend(frontier: TimedLocations, block: Drawn, size: tuple[int, int]) -> tuple[TimedLocations, Tree]:
         places, tree = append_slots(frontier.places, block)
-        time = jnp.repeat(frontier.time, size[0])
-        if isinstance(how.visible, Causal):
-            time = jnp.where(block.mask.ravel(), block.edge_data["time"].ravel(), time)
-        return TimedLocations(places, jnp.append(frontier.time, time)), tree
+        time = append_times(frontier.time, block, causal=isinstance(how.visible, Causal))
+        return TimedLocations(places, time), tree
 
     sizes = tuple(zip(fanouts, capacities, strict=True))
     first, *trees = stack_hops(threefry_key(key), seeds, sizes, hop, extend=extend)

@@ -116,7 +116,7 @@ def sample_compact_blocks(
             f"{len(fanouts)} fanouts need {len(fanouts) - 1} capacities, one for each hop but the last, "
             f"got {len(capacities)}: measure_capacities gives them"
         )
-    blocks, counts = _sample(key, _Hops(graph, draw), seeds, fanouts, capacities)
+    blocks, counts = _sample(key, graph, seeds, fanouts, capacities, draw)
     limits = [capacity for capacity in capacities if capacity is not None]
     fits = jnp.array([count <= limit for count, limit in zip(counts, limits, strict=True)])
     return blocks, jnp.all(fits)
@@ -231,14 +231,13 @@ def measure_capacities(
     order = epoch(key, jnp.arange(len(nodes.nodes)) if timed else nodes, batch_size)[0][:8]
     seeds: Any = jax.tree.map(lambda x: x[order], nodes) if timed else order
     keys = jax.random.split(key, order.shape[0])
-    hops = _Hops(graph, draw)
     rooms = [int(size) for size in batch_size * np.cumprod([1 + fanout for fanout in fanouts[:-1]])]
     capacities: list[int | None] = list(rooms)
     while True:  # without one frontier's compaction the next one meets more nodes
         tried = [room if capacity else None for room, capacity in zip(rooms, capacities, strict=True)]
 
         def count(graph: Adjacency, batch: tuple[PRNGKey, Any], tried: Capacities = tried) -> list[Array]:
-            return _sample(batch[0], hops._replace(graph=graph), batch[1], fanouts, tried)[1]
+            return _sample(batch[0], graph, batch[1], fanouts, tried, draw)[1]
 
         counts = jax.jit(lambda graph, batches, f=count: jax.lax.map(partial(f, graph), batches))
         most = iter([int(found.max()) for found in counts(graph, (keys, seeds))])
@@ -258,13 +257,6 @@ def _worthwhile(most: Sequence[int | None], rows: int, fanouts: Sequence[int]) -
     return capacities
 
 
-class _Hops(NamedTuple):
-    """How each hop is drawn."""
-
-    graph: Any
-    draw: AnyDraw
-
-
 class _Rows(NamedTuple):
     """The rows of a frontier; those that are not valid draw nothing (None: all are)."""
 
@@ -274,17 +266,21 @@ class _Rows(NamedTuple):
 
 
 def _sample(
-    key: PRNGKey, hops: _Hops, seeds: Seeds, fanouts: Sequence[int], capacities: Capacities
+    key: PRNGKey,
+    graph: Adjacency,
+    seeds: Seeds,
+    fanouts: Sequence[int],
+    capacities: Capacities,
+    draw: AnyDraw,
 ) -> tuple[tuple[Block, ...], list[Array]]:
     """The blocks, and the number of distinct nodes of each frontier that is compacted."""
     timed, counts = isinstance(seeds, TimedNodes), []
     if not timed:
-        check_one_time(hops.graph, "a compacted frontier")
+        check_one_time(graph, "a compacted frontier")
 
     def hop(key: PRNGKey, frontier: _Rows, size: tuple[int, int | None]) -> Indexed:
-        time = frontier.time
-        graph = hops.graph if time is None else _at(hops.graph, time)
-        block = sample_neighbors(key, graph, frontier.ids, size[0], draw=hops.draw)
+        view = graph if frontier.time is None else _at(graph, frontier.time)
+        block = sample_neighbors(key, view, frontier.ids, size[0], draw=draw)
         if frontier.valid is None:
             return block
         valid = frontier.valid[:, None]

@@ -79,7 +79,7 @@ def sample_temporal_blocks(
 
 
 def append_times(
-    time: Shaped[HostArray, " num_dst"], block: Indexed, *, causal: bool = False
+    time: Shaped[HostArray, " num_dst"], block: Any, *, causal: bool = False
 ) -> Shaped[Array, " num_rows"]:
     """The times of a hop's rows, then the one that each slot's own neighbors are read at.
 
