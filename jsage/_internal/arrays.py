@@ -23,6 +23,16 @@ def take(table: HostArray, ids: Int[HostArray, "..."]) -> Array:
     return jnp.asarray(table).at[ids].get(**IN_BOUNDS)
 
 
+def run_positions(start: np.ndarray, length: np.ndarray) -> Int[np.ndarray, " positions"]:
+    """`start[i], start[i] + 1, ..`, `length[i]` of them, for each `i` in turn; on the host.
+
+    >>> run_positions(np.array([5, 0]), np.array([2, 3]))
+    array([5, 6, 0, 1, 2])
+    """
+    length = length.astype(np.int64)
+    return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
+
+
 def dense(table: Any) -> Any:
     """A SciPy matrix as an array; anything else as it is.
 

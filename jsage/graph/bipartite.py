@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from jsage._internal.arrays import run_positions
 from jsage._internal.checks import INT32, check_edge_rows, check_ids, check_pairs
 from jsage.graph.graph import Graph, SortedGraph, from_edges
 from jsage.typing import HostArray
@@ -186,8 +187,7 @@ def _best(
 def _expand(rows: _Rows, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lists of some rows, one behind the other, and their lengths."""
     start, width = rows.indptr[which], np.diff(rows.indptr)[which]
-    slot = np.arange(width.sum()) + np.repeat(start - _running(width)[:-1], width)
-    return rows.ids[slot], width
+    return rows.ids[run_positions(start, width)], width
 
 
 def _rows(row: np.ndarray, ids: np.ndarray, num_rows: int) -> _Rows:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from jsage._internal.arrays import pad_rows
+from jsage._internal.arrays import pad_rows, run_positions
 from jsage.graph.graph import Graph, edges, remove_self_loops, symmetrize
 from jsage.typing import EdgeData
 
@@ -171,9 +171,7 @@ def _breadth_first(indptr: np.ndarray, indices: np.ndarray) -> np.ndarray:
         met[root], frontier = True, np.array([root])
         while len(frontier):
             found.append(frontier)
-            count = degree[frontier]
-            at = np.repeat(indptr[frontier] - (np.cumsum(count) - count), count) + np.arange(count.sum())
-            frontier = np.unique(indices[at])
+            frontier = np.unique(indices[run_positions(indptr[frontier], degree[frontier])])
             frontier = frontier[~met[frontier]]
             met[frontier] = True
     return np.concatenate([*found, np.flatnonzero(degree == 0)])

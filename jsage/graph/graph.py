@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jsage._internal.arrays import take
+from jsage._internal.arrays import run_positions, take
 from jsage._internal.checks import (
     INT32,
     check_edge_rows,
@@ -229,7 +229,7 @@ def induced_subgraph(graph: Graph, nodes: HostArray | Sequence[int]) -> Graph:
         raise ValueError(f"nodes must be distinct, got {repeated[0]} more than once: pass np.unique(nodes)")
     indptr = np.asarray(graph.indptr, np.int64)
     count = indptr[nodes + 1] - indptr[nodes]
-    slot = np.arange(count.sum()) + np.repeat(indptr[nodes] - _running(count)[:-1], count)
+    slot = run_positions(indptr[nodes], count)
     src = position[np.asarray(graph.indices)[slot]]
     keep = src >= 0
     data = {name: values[slot[keep]] for name, values in _host(graph.edge_data).items()}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jsage._internal.arrays import take
+from jsage._internal.arrays import run_positions, take
 from jsage._internal.checks import check_edge_rows, check_features, check_ids, check_pairs
 from jsage._internal.device_mirror import DeviceMirror, pad_rows
 from jsage.graph.adjacency import edges_of_rows
@@ -114,7 +114,7 @@ class GrowingGraph:
         self._start.host[: self.num_nodes] = np.cumsum(room) - room
         values = {"": np.asarray(graph.indices), **{k: np.asarray(v) for k, v in graph.edge_data.items()}}
         self._edges = {name: DeviceMirror(rows[:0], slots) for name, rows in values.items()}
-        place = _runs(self._start.host[: self.num_nodes], degree)
+        place = run_positions(self._start.host[: self.num_nodes], degree)
         for name, rows in values.items():
             self._edges[name].host[place] = rows
 
@@ -223,7 +223,7 @@ class GrowingGraph:
         need = self._degree.host[rows] + counts
         over = need > self._room[rows]
         self._move(rows[over], _power(need[over]))
-        place = _runs(self._start.host[rows] + self._degree.host[rows], counts)
+        place = run_positions(self._start.host[rows] + self._degree.host[rows], counts)
         for name, values in {"": src, **data}.items():
             self._edges[name].write(place, values[order])
         self._degree.write(rows, need)
@@ -235,7 +235,7 @@ class GrowingGraph:
             return self._repack(rows, room)
         _, old = self._owned(rows)
         start = self._used + np.cumsum(room) - room
-        new = _runs(start, self._degree.host[rows])
+        new = run_positions(start, self._degree.host[rows])
         for mirror in self._edges.values():
             mirror.write(new, mirror.host[old])
         self._start.write(rows, start)
@@ -253,7 +253,7 @@ class GrowingGraph:
         if slots >= 2**31:
             raise ValueError(f"the graph needs {slots} slots, but offsets are int32: split it")
         self._room, start = rooms, (np.cumsum(rooms) - rooms).astype(np.int32)
-        new = _runs(start, self._degree.host)
+        new = run_positions(start, self._degree.host)
         for mirror in self._edges.values():
             values = np.zeros((slots, *mirror.host.shape[1:]), mirror.host.dtype)
             values[new] = mirror.host[old]
@@ -265,7 +265,7 @@ class GrowingGraph:
         """Close up the runs of these edges around those that are dropped."""
         rows, counts = np.unique(owner, return_counts=True)
         left = np.bincount(np.searchsorted(rows, owner[keep]), minlength=len(rows))
-        new = _runs(self._start.host[rows], left)
+        new = run_positions(self._start.host[rows], left)
         for mirror in self._edges.values():
             mirror.write(new, mirror.host[place[keep]])
         changed = left < counts
@@ -274,7 +274,7 @@ class GrowingGraph:
     def _owned(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The destination and the slot of every edge into `nodes`."""
         degree = self._degree.host[nodes]
-        return np.repeat(nodes.astype(np.int64), degree), _runs(self._start.host[nodes], degree)
+        return np.repeat(nodes.astype(np.int64), degree), run_positions(self._start.host[nodes], degree)
 
     def _ends(self, limit: int, src: Ids, dst: Ids) -> tuple[np.ndarray, np.ndarray]:
         ends = check_ids(src, limit, "src"), check_ids(dst, limit, "dst")
@@ -309,9 +309,3 @@ def _power(counts: np.ndarray) -> np.ndarray:
     """The next power of two of each, 4 at least; none for none."""
     exponent = np.ceil(np.log2(np.maximum(counts, 4))).astype(np.int32)
     return np.where(counts > 0, np.int32(1) << exponent, 0).astype(np.int32)
-
-
-def _runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """`start[i], start[i] + 1, …`, `length[i]` of them, for each `i` in turn."""
-    length = length.astype(np.int64)
-    return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)

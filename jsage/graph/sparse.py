@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from jsage._internal.arrays import dense, take
+from jsage._internal.arrays import dense, run_positions, take
 from jsage._internal.checks import INT32, check_features, check_finite, check_ids, check_numeric, is_floating
 from jsage.typing import HostArray
 
@@ -81,7 +81,7 @@ class SparseRows(NamedTuple):
 
         start, length, indices, values = map(np.asarray, self[:4])
         indptr = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
-        at = np.repeat(start - indptr[:-1], length) + np.arange(indptr[-1])
+        at = run_positions(start, length)
         return csr_array((values[at], indices[at], indptr), shape=self.shape)
 
 

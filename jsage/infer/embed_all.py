@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jsage._internal.arrays import take
+from jsage._internal.arrays import run_positions, take
 from jsage._internal.checks import check_ids
 from jsage.graph import Graph, GraphBefore
 from jsage.graph.as_of import check_one_time
@@ -118,14 +118,18 @@ def closure(graph: Graph | GraphBefore, nodes: HostArray, num_layers: int) -> li
     >>> closure(from_edges([0, 1, 2], [1, 2, 3], num_nodes=4), np.array([3]), num_layers=2)
     [array([2, 3], dtype=int32), array([3], dtype=int32)]
     """
-    everyone = np.arange(graph.num_nodes, dtype=np.int32)
-    start, stop = map(np.asarray, _bounds(graph, everyone))
-    indices = np.asarray((graph.events if isinstance(graph, GraphBefore) else graph).indices)
+    if isinstance(graph, GraphBefore):
+        start, stop = map(np.asarray, _bounds(graph, np.arange(graph.num_nodes, dtype=np.int32)))
+        indices = np.asarray(graph.events.indices)
+    else:
+        indptr, indices = np.asarray(graph.indptr), np.asarray(graph.indices)
+        start, stop = indptr[:-1], indptr[1:]
+    degree = stop - start
     ids = [np.unique(np.asarray(nodes)).astype(np.int32)]
     for _ in range(num_layers - 1):
         read = np.zeros(graph.num_nodes, bool)
         read[ids[0]] = True
-        read[indices[_runs(start[ids[0]], stop[ids[0]])]] = True
+        read[indices[run_positions(start[ids[0]], degree[ids[0]])]] = True
         ids.insert(0, np.flatnonzero(read).astype(np.int32))
     return ids
 
@@ -136,7 +140,7 @@ def edges_into(indptr: np.ndarray, nodes: Ids) -> Int[np.ndarray, " num_edges"]:
     >>> edges_into(np.array([0, 2, 2, 5]), np.array([2, 0]))
     array([2, 3, 4, 0, 1])
     """
-    return _runs(indptr[nodes], indptr[nodes + 1])
+    return run_positions(indptr[nodes], indptr[nodes + 1] - indptr[nodes])
 
 
 def positions(ids: Ids, num_nodes: int) -> Int[np.ndarray, " num_nodes"]:
@@ -166,12 +170,6 @@ def check(graph: Graph | GraphBefore, features: Any, nodes: HostArray | None) ->
         return
     if len(check_ids(nodes, graph.num_nodes, "nodes")) == 0:
         raise ValueError("nodes must hold one id at least, got none: leave nodes out for the rows of all")
-
-
-def _runs(start: np.ndarray, stop: np.ndarray) -> Int[np.ndarray, " num_edges"]:
-    """`start[i] .. stop[i] - 1` for each `i` in turn."""
-    start, degree = start.astype(np.int64), stop.astype(np.int64) - start
-    return np.repeat(start - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
 
 
 @jax.jit

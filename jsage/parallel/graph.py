@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jsage._internal.arrays import pad_rows, take
+from jsage._internal.arrays import pad_rows, run_positions, take
 from jsage.graph import Graph, Placement, TimeSortedGraph
 from jsage.graph.adjacency import over_slots
 from jsage.parallel.features import check_shards
@@ -90,7 +90,7 @@ def shard_graph(graph: Graph, placement: Placement, mesh: Mesh) -> ShardedGraph:
     def part(shard: int) -> ShardedGraph:
         nodes = placement.globals(shard)
         ends = np.cumsum(np.pad(degrees[nodes], (1, 0)))
-        edge = np.arange(ends[-1]) + np.repeat(indptr[nodes] - ends[:-1], degrees[nodes])
+        edge = run_positions(indptr[nodes], degrees[nodes])
         words = pack(*placement.locate(indices[edge]), placement.rows, placement.shards)
         unpadded = ends, words, to_global_ids(nodes), {name: values[edge] for name, values in data.items()}
         return pad_shard(kind(*cast(Any, unpadded)), placement.rows, most)

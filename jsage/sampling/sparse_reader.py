@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from jsage._internal.arrays import run_positions
 from jsage.graph import SparseRows
 
 
@@ -28,12 +29,13 @@ class SparseReader:
         """
         table, words = self._table, int(self._most[min(size, len(self._most)) - 1]) if len(self._most) else 0
         rows, place = np.unique(ids, return_inverse=True)
-        begin, length = table.start[rows], table.length[rows].astype(np.int64)
-        end = np.cumsum(length)
-        at = np.repeat(begin - (end - length), length) + np.arange(length.sum())
+        length = table.length[rows].astype(np.int64)
+        at = run_positions(table.start[rows], length)
         found = {name: np.zeros(max(words, 1), getattr(table, name).dtype) for name in ("indices", "values")}
         for name, array in found.items():
             array[: len(at)] = getattr(table, name)[at]
-        ends = {name: np.zeros(size, np.int32) for name in ("start", "length")}
-        ends["start"][: len(ids)], ends["length"][: len(ids)] = (end - length)[place], length[place]
-        return table._replace(**ends, **found)
+        ends = {"start": np.cumsum(length) - length, "length": length}
+        padded = {name: np.zeros(size, np.int32) for name in ends}
+        for name, array in padded.items():
+            array[: len(ids)] = ends[name][place]
+        return table._replace(**padded, **found)

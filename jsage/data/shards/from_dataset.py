@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jsage._internal.arrays import run_positions
 from jsage._internal.files import new_directory
 from jsage.data.dataset import Dataset
 from jsage.data.formats.directory import open as open_directory
@@ -74,8 +75,7 @@ def _write_edges(writer: ShardWriter, graph: Graph, placement: Placement) -> Non
         for name, values in graph.edge_data.items()
     }
     for first, last in _parts(total):
-        part = degree[first:last]
-        slot = np.arange(total[first], total[last]) + np.repeat((start - total[:-1])[first:last], part)
+        slot = run_positions(start[first:last], degree[first:last])
         append(indices[slot])
         for array, values in data.items():
             array.append(values[slot])
