@@ -72,7 +72,7 @@ def rows_of(case: Case) -> Iterator[dict[str, Any]]:
         return
     if case.kind == "HeteroConv":
         problem = typed_problem(case, layer)
-        for layout, found in on_typed_layouts(problem):
+        for layout, found in on_typed_layouts(problem).items():
             yield row_of(problem, layout, found)
         return
     problem = problem_of(case, layer)

@@ -171,10 +171,16 @@ def encoded(case: Case, layer: Layer) -> tuple[Problem, Found]:
     def encode(params: dict[str, jax.Array], times: jax.Array) -> Any:
         return encoder.apply({"params": layer.params(params)}, times)
 
-    found, back = jax.vjp(encode, problem.params, jnp.asarray(case.inputs["times"]))
+    cotangent = jnp.zeros_like(out) if case.loss_weight is None else jnp.asarray(case.loss_weight)
+
+    @jax.jit
+    def run(*given: Any) -> tuple[jax.Array, Any]:
+        found, back = jax.vjp(encode, *given)
+        return found, back(cotangent)
+
+    found, (d_params, d_times) = run(problem.params, jnp.asarray(case.inputs["times"]))
     if case.loss_weight is None:
         return problem, Found(found, {})
-    d_params, d_times = back(jnp.asarray(case.loss_weight))
     return problem, Found(found, {**{f"param/{name}": x for name, x in d_params.items()}, "times": d_times})
 
 

@@ -1,7 +1,8 @@
 """A layer of nodes and edges with types, on whole graphs and on sampled ones."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +32,41 @@ def tables(case: Case) -> dict[str, np.ndarray]:
     return {name[2:]: x for name, x in case.inputs.items() if name.startswith("x/")}
 
 
-def on_typed_layouts(problem: Problem) -> Iterator[tuple[str, Found]]:
-    """All edges at once, and samples of at least as many neighbors as any node has."""
-    graph: Any = problem.structure
-    full = typed_full_block(graph)
-    yield "segments", found(problem, lambda x: (x, full))
-    batch = whole_sample(graph)
-    yield "tree", found(problem, lambda x: (batch.read(x), batch.blocks[0]))
+def on_typed_layouts(problem: Problem) -> dict[str, Found]:
+    """Outputs and gradients, all types one after another, of one program of both layouts.
+
+    All edges at once, and samples of at least as many neighbors as any node has.
+    """
+    case, layer, graph = problem.case, problem.layer, cast(Any, problem.structure)
+    conv: Any = layer.conv()
+    cotangent = np.zeros_like(case.out) if case.loss_weight is None else case.loss_weight
+
+    @jax.jit
+    def run(given: Any, full: Any, batch: Any) -> dict[str, tuple[jax.Array, Any]]:
+        def result(params: Any, rows: Any, lay: Callable) -> jax.Array:
+            out = conv.apply({"params": layer.params(params)}, *lay(rows))
+            return jnp.concatenate([out[name].ravel() for name in sorted(out)])
+
+        lays = {"segments": lambda x: (x, full), "tree": lambda x: (batch.read(x), batch.blocks[0])}
+        found = {}
+        for layout, lay in lays.items():
+            out, back = jax.vjp(partial(result, lay=lay), *given)
+            found[layout] = out, back(jnp.asarray(cotangent, out.dtype))
+        return found
+
+    given = problem.params, {name: jnp.asarray(x) for name, x in tables(case).items()}
+    found = run(given, typed_full_block(graph), whole_sample(graph))
+    return {layout: Found(out, _named(grads, case)) for layout, (out, grads) in found.items()}
+
+
+def _named(grads: Any, case: Case) -> dict[str, jax.Array]:
+    """Those that the case has, by its names."""
+    named = {
+        f"{kind}/{name}": x
+        for kind, part in zip(("param", "x"), grads, strict=True)
+        for name, x in part.items()
+    }
+    return {name: x for name, x in named.items() if name in case.grads}
 
 
 def whole_sample(graph: TypedGraph) -> Any:
@@ -47,24 +76,3 @@ def whole_sample(graph: TypedGraph) -> Any:
     return jax.jit(lambda graph, seeds: sample_typed_blocks(jax.random.key(0), graph, seeds, (fanouts,)))(
         graph, seeds
     )
-
-
-def found(problem: Problem, read: Any) -> Found:
-    """Output and gradients, all types one after another."""
-    case, layer = problem.case, problem.layer
-    conv = layer.conv()
-
-    def forward(params: Mapping[str, Any], x: Mapping[str, Any]) -> jax.Array:
-        out: Any = conv.apply({"params": layer.params(params)}, *read(x))
-        return jnp.concatenate([out[name].ravel() for name in sorted(out)])
-
-    given = problem.params, {name: jnp.asarray(x) for name, x in tables(case).items()}
-    out = jax.jit(forward)(*given)
-    weight: Any = case.loss_weight
-    if weight is None:
-        return Found(out, {})
-    of_params, of_rows = jax.jit(jax.grad(lambda p, x: (forward(p, x) * weight).sum(), (0, 1)))(*given)
-    grads = {f"param/{name}": x for name, x in of_params.items()} | {
-        f"x/{name}": x for name, x in of_rows.items()
-    }
-    return Found(out, {name: x for name, x in grads.items() if name in case.grads})
